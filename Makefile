@@ -1,0 +1,84 @@
+# `make` alone prints what there is. Everything installs into .venv; nothing outside
+# this folder changes.
+
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= $(shell python3.11 -c '' 2>/dev/null && echo python3.11 || echo python3)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help
+help: ## Print this help
+	@echo "fedit-secure: federated instruction tuning under differential privacy"
+	@echo
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
+	@echo
+	@echo "The first target that needs them installs the packages into $(VENV) (minutes, once)."
+	@echo "Another interpreter: make PYTHON=/path/to/python3.11 ..."
+
+.PHONY: venv
+venv: $(STAMP) ## Install into .venv; again only when pyproject.toml or constraints.txt change
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "fedit-secure needs Python 3.11 or later; $(PYTHON) is $$($(PYTHON) -V 2>&1)." \
+			"Say which to use: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 4; }
+	@echo "==> creating $(VENV) with $$($(PYTHON) -V)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "==> installing fedit-secure with its silo and dev extras, as pinned in constraints.txt"
+	@echo "    (torch and transformers are large: this takes a few minutes, once)"
+	@set -o pipefail; PYTHONUNBUFFERED=1 $(BIN)/python -m pip install \
+		--disable-pip-version-check --no-input --progress-bar off \
+		-c constraints.txt -e ".[silo,dev]" \
+		| awk '/^Collecting /{printf "    fetching %s\n", $$2; fflush()} \
+			/^Installing collected packages/{print "    unpacking " NF - 3 " packages"; fflush()}'
+	@touch $(STAMP)
+	@echo "==> installed"
+
+.PHONY: demo
+demo: $(STAMP) ## Run a whole federation on this machine: an aggregator and four silos, three rounds
+	@echo "==> fedit demo: five processes, mTLS on loopback, DP-SGD, secure aggregation"
+	@$(BIN)/fedit demo
+
+.PHONY: test
+test: $(STAMP) ## Run the test suite (without the slow tests)
+	@echo "==> pytest: everything but the tests marked slow"
+	@$(BIN)/pytest
+
+.PHONY: test-slow
+test-slow: $(STAMP) ## Run the tests that take minutes
+	@echo "==> pytest: the slow tests"
+	@$(BIN)/pytest -m slow
+
+.PHONY: check
+check: $(STAMP) ## Check style, types, floors, generated files and the README
+	@echo "==> ruff check"
+	@$(BIN)/ruff check --quiet .
+	@echo "==> ruff format --check"
+	@$(BIN)/ruff format --check --quiet .
+	@echo "==> mypy, strict on secagg, privacy and federation"
+	@$(BIN)/mypy --no-error-summary
+	@echo "==> import floors"
+	@$(BIN)/lint-imports --no-logo 2>&1 | tail -n 20; exit $${PIPESTATUS[0]}
+	@echo "==> generated protocol buffers"
+	@$(BIN)/python protos/generate.py --check
+	@echo "==> README against fedit --help"
+	@$(BIN)/python .ci/check_readme.py
+	@echo "==> checks passed"
+
+.PHONY: bench
+bench: $(STAMP) ## Run every benchmark at its quick size (FULL=1: at full size)
+	@set -e; for script in benchmarks/*.py; do \
+		echo "==> $$script"; $(BIN)/python $$script $(if $(FULL),,--quick); done
+
+.PHONY: protos
+protos: $(STAMP) ## Generate fedit_secure/wire/pb from protos/
+	@echo "==> generating fedit_secure/wire/pb"
+	@$(BIN)/python protos/generate.py
+
+.PHONY: clean
+clean: ## Delete caches and build outputs (keeps .venv and your runs)
+	@rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage
+	@find . -name .venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+	@echo "==> clean"
