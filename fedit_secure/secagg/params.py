@@ -1,0 +1,194 @@
+"""Who takes part, and the sizes that one release is safe at.
+
+Everything follows from the *roster*, never from who turned up: otherwise the aggregator
+picks a small cohort full of colluders, or runs two views of one release.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fedit_secure.secagg.transcript import digest, u64
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One silo of the roster and its pinned Ed25519 public key (32 bytes)."""
+
+    name: str
+    verify_key: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Roster:
+    """The silos in charter order, which gives each its index, and the aggregator's key.
+
+    Raises:
+        ValueError: if two parties share a name or key, or a name or key is malformed.
+    """
+
+    members: tuple[Member, ...]
+    aggregator_key: bytes
+
+    def __post_init__(self) -> None:
+        names = [m.name for m in self.members]
+        keys = [m.verify_key for m in self.members] + [self.aggregator_key]
+        if not all(names) or len(set(names)) < len(names):
+            raise ValueError("the roster's silo names must be non-empty and unique")
+        if any(len(k) != 32 for k in keys) or len(set(keys)) < len(keys):
+            raise ValueError("the roster's keys must be 32 bytes long and unique")
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    def index(self, name: str) -> int:
+        """The roster index of a silo; ValueError if it isn't in the roster."""
+        for i, member in enumerate(self.members):
+            if member.name == name:
+                return i
+        raise ValueError(f"silo {name!r} isn't in the roster")
+
+    def name(self, silo: int) -> str:
+        """The name at a roster index; ValueError if there is none."""
+        if not 0 <= silo < len(self.members):
+            raise ValueError(f"silo {silo} isn't in the roster of {len(self.members)}")
+        return self.members[silo].name
+
+
+@dataclass(frozen=True, slots=True)
+class SecAggParams:
+    """The sizes of a release (protocol.md, "Parameters" and "Encoding").
+
+    Attributes:
+        silos: N, silos in the roster.
+        corrupt: c, silos that may collude with the aggregator.
+        threshold: t, shares that open a secret and signatures that make a quorum.
+        minimum: m_min, fewest updates in a sum.
+        length: coordinates of the update.
+        ring_bits: b, bits a coordinate takes on the wire: 24 or 32.
+        bound: S, the largest absolute coordinate of an update.
+        weights: public positive integers, one per silo, by roster index.
+        allow_pair: whether a roster of two is accepted, where each can subtract itself.
+
+    Raises:
+        ValueError: naming the inequality that doesn't hold.
+    """
+
+    silos: int
+    corrupt: int
+    threshold: int
+    minimum: int
+    length: int
+    ring_bits: int
+    bound: float
+    weights: tuple[int, ...]
+    allow_pair: bool
+
+    def __post_init__(self) -> None:
+        n, c, t = self.silos, self.corrupt, self.threshold
+        # c <= N - 2 makes max(3, c + 2) <= t <= N. And 2t > N + c: two quorums, or a
+        # quorum and a void certificate, have an honest silo in common.
+        rules = {
+            "N >= 3, or N = 2 with allow_pair": n >= 3 or (n == 2 and self.allow_pair),
+            "1 <= c <= N - 2, or c = 0 for a pair": (n != 2) <= c <= n - 2,
+            "t = floor((N + c)/2) + 1": t == (n + c) // 2 + 1,
+            "t <= m_min <= N": t <= self.minimum <= n,
+            "1 <= length < 2^40": 1 <= self.length < 1 << 40,
+            "b = 24 or b = 32": self.ring_bits in (24, 32),
+            "1e-30 <= S <= 1e30": 1e-30 <= self.bound <= 1e30,
+            "N weights": len(self.weights) == n,
+            "0 < weight < 2^32": all(0 < w < 1 << 32 for w in self.weights),
+        }
+        for inequality, holds in rules.items():
+            if not holds:
+                raise ValueError(
+                    f"secure aggregation needs {inequality}, but N={n}, c={c}, t={t}, "
+                    f"m_min={self.minimum}, length={self.length}, b={self.ring_bits}, "
+                    f"S={self.bound}, allow_pair={self.allow_pair}, "
+                    f"weights={self.weights}"
+                )
+        cost = _rounding_cost(self.length, n, self.ring_bits)
+        if cost > 0.01:
+            raise ValueError(
+                "secure aggregation needs sqrt(length/6)/M <= 0.01 (what rounding costs), "
+                f"but it is {cost:.3g} at b={self.ring_bits}: take a ring of 32 bits"
+            )
+
+    @classmethod
+    def create(
+        cls,
+        silos: int,
+        *,
+        length: int,
+        bound: float,
+        ring_bits: int | None = None,
+        weights: Sequence[int] | None = None,
+        corrupt: int | None = None,
+        minimum: int = 0,
+        allow_pair: bool = False,
+    ) -> SecAggParams:
+        """The parameters of a charter, with this page's defaults where it is silent.
+
+        Args:
+            silos: N.
+            length: coordinates of the update.
+            bound: S.
+            ring_bits: None takes 24, or 32 where rounding at 24 costs more than 1 %.
+            weights: None weighs all silos 1.
+            corrupt: None takes max(1, floor((N - 1)/3)), or 0 for a pair.
+            minimum: the charter's own; t where that is larger.
+            allow_pair: see the class.
+        """
+        if corrupt is None:
+            corrupt = 0 if silos == 2 else max(1, (silos - 1) // 3)
+        threshold = (silos + corrupt) // 2 + 1
+        if ring_bits is None:
+            ring_bits = 24 if _rounding_cost(length, silos, 24) <= 0.01 else 32
+        return cls(
+            silos=silos,
+            corrupt=corrupt,
+            threshold=threshold,
+            minimum=max(threshold, minimum),
+            length=length,
+            ring_bits=ring_bits,
+            bound=float(bound),
+            weights=(1,) * silos if weights is None else tuple(weights),
+            allow_pair=allow_pair,
+        )
+
+    @property
+    def magnitude(self) -> int:
+        """M = floor((2^(b-1) - 1)/N): N integers of at most M can't wrap the ring."""
+        return _magnitude(self.silos, self.ring_bits)
+
+    @property
+    def step(self) -> float:
+        """S/M: what one unit of the ring is worth."""
+        return self.bound / self.magnitude
+
+    @property
+    def payload_bytes(self) -> int:
+        """Bytes of an upload: the packed coordinates, then the tag."""
+        return self.length * self.ring_bits // 8 + 8
+
+    def codec_digest(self) -> bytes:
+        """32 bytes over every field that decides how updates are encoded and summed."""
+        sizes = (self.silos, self.corrupt, self.threshold, self.minimum, self.length)
+        return digest(
+            "fedit/codec/v1",
+            *(u64(n) for n in (*sizes, self.ring_bits)),
+            struct.pack("<d", self.bound),
+            *(u64(w) for w in self.weights),
+        )
+
+
+def _rounding_cost(length: int, silos: int, ring_bits: int) -> float:
+    """sqrt(d/6)/M: a silo's L2 error of stochastic rounding, as a fraction of S."""
+    return math.sqrt(max(length, 0) / 6) / _magnitude(silos, ring_bits)
+
+
+def _magnitude(silos: int, ring_bits: int) -> int:
+    return ((1 << (ring_bits - 1)) - 1) // max(silos, 1)
