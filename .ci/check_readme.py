@@ -1,5 +1,5 @@
-"""Check that the README shows what `fedit --help` prints, and that the documents' links lead
-somewhere. `--write` puts the current help text into the README.
+"""Check that the README shows what `fedit --help` prints, and that every link of the
+documents leads somewhere. `--write` puts the current help text into the README.
 """
 
 from __future__ import annotations
