@@ -1,0 +1,1 @@
+"""What the parties agree on: charter, identities, policies and the update rule."""

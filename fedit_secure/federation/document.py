@@ -1,0 +1,92 @@
+"""JSON files that people read and keys sign: each has exactly one byte form."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
+
+from fedit_secure.errors import ConfigError
+from fedit_secure.federation.durable import read_file
+
+# A DNS label, for it becomes part of a TLS name and of file names.
+Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\Z")]
+Hex32 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}\Z")]
+Hex64 = Annotated[str, Field(pattern=r"^[0-9a-f]{128}\Z")]
+# host:port, the host a DNS name, an IPv4 address or a bracketed IPv6 address.
+Address = Annotated[
+    str, Field(pattern=r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]{1,253}):[0-9]{1,5}\Z")
+]
+Line = Annotated[
+    str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*\Z")
+]
+
+
+class Part(BaseModel):
+    """Base of what a document is made of: frozen, and without unknown keys."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, ser_json_inf_nan="constants"
+    )
+
+
+class Document(Part):
+    """A file whose bytes must equal `to_bytes` of what they say.
+
+    So a digest or a signature over the file and one over its content are the same
+    thing, and no two readers of one file can take it for two different documents.
+    """
+
+    def to_bytes(self) -> bytes:
+        """Sorted keys, two spaces of indent, ASCII (nothing can look like something
+        else).
+        """
+        return canonical(self.model_dump(mode="json"))
+
+    @classmethod
+    def from_bytes(cls, data: bytes, origin: str) -> Self:
+        """Reads and validates; raises ConfigError that names `origin` and the field."""
+        try:
+            document = cls.model_validate_json(data, strict=True)
+        except ValidationError as error:
+            raise ConfigError(f"{origin}: {describe(error.errors()[0])}") from error
+        if document.to_bytes() != data:
+            raise ConfigError(
+                f"{origin} isn't in its one canonical form, so it was changed after it "
+                "was written; ask for it again"
+            )
+        return document
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Reads a file with `from_bytes`; raises ConfigError."""
+        what = cls.__name__.lower()
+        return cls.from_bytes(read_file(path, what), f"{what} {path}")
+
+
+def canonical(content: dict[str, Any]) -> bytes:
+    """The one JSON form of `content`."""
+    text = json.dumps(content, indent=2, sort_keys=True, allow_nan=False)
+    return text.encode("ascii") + b"\n"
+
+
+def describe(error: ErrorDetails) -> str:
+    """One of pydantic's errors as a clause: which field, and what is wrong with it."""
+    if error["type"] == "json_invalid":
+        return "this is not JSON"
+    field = dotted(error["loc"])
+    if error["type"] == "extra_forbidden":
+        return f"the field {field!r} is unknown"
+    if error["type"] == "missing":
+        return f"the field {field!r} is missing"
+    reason = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    return f"the field {field!r} {reason}" if field else reason
+
+
+def dotted(location: Iterable[str | int]) -> str:
+    """A field's place in a document, as in `roster.2.weight`."""
+    return ".".join(str(part) for part in location)

@@ -1,0 +1,62 @@
+"""Whole-file writes that survive a crash: a reader sees the old bytes or the new
+ones.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+from fedit_secure.errors import ConfigError, StorageError
+
+
+def write_durably(
+    path: Path, data: bytes, *, mode: int = 0o644, replace: bool = True
+) -> None:
+    """Writes `data` beside `path`, flushes it to the disk, then moves it into place.
+
+    `mode` holds from the first byte on. Raises ConfigError if `replace` is False and
+    `path` exists, StorageError if the disk refuses; `path` is then as it was.
+    """
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            if replace:
+                draft.replace(path)
+            else:
+                # A link, unlike a rename, fails if the name is taken.
+                path.hardlink_to(draft)
+        finally:
+            draft.unlink(missing_ok=True)
+        sync_folder(path.parent)
+    except FileExistsError as error:
+        raise ConfigError(f"{path} exists already, and is not overwritten") from error
+    except OSError as error:
+        raise StorageError(f"{path} can't be written: {error.strerror}") from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes renames in `folder` durable. Raises OSError."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_file(path: Path, what: str, *, limit: int = 64 << 20) -> bytes:
+    """The bytes of `path`; raises ConfigError that says `what` couldn't be read, and
+    why.
+    """
+    try:
+        if path.stat().st_size > limit:
+            raise ConfigError(f"{what} {path} is larger than {limit >> 20} MiB")
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{what} {path} can't be read: {error.strerror}") from error

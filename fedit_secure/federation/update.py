@@ -1,0 +1,231 @@
+"""The server update rule, run by the aggregator and by every silo to the same bits.
+
+The federation's state is int64 on a grid of step 2^-f, so that its digest is equal on
+every machine. FedAvg adds the mean update, rint(X*k) with k = ((S*2^f)*w_max)/(M*sum
+w), evaluated in that order in float64: IEEE 754 fixes the result of every one of those
+operations, one ufunc a step, and nothing is summed in floating point.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedit_secure.errors import ConfigError, MalformedMessage, ProtocolError
+from fedit_secure.secagg.params import SecAggParams
+from fedit_secure.secagg.transcript import digest, join, u64
+
+FRACTION_BITS = 24
+Layout = tuple[tuple[str, tuple[int, ...]], ...]
+
+_MAGIC = b"fedit/state/v1\n"
+_HEADER_LIMIT = 16 << 20
+# Integers below this convert to float64 exactly, and the sum of two of them can't wrap.
+_LARGEST = 1 << 53
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GridState:
+    """Named tensors, flattened in order into one int64 vector on a grid of
+    2^-fraction_bits.
+
+    `values` has shape (m,), m the sum of the shapes' sizes; it is made read-only.
+    Raises ValueError where names, shapes and values don't fit together or a value is
+    2^53 or more.
+    """
+
+    names: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    values: NDArray[np.int64]
+    fraction_bits: int = FRACTION_BITS
+
+    def __post_init__(self) -> None:
+        if len(self.names) != len(self.shapes) or len(set(self.names)) != len(
+            self.names
+        ):
+            raise ValueError("a state needs one shape for each of its distinct names")
+        if any(side < 0 for shape in self.shapes for side in shape):
+            raise ValueError("a state's shapes can't be negative")
+        if not 0 <= self.fraction_bits <= 52:
+            raise ValueError(f"fraction bits {self.fraction_bits} are outside [0, 52]")
+        if self.values.dtype != np.int64 or self.values.shape != (self.length,):
+            raise ValueError(
+                f"a state of {self.length} coordinates got {self.values.dtype} values "
+                f"of shape {self.values.shape}"
+            )
+        if _leaves_grid(self.values):
+            raise ValueError("a state's value is 2^53 grid steps or more")
+        frozen = self.values.view()
+        frozen.setflags(write=False)
+        object.__setattr__(self, "values", frozen)
+
+    @property
+    def length(self) -> int:
+        """The number of coordinates m."""
+        return sum(math.prod(shape) for shape in self.shapes)
+
+    @property
+    def layout(self) -> Layout:
+        """The ordered (name, shape) pairs."""
+        return tuple(zip(self.names, self.shapes, strict=True))
+
+    def digest(self) -> bytes:
+        """32 bytes over the ordered names, the shapes and the little-endian
+        integers.
+        """
+        return digest(
+            "fedit/state/v1",
+            u64(self.fraction_bits),
+            join(*(name.encode() for name in self.names)),
+            join(*(join(*(u64(side) for side in shape)) for shape in self.shapes)),
+            _little_endian(self.values),
+        )
+
+    def to_bytes(self) -> bytes:
+        """The one serialisation of this state: magic, header length, JSON header,
+        values.
+        """
+        header = _header(self)
+        return b"".join(
+            (_MAGIC, u64(len(header)), header, bytes(_little_endian(self.values)))
+        )
+
+    @classmethod
+    def from_bytes(cls, data: bytes | memoryview) -> GridState:
+        """Reads `to_bytes`; raises MalformedMessage on any byte that it wouldn't
+        write.
+        """
+        view = memoryview(data)
+        start = len(_MAGIC) + 8
+        if len(view) < start or bytes(view[: len(_MAGIC)]) != _MAGIC:
+            raise MalformedMessage("this is not a federation state of format v1")
+        size = int.from_bytes(view[len(_MAGIC) : start], "little")
+        if size > min(_HEADER_LIMIT, len(view) - start):
+            raise MalformedMessage("the state's header is longer than the state")
+        header, body = bytes(view[start : start + size]), view[start + size :]
+        if len(body) % 8:
+            raise MalformedMessage("the state's values aren't whole integers")
+        try:
+            fields: Any = json.loads(header)
+            layout = [(str(name), tuple(shape)) for name, shape in fields["layout"]]
+            state = cls(
+                names=tuple(name for name, _ in layout),
+                shapes=tuple(shape for _, shape in layout),
+                values=np.frombuffer(body, "<i8").astype(np.int64),
+                fraction_bits=fields["fraction_bits"],
+            )
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise MalformedMessage(f"the state can't be read: {error}") from error
+        if _header(state) != header:
+            raise MalformedMessage("the state's header isn't in its canonical form")
+        return state
+
+
+def from_float32(
+    layout: Sequence[tuple[str, Sequence[int]]],
+    values: NDArray[np.float32],
+    fraction_bits: int = FRACTION_BITS,
+) -> GridState:
+    """The state nearest to a float32 vector of shape (m,). Raises ValueError:
+    non-finite.
+    """
+    scaled = np.multiply(values, float(1 << fraction_bits), dtype=np.float64)
+    if _leaves_grid(scaled):
+        raise ValueError("a value is not finite, or too large for the grid")
+    return GridState(
+        names=tuple(name for name, _ in layout),
+        shapes=tuple(tuple(int(side) for side in shape) for _, shape in layout),
+        values=np.rint(scaled).astype(np.int64),
+        fraction_bits=fraction_bits,
+    )
+
+
+def to_float32(state: GridState) -> NDArray[np.float32]:
+    """The state's values as float32, shape (m,): exact in float64, then rounded
+    once.
+    """
+    exact = np.multiply(
+        state.values, 1.0 / (1 << state.fraction_bits), dtype=np.float64
+    )
+    return exact.astype(np.float32)
+
+
+def apply_update(
+    state: GridState,
+    total: NDArray[np.int32],
+    params: SecAggParams,
+    contributors: Sequence[int],
+) -> GridState:
+    """FedAvg: the state after the verified sum X, int32 of shape (m,), over
+    `contributors`.
+
+    Raises ProtocolError if the sum doesn't fit the state or leaves the grid,
+    ConfigError if this process flushes subnormal numbers to zero.
+    """
+    check_float_mode()
+    if total.dtype != np.int32 or total.shape != (state.length,):
+        raise ProtocolError(
+            f"a sum of {total.shape} {total.dtype} doesn't fit a state of "
+            f"{state.length} coordinates"
+        )
+    if not contributors or len(set(contributors)) != len(contributors):
+        raise ProtocolError("a sum needs distinct contributors")
+    weight = sum(params.weights[silo] for silo in contributors)
+    # The order of these four operations is part of the rule: every party rounds alike.
+    scale = (params.bound * float(1 << state.fraction_bits)) * float(
+        max(params.weights)
+    )
+    factor = scale / float(params.magnitude * weight)
+    delta = np.rint(np.multiply(total, factor, dtype=np.float64))
+    if _leaves_grid(delta):
+        raise ProtocolError("the mean update leaves the state's grid")
+    values = np.add(state.values, delta.astype(np.int64), dtype=np.int64)
+    if _leaves_grid(values):
+        raise ProtocolError("the updated state leaves its grid")
+    return GridState(state.names, state.shapes, values, state.fraction_bits)
+
+
+def check_float_mode() -> None:
+    """Refuses a thread that flushes subnormals to zero or doesn't round to nearest
+    even.
+
+    Some libraries set those processor flags for speed; a digest computed under them
+    could differ from every other party's. Raises ConfigError.
+    """
+    for kind in (np.float32, np.float64):
+        smallest = np.array([np.finfo(kind).smallest_subnormal])
+        normal = np.array([np.finfo(kind).smallest_normal])
+        if not (smallest * kind(1)).any() or not (normal * kind(0.5)).any():
+            raise ConfigError(
+                "this process flushes subnormal numbers to zero, so its state could "
+                "differ from the other parties' (-ffast-math or set_flush_denormal)"
+            )
+    halves = np.rint(np.array([0.5, 1.5, 2.5, -0.5, -1.5]))
+    epsilon = np.array([2.0**-53])
+    if halves.tolist() != [0, 2, 2, 0, -2] or (np.float64(1) + epsilon)[0] != 1:
+        raise ConfigError("this process doesn't round to nearest, ties to even")
+
+
+def _leaves_grid(values: NDArray[np.int64] | NDArray[np.float64]) -> bool:
+    if not values.size:
+        return False
+    # Written so that a NaN, which compares false with everything, leaves the grid too.
+    return not (values.max() < _LARGEST and values.min() > -_LARGEST)
+
+
+def _little_endian(values: NDArray[np.int64]) -> memoryview:
+    return np.ascontiguousarray(values, dtype="<i8").data
+
+
+def _header(state: GridState) -> bytes:
+    fields = {
+        "fraction_bits": state.fraction_bits,
+        "layout": [[name, list(shape)] for name, shape in state.layout],
+    }
+    return json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()
