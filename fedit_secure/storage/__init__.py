@@ -1,0 +1,1 @@
+"""Durable state: the journal, adapters, and masked uploads on their way."""
