@@ -1,0 +1,1 @@
+"""Local tuning: instruction records in, one noised adapter update out."""

@@ -1,0 +1,137 @@
+"""One tuning job as data: what the daemon tells the worker that it starts. No torch.
+
+Everything here is plain JSON, so that a plan can never carry code. Unknown fields are
+errors: a setting that this version doesn't know (DoRA, data-driven initialisation, an
+auxiliary loss) is refused instead of being ignored.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from fedit_secure.errors import ConfigError
+
+DEFAULT_TOKEN_BUDGET = 4096
+"""Tokens of one physical batch, padding included: bounds memory, not privacy."""
+
+Layout = tuple[tuple[str, tuple[int, ...]], ...]
+"""Ordered (key in `adapter_model.safetensors`, shape) of every adapter tensor."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ColumnMap(_Frozen):
+    """The columns of a data set that hold the parts of an instruction record.
+
+    `input` and `category` are used where a record has them under their usual names; a
+    column that is named otherwise must exist. `person` identifies whom a record is
+    about (a patient); None means that the data set doesn't say.
+    """
+
+    instruction: str = "instruction"
+    input: str | None = "input"
+    response: str = "response"
+    category: str | None = "category"
+    person: str | None = None
+
+
+class DataSource(_Frozen):
+    """Where a silo's records are: a file, a saved `datasets` folder, or a hub name.
+
+    Files end in .json, .jsonl, .ndjson, .csv or .parquet.
+    """
+
+    path: str = Field(min_length=1)
+    columns: ColumnMap = ColumnMap()
+    split: str = "train"
+
+
+class LoraConfig(_Frozen):
+    """The adapter: LoRA on linear layers, A from a seeded Kaiming draw and B zero.
+
+    `targets` is "all-linear" (every linear layer but the output head) or module names.
+    `dropout` must be 0 under differential privacy.
+    """
+
+    rank: int = Field(default=8, ge=1, le=4096)
+    alpha: float = Field(default=16.0, gt=0)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+
+    @model_validator(mode="after")
+    def _some_target(self) -> Self:
+        if not self.targets:
+            raise ValueError("targets is empty: name at least one module")
+        return self
+
+
+class OptimizerConfig(_Frozen):
+    """AdamW or SGD, fresh at the start of every round; learning rate per step."""
+
+    name: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: float = Field(gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    betas: tuple[
+        Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]
+    ] = (0.9, 0.999)
+    eps: float = Field(default=1e-8, gt=0)
+    momentum: float = Field(default=0.0, ge=0, lt=1)
+
+
+class TuneJob(_Frozen):
+    """Everything that one round of local tuning needs, but the noise key.
+
+    `model` is a folder or a hub name; `model_digest` (64 hex characters, see
+    `base_model.base_model_digest`) is checked when given. `plan` is
+    `DpPlan.as_dict()`. `state_path` is a safetensors file whose one tensor, `adapter`,
+    is the flat float32 vector of the global adapter, ordered as `layout`.
+    """
+
+    model: str = Field(min_length=1)
+    model_digest: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    data: DataSource
+    template: str = "alpaca"
+    max_tokens: int = Field(default=512, ge=8)
+    train_on_response_only: bool = True
+    lora: LoraConfig = LoraConfig()
+    optimizer: OptimizerConfig
+    plan: dict[str, Any]
+    state_path: str
+    layout: Layout = Field(min_length=1)
+    token_budget: int = Field(default=DEFAULT_TOKEN_BUDGET, ge=1)
+    threads: int = Field(default=1, ge=1, le=1024)
+    device: Literal["cpu"] = "cpu"
+
+    @property
+    def length(self) -> int:
+        """Coordinates of the adapter, and of the update that the job yields."""
+        return layout_length(self.layout)
+
+    def to_json(self) -> str:
+        """The job on one line of JSON."""
+        return self.model_dump_json()
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> TuneJob:
+        """Parse `to_json`'s line. Raises ConfigError that names the first bad field."""
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as wrong:
+            first = wrong.errors(include_url=False, include_input=False)[0]
+            where = ".".join(str(part) for part in first["loc"]) or "the document"
+            raise ConfigError(f"tuning job: {where}: {first['msg']}") from None
+
+    def write(self, path: Path) -> None:
+        """Write the job as a file of one line of JSON."""
+        path.write_text(self.to_json() + "\n", encoding="utf-8")
+
+
+def layout_length(layout: Layout) -> int:
+    """Coordinates of a flat vector that is ordered as `layout`."""
+    return sum(math.prod(shape) for _, shape in layout)

@@ -1,0 +1,268 @@
+"""Instruction records from files, saved `datasets` folders and the hub. No torch.
+
+Text files are read with the standard library: every error names its line, a text that
+looks like a date stays a text, and no cached copy of a silo's records appears on disk.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedit_secure.errors import ConfigError
+from fedit_secure.tuning.job import ColumnMap, DataSource
+
+MAX_CHARACTERS = 1_000_000
+"""Longest text of one field; anything longer is a damaged file, not a record."""
+
+_JSON_LINES = (".jsonl", ".ndjson")
+_SUFFIXES = (".json", *_JSON_LINES, ".csv", ".parquet")
+
+Row = tuple[str, Mapping[str, Any]]
+"""Where a row is ("line 3"), and its columns."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One instruction record: the privacy unit "record" is exactly one of these.
+
+    `person` is None where the data set doesn't say whom the record is about.
+    """
+
+    instruction: str
+    input: str
+    response: str
+    category: str | None = None
+    person: str | None = None
+
+
+def load_records(source: DataSource) -> list[Record]:
+    """Every record of `source`, in its order.
+
+    Raises:
+        ConfigError: one sentence that names the file, and the line and field where
+            there is one: unknown or unreadable file, no records, a missing column, an
+            empty or over-long text, a value that isn't a text.
+    """
+    where = source.path
+    try:
+        rows = list(_rows(source))
+    except UnicodeDecodeError as wrong:
+        raise ConfigError(
+            f"{where}: isn't UTF-8 text: byte {wrong.start} can't be decoded"
+        ) from None
+    if not rows:
+        raise ConfigError(f"{where}: has no records")
+    columns = source.columns
+    _check_columns(where, rows, columns)
+    return [_record(f"{where}: {line}", row, columns) for line, row in rows]
+
+
+def _rows(source: DataSource) -> Iterator[Row]:
+    path = Path(source.path)
+    if path.is_dir():
+        return _saved_dataset(path, source.split)
+    if path.is_file():
+        return _file_rows(path)
+    if path.suffix in _SUFFIXES or path.is_absolute() or source.path.startswith("."):
+        raise ConfigError(f"{source.path}: no such file or folder")
+    return _hub_dataset(source.path, source.split)
+
+
+def _file_rows(path: Path) -> Iterator[Row]:
+    suffix = path.suffix.lower()
+    if suffix in _JSON_LINES:
+        return _json_lines(path)
+    if suffix == ".json":
+        return _json_file(path)
+    if suffix == ".csv":
+        return _csv_file(path)
+    if suffix == ".parquet":
+        return _parquet_file(path)
+    raise ConfigError(
+        f"{path}: the ending {suffix or '(none)'!r} isn't one of {', '.join(_SUFFIXES)}"
+    )
+
+
+def _json_lines(path: Path) -> Iterator[Row]:
+    with path.open(encoding="utf-8-sig") as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                yield _json_row(f"{path}: line {number}", f"line {number}", line)
+
+
+def _json_row(where: str, line: str, text: str) -> Row:
+    try:
+        row = json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as wrong:
+        raise ConfigError(f"{where}: isn't valid JSON: {_reason(wrong)}") from None
+    if not isinstance(row, dict):
+        raise ConfigError(f"{where}: isn't a JSON object with named columns")
+    return line, row
+
+
+def _json_file(path: Path) -> Iterator[Row]:
+    text = path.read_text(encoding="utf-8-sig")
+    if not text.strip():
+        return
+    try:
+        rows = json.loads(text)
+    except json.JSONDecodeError as wrong:
+        if wrong.msg == "Extra data":  # one object a line, under the other ending
+            yield from _json_lines(path)
+            return
+        raise ConfigError(
+            f"{path}: line {wrong.lineno}: isn't valid JSON: {wrong.msg}"
+        ) from None
+    except RecursionError as wrong:
+        raise ConfigError(f"{path}: isn't valid JSON: {_reason(wrong)}") from None
+    for number, row in enumerate(rows if isinstance(rows, list) else [rows], start=1):
+        if not isinstance(row, dict):
+            raise ConfigError(
+                f"{path}: record {number}: isn't a JSON object with named columns"
+            )
+        yield f"record {number}", row
+
+
+def _csv_file(path: Path) -> Iterator[Row]:
+    # The reader's own limit (128 KiB) would refuse texts that we allow.
+    csv.field_size_limit(4 * MAX_CHARACTERS)
+    with path.open(encoding="utf-8-sig", newline="") as lines:
+        reader = csv.DictReader(lines, strict=True)
+        line = 2
+        try:
+            for row in reader:
+                if None in row or None in row.values():
+                    raise ConfigError(
+                        f"{path}: line {line}: has another number of fields than the "
+                        "header"
+                    )
+                yield f"line {line}", row
+                line = reader.line_num + 1
+        except csv.Error as wrong:
+            raise ConfigError(
+                f"{path}: line {reader.line_num}: isn't valid CSV: {_reason(wrong)}"
+            ) from None
+
+
+def _parquet_file(path: Path) -> Iterator[Row]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        rows = pq.read_table(path, memory_map=False).to_pylist()
+    except (pa.ArrowException, OSError) as wrong:
+        raise ConfigError(
+            f"{path}: isn't a whole Parquet file: {_reason(wrong)}"
+        ) from None
+    return _numbered(rows)
+
+
+def _saved_dataset(path: Path, split: str) -> Iterator[Row]:
+    import datasets
+
+    try:
+        loaded = datasets.load_from_disk(str(path), keep_in_memory=True)
+    except (FileNotFoundError, ValueError, OSError) as wrong:
+        raise ConfigError(
+            f"{path}: isn't a folder that `datasets` saved: {_reason(wrong)}"
+        ) from None
+    if isinstance(loaded, datasets.DatasetDict):
+        if split not in loaded:
+            raise ConfigError(
+                f"{path}: has no split {split!r}, only {', '.join(sorted(loaded))}"
+            )
+        loaded = loaded[split]
+    return _numbered(loaded)
+
+
+def _hub_dataset(name: str, split: str) -> Iterator[Row]:
+    import datasets
+
+    try:
+        loaded = datasets.load_dataset(name, split=split)
+    # The hub's client raises many unrelated types: offline, unknown, gated, damaged.
+    except Exception as wrong:  # noqa: BLE001
+        raise ConfigError(
+            f"{name}: is neither a file here nor a data set that can be loaded from "
+            f"the hub: {_reason(wrong)}"
+        ) from None
+    return _numbered(loaded)
+
+
+def _numbered(rows: Iterable[Mapping[str, Any]]) -> Iterator[Row]:
+    for number, row in enumerate(rows, start=1):
+        yield f"row {number}", row
+
+
+def _check_columns(where: str, rows: list[Row], columns: ColumnMap) -> None:
+    present = {name for _, row in rows for name in row}
+    usual = ColumnMap()
+    wanted = [columns.instruction, columns.response]
+    for name, usual_name in (
+        (columns.input, usual.input),
+        (columns.category, usual.category),
+        (columns.person, usual.person),
+    ):
+        if name is not None and name != usual_name:
+            wanted.append(name)
+    for name in wanted:
+        if name not in present:
+            has = ", ".join(sorted(map(str, present)))
+            raise ConfigError(f"{where}: has no column {name!r}; its columns are {has}")
+
+
+def _record(where: str, row: Mapping[str, Any], columns: ColumnMap) -> Record:
+    return Record(
+        instruction=_text(where, row, columns.instruction),
+        input=_optional_text(where, row, columns.input) or "",
+        response=_text(where, row, columns.response),
+        category=_optional_text(where, row, columns.category),
+        person=_identifier(where, row, columns.person),
+    )
+
+
+def _text(where: str, row: Mapping[str, Any], column: str) -> str:
+    if column not in row:
+        raise ConfigError(f"{where}: the column {column!r} is missing")
+    text = _optional_text(where, row, column)
+    if text is None or not text.strip():
+        raise ConfigError(f"{where}: the column {column!r} is empty")
+    return text
+
+
+def _optional_text(
+    where: str, row: Mapping[str, Any], column: str | None
+) -> str | None:
+    value = None if column is None else row.get(column)
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        kind = type(value).__name__
+        raise ConfigError(f"{where}: the column {column!r} holds a {kind}, not a text")
+    if len(value) > MAX_CHARACTERS:
+        raise ConfigError(
+            f"{where}: the column {column!r} holds {len(value)} characters, "
+            f"more than {MAX_CHARACTERS}"
+        )
+    return value
+
+
+def _identifier(where: str, row: Mapping[str, Any], column: str | None) -> str | None:
+    value = None if column is None else row.get(column)
+    # Numbers are as good as texts here; True and 1.0 are damaged identifiers.
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return _optional_text(where, row, column) or None
+
+
+def _reason(wrong: BaseException) -> str:
+    text = str(wrong).strip()
+    with suppress(IndexError):
+        text = text.splitlines()[0]
+    return text.rstrip(".") or type(wrong).__name__
