@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final, NoReturn
 
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import (
-    Ed25519PrivateKey,
-    Ed25519PublicKey,
-)
-from cryptography.hazmat.primitives.asymmetric.x25519 import (
-    X25519PrivateKey,
-    X25519PublicKey,
-)
+from cryptography.hazmat.primitives.asymmetric import ed25519, x25519
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-FIELD_PRIME: Final = 2**255 - 19
 # Clamped to the scalar 2^254: a multiple of the cofactors, coprime to both large group
 # orders, so it sends exactly the low-order points to zero.
-_LOW_ORDER_PROBE: Final = X25519PrivateKey.from_private_bytes(bytes(32))
+_LOW_ORDER_PROBE: Final = x25519.X25519PrivateKey.from_private_bytes(bytes(32))
 
 
 class BadSignature(ValueError):
@@ -42,18 +35,16 @@ class Secret:
         raise TypeError(f"a {type(self).__name__} holds secrets: it isn't serialised")
 
 
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
 class SigningKey(Secret):
     """A party's Ed25519 identity key."""
 
-    __slots__ = ("_key",)
-
-    def __init__(self, key: Ed25519PrivateKey) -> None:
-        self._key = key
+    _key: ed25519.Ed25519PrivateKey
 
     @classmethod
     def from_seed(cls, seed: bytes) -> SigningKey:
         """The key of a 32-byte seed (RFC 8032's private key)."""
-        return cls(Ed25519PrivateKey.from_private_bytes(seed))
+        return cls(ed25519.Ed25519PrivateKey.from_private_bytes(seed))
 
     def seed(self) -> bytes:
         """The 32 bytes to keep secret."""
@@ -75,12 +66,10 @@ def verify(public: bytes, digest: bytes, signature: bytes) -> None:
     """Check an Ed25519 signature over a 32-byte digest.
 
     Raises:
-        BadSignature: if key, digest or signature is malformed, or they don't match.
+        BadSignature: if the key or signature is malformed, or they don't match.
     """
-    if len(digest) != 32:
-        raise BadSignature(f"only 32-byte digests are signed, not {len(digest)}")
     try:
-        Ed25519PublicKey.from_public_bytes(public).verify(signature, digest)
+        ed25519.Ed25519PublicKey.from_public_bytes(public).verify(signature, digest)
     except (InvalidSignature, ValueError):
         raise BadSignature("the signature doesn't match the key and digest") from None
 
@@ -95,28 +84,24 @@ def check_public(public: bytes) -> None:
     Raises:
         BadPublicKey: unless `public` is 32 bytes, below 2^255 - 19 and of high order.
     """
-    if len(public) != 32:
-        raise BadPublicKey(f"an X25519 public key has 32 bytes, not {len(public)}")
-    if int.from_bytes(public, "little") >= FIELD_PRIME:
-        raise BadPublicKey("an X25519 public key must be below 2^255 - 19")
+    if len(public) != 32 or int.from_bytes(public, "little") >= 2**255 - 19:
+        raise BadPublicKey("an X25519 public key has 32 bytes and is below 2^255 - 19")
     try:
-        _LOW_ORDER_PROBE.exchange(X25519PublicKey.from_public_bytes(public))
+        _LOW_ORDER_PROBE.exchange(x25519.X25519PublicKey.from_public_bytes(public))
     except ValueError:  # the library refuses an all-zero result, as RFC 7748 6.1 asks
         raise BadPublicKey("an X25519 public key must not be of low order") from None
 
 
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
 class ExchangeKey(Secret):
     """An X25519 key, drawn for one attempt and dropped after it."""
 
-    __slots__ = ("_key",)
-
-    def __init__(self, key: X25519PrivateKey) -> None:
-        self._key = key
+    _key: x25519.X25519PrivateKey
 
     @classmethod
     def from_bytes(cls, private: bytes) -> ExchangeKey:
         """The key of 32 private bytes (clamped on use, as RFC 7748 says)."""
-        return cls(X25519PrivateKey.from_private_bytes(private))
+        return cls(x25519.X25519PrivateKey.from_private_bytes(private))
 
     def private_bytes(self) -> bytes:
         """The 32 private bytes: what Shamir shares."""
@@ -134,7 +119,7 @@ class ExchangeKey(Secret):
             BadPublicKey: what `check_public` refuses.
         """
         check_public(peer)
-        return self._key.exchange(X25519PublicKey.from_public_bytes(peer))
+        return self._key.exchange(x25519.X25519PublicKey.from_public_bytes(peer))
 
 
 def hkdf(secret: bytes, salt: bytes, info: bytes) -> bytes:

@@ -6,9 +6,8 @@ picks a small cohort full of colluders, or runs two views of one release.
 
 from __future__ import annotations
 
-import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from fedit_secure.secagg.transcript import digest, u64
@@ -88,34 +87,27 @@ class SecAggParams:
     allow_pair: bool
 
     def __post_init__(self) -> None:
+        for inequality, holds in self._rules():
+            if not holds:
+                raise ValueError(f"secure aggregation needs {inequality}, not {self}")
+
+    def _rules(self) -> Iterator[tuple[str, bool]]:
         n, c, t = self.silos, self.corrupt, self.threshold
         # c <= N - 2 makes max(3, c + 2) <= t <= N. And 2t > N + c: two quorums, or a
         # quorum and a void certificate, have an honest silo in common.
-        rules = {
-            "N >= 3, or N = 2 with allow_pair": n >= 3 or (n == 2 and self.allow_pair),
-            "1 <= c <= N - 2, or c = 0 for a pair": (n != 2) <= c <= n - 2,
-            "t = floor((N + c)/2) + 1": t == (n + c) // 2 + 1,
-            "t <= m_min <= N": t <= self.minimum <= n,
-            "1 <= length < 2^40": 1 <= self.length < 1 << 40,
-            "b = 24 or b = 32": self.ring_bits in (24, 32),
-            "1e-30 <= S <= 1e30": 1e-30 <= self.bound <= 1e30,
-            "N weights": len(self.weights) == n,
-            "0 < weight < 2^32": all(0 < w < 1 << 32 for w in self.weights),
-        }
-        for inequality, holds in rules.items():
-            if not holds:
-                raise ValueError(
-                    f"secure aggregation needs {inequality}, but N={n}, c={c}, t={t}, "
-                    f"m_min={self.minimum}, length={self.length}, b={self.ring_bits}, "
-                    f"S={self.bound}, allow_pair={self.allow_pair}, "
-                    f"weights={self.weights}"
-                )
-        cost = _rounding_cost(self.length, n, self.ring_bits)
-        if cost > 0.01:
-            raise ValueError(
-                "secure aggregation needs sqrt(length/6)/M <= 0.01 (what rounding costs), "
-                f"but it is {cost:.3g} at b={self.ring_bits}: take a ring of 32 bits"
-            )
+        yield "N >= 3, or N = 2 with allow_pair", n >= 3 or (n == 2 and self.allow_pair)
+        yield "1 <= c <= N - 2, or c = 0 for N = 2", (n != 2) <= c <= n - 2
+        yield "t = floor((N + c)/2) + 1", t == (n + c) // 2 + 1
+        yield "t <= m_min <= N", t <= self.minimum <= n
+        yield "1 <= length < 2^40", 1 <= self.length < 1 << 40
+        yield "b = 24 or b = 32", self.ring_bits in (24, 32)
+        yield "1e-30 <= S <= 1e30", 1e-30 <= self.bound <= 1e30
+        yield "N weights", len(self.weights) == n
+        whole = all(isinstance(w, int) for w in self.weights)
+        yield "0 < weight < 2^32", whole and all(0 < w < 1 << 32 for w in self.weights)
+        # A silo's rounding error, in L2 and as a fraction of S, is what `create` widens
+        # the ring for.
+        yield "sqrt(length/6)/M <= 0.01", self.length <= _longest(self.magnitude)
 
     @classmethod
     def create(
@@ -146,7 +138,7 @@ class SecAggParams:
             corrupt = 0 if silos == 2 else max(1, (silos - 1) // 3)
         threshold = (silos + corrupt) // 2 + 1
         if ring_bits is None:
-            ring_bits = 24 if _rounding_cost(length, silos, 24) <= 0.01 else 32
+            ring_bits = 24 if length <= _longest(_magnitude(silos, 24)) else 32
         return cls(
             silos=silos,
             corrupt=corrupt,
@@ -177,18 +169,15 @@ class SecAggParams:
     def codec_digest(self) -> bytes:
         """32 bytes over every field that decides how updates are encoded and summed."""
         sizes = (self.silos, self.corrupt, self.threshold, self.minimum, self.length)
-        return digest(
-            "fedit/codec/v1",
-            *(u64(n) for n in (*sizes, self.ring_bits)),
-            struct.pack("<d", self.bound),
-            *(u64(w) for w in self.weights),
-        )
-
-
-def _rounding_cost(length: int, silos: int, ring_bits: int) -> float:
-    """sqrt(d/6)/M: a silo's L2 error of stochastic rounding, as a fraction of S."""
-    return math.sqrt(max(length, 0) / 6) / _magnitude(silos, ring_bits)
+        bound = struct.pack("<d", self.bound)
+        integers = (u64(n) for n in (*sizes, self.ring_bits, *self.weights))
+        return digest("fedit/codec/v1", bound, *integers)
 
 
 def _magnitude(silos: int, ring_bits: int) -> int:
-    return ((1 << (ring_bits - 1)) - 1) // max(silos, 1)
+    return ((1 << ring_bits - 1) - 1) // max(silos, 1)
+
+
+def _longest(magnitude: int) -> float:
+    """The d at which rounding costs sqrt(d/6)/M = 1 % of S."""
+    return 6 * (0.01 * magnitude) ** 2

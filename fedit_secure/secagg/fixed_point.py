@@ -1,0 +1,139 @@
+"""Float vectors as integers of the ring, their sum as floats, and the packed bytes.
+
+Every coordinate becomes an integer of at most M, and N * M < 2^(b-1): no sum of a
+roster can wrap, whatever the signs (protocol.md, "Encoding").
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedit_secure.secagg.masks import TILE, ZEROS, keystream
+from fedit_secure.secagg.params import SecAggParams
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Encoded:
+    """A silo's update in the ring.
+
+    Attributes:
+        values: int32 of shape (length,), none beyond +-M. Secret until masked.
+        scale: what the update was multiplied with to fit +-S; 1.0 if it did.
+    """
+
+    values: NDArray[np.int32]
+    scale: float
+
+
+def encode(
+    update: NDArray[np.floating[Any]], params: SecAggParams, silo: int, key: bytes
+) -> Encoded:
+    """Scale to M, times (w_u / w_max), and round to an integer without bias.
+
+    An update with a coordinate beyond +-S is scaled as a whole by S / max|x|, never
+    clipped. Stochastic rounding takes a 32-bit coin a coordinate: the mean is the true
+    value up to 2^-32 of a step, and each coordinate is off by less than a step.
+
+    Args:
+        update: float32 or float64 of shape (length,).
+        params: the charter's sizes.
+        silo: roster index, for its weight.
+        key: 32 fresh random bytes, for the coins.
+
+    Raises:
+        ValueError: if the update has another shape or type, or isn't finite.
+    """
+    if update.shape != (params.length,) or update.dtype.kind != "f":
+        raise ValueError(f"an update has {params.length} floats, not {update.shape}")
+    peak = max(float(update.max()), -float(update.min()))
+    if not math.isfinite(peak):
+        raise ValueError("the update holds a coordinate that isn't finite")
+    # |x| <= ceiling, and division and product round monotonically: |x| / ceiling <= 1
+    # and |grid * x / ceiling| <= M hold in floating point too.
+    ceiling = max(peak, params.bound)
+    grid = params.magnitude * params.weights[silo] / max(params.weights)
+    coins = keystream(key)
+    values = np.empty(params.length, np.int32)
+    for at in range(0, params.length, TILE):
+        part = np.divide(update[at : at + TILE], ceiling, dtype=np.float64)
+        part *= grid
+        floor = np.floor(part)
+        coin = np.frombuffer(coins.update(ZEROS[: 4 * part.size]), "<u4")
+        values[at : at + TILE] = floor + (coin < (part - floor) * 2.0**32)
+    check_magnitude(values, params.magnitude)
+    return Encoded(values, params.bound / ceiling)
+
+
+def decode(
+    total: NDArray[np.int32], params: SecAggParams, contributors: Sequence[int]
+) -> NDArray[np.float64]:
+    """The weighted mean of the contributors' updates, float64 of shape (length,).
+
+    Args:
+        total: the sum of their encoded updates, int32 of shape (length,).
+        params: the charter's sizes.
+        contributors: their roster indices (U3).
+
+    Raises:
+        ValueError: if a coordinate is beyond what they can add up to.
+    """
+    check_magnitude(total, len(contributors) * params.magnitude)
+    share = sum(params.weights[u] for u in contributors) / max(params.weights)
+    return total.astype(np.float64) * (params.step / share)
+
+
+def error_bound(params: SecAggParams, contributors: int) -> float:
+    """n * step: how far a coordinate of a sum of n encoded updates can be from the sum
+    of the (w_u / w_max) * x_u themselves, up to float64 rounding (2^-20 of it)."""
+    return contributors * params.step
+
+
+def check_magnitude(values: NDArray[np.int32], limit: int) -> None:
+    """Raise ValueError unless every integer is within +-limit."""
+    if values.max() > limit or values.min() < -limit:
+        raise ValueError(f"a coordinate is beyond the {limit} that the sizes allow")
+
+
+def pack(ring: NDArray[np.uint32], ring_bits: int) -> memoryview:
+    """The low 24 or 32 bits of every coordinate, little-endian, as bytes.
+
+    At 32 bits the bytes are the vector's own memory: don't change it meanwhile.
+    """
+    source = np.ascontiguousarray(ring, "<u4").view(np.uint8)
+    if ring_bits == 32:
+        return source.data
+    packed = np.empty(3 * ring.size, np.uint8)
+    for byte in range(3):  # three strided copies: far faster than one of 3-byte items
+        packed[byte::3] = source[byte::4]
+    return packed.data
+
+
+def unpack(
+    payload: bytes | memoryview, length: int, ring_bits: int
+) -> NDArray[np.uint32]:
+    """The coordinates that `pack` wrote: a fresh uint32 vector of shape (length,).
+
+    Raises:
+        ValueError: if the payload has another size.
+    """
+    source = np.frombuffer(payload, np.uint8)
+    if source.size != length * ring_bits // 8:
+        raise ValueError(f"{length} coordinates don't pack to {source.size} bytes")
+    if ring_bits == 32:
+        return source.view("<u4").astype(np.uint32)
+    ring = np.zeros(4 * length, np.uint8)
+    for byte in range(3):
+        ring[byte::4] = source[byte::3]
+    return ring.view("<u4").astype(np.uint32, copy=False)
+
+
+def lift_signed(ring: NDArray[np.uint32], ring_bits: int) -> NDArray[np.int32]:
+    """The signed integers that the low `ring_bits` bits stand for, int32."""
+    unused = 32 - ring_bits
+    return (ring << unused).view(np.int32) >> unused

@@ -1,0 +1,145 @@
+"""The verifiable sum: a padded linear MAC over Z_p, p = 2^61 - 1, and its check.
+
+The silos of U2 share a key G that the aggregator never holds. Each appends
+tau_u = <rho, v_u> + a_u mod p to its update; the sum of the tags verifies the sum of
+the updates, because tags are linear. The pads a_u make every tag uniform to the
+aggregator, so it can't scale or shift one: a forged sum passes with probability <= 2/p
+(protocol.md, "Verifiable sum").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedit_secure.secagg.keys import Secret, hkdf
+from fedit_secure.secagg.masks import TAG_PRIME, elements
+from fedit_secure.secagg.transcript import digest, join
+
+PRIME: Final = TAG_PRIME
+_ROW: Final = 256  # coordinates a row: rho_(i,j) = alpha_i * beta_j
+_ROWS: Final = 512  # rows a tile: 1 MiB of float64
+
+
+class BadTag(ValueError):
+    """A sum that isn't the sum of what its contributors authenticated."""
+
+
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
+class TagKey(Secret):
+    """The expanded key of one release.
+
+    Attributes:
+        length: coordinates of the update.
+        alpha: int64, one element mod p per row of 256 coordinates.
+        beta: int64 of shape (256,), elements mod p.
+        pads: a_u by roster index, for every silo of U2.
+    """
+
+    length: int
+    alpha: NDArray[np.int64]
+    beta: NDArray[np.int64]
+    pads: Mapping[int, int]
+
+    @classmethod
+    def derive(
+        cls,
+        ctx: bytes,
+        key_set: bytes,
+        dealers: tuple[int, ...],
+        contributions: Mapping[int, bytes],
+        length: int,
+        dealers_digest: bytes,
+    ) -> TagKey:
+        """Expand the group's contributions, each checked against its commitment.
+
+        Args:
+            ctx: the attempt's context.
+            key_set: K.
+            dealers: U2, roster indices.
+            contributions: g_u, 32 bytes, of every silo of U2.
+            length: coordinates of the update.
+            dealers_digest: H(U2).
+
+        Raises:
+            ValueError: if the contributions aren't those of U2.
+        """
+        if sorted(contributions) != sorted(set(dealers)):
+            raise ValueError("the group key takes one contribution per silo of U2")
+        ordered = (contributions[u] for u in sorted(dealers))
+        group = digest("fedit/group/v1", ctx, key_set, dealers_digest, *ordered)
+        alpha = hkdf(group, b"", join(b"fedit/tag-rows/v1"))
+        beta = hkdf(group, b"", join(b"fedit/tag-columns/v1"))
+        pads = hkdf(group, b"", join(b"fedit/tag-pads/v1"))
+        return cls(
+            length,
+            elements(alpha, 0, -(-length // _ROW)).astype(np.int64),
+            elements(beta, 0, _ROW).astype(np.int64),
+            {u: int(elements(pads, u, 1)[0]) for u in dealers},
+        )
+
+    def inner(self, values: NDArray[np.int32]) -> int:
+        """<rho, values> mod p, exactly.
+
+        Two float64 matrix products a tile, over limbs of the key: every partial sum is
+        an integer below 2^53, so no order of summation rounds.
+
+        Args:
+            values: int32 of shape (length,), signed.
+        """
+        if values.shape != (self.length,):
+            raise ValueError(f"a tag is of {self.length} integers, not {values.shape}")
+        peak = max(int(values.max()), -int(values.min()))
+        bits = 53 - 8 - peak.bit_length()  # limb + value + log2(256) <= 53 bits
+        columns = _limbs(self.beta, bits, 61)
+        tile = np.zeros(_ROWS * _ROW)
+        result = 0
+        for first in range(0, self.alpha.size, _ROWS):
+            part = values[first * _ROW : (first + _ROWS) * _ROW]
+            alpha = self.alpha[first : first + _ROWS]
+            tile[: part.size] = part
+            tile[part.size :] = 0
+            sums = (tile.reshape(_ROWS, _ROW)[: alpha.size] @ columns).astype(np.int64)
+            # 16 + 18 + log2(512) bits: exact as well.
+            for k, column in enumerate(sums.T):
+                product = _limbs(alpha, 16, 61).T @ _limbs(column, 18, 54)
+                for (i, j), limb in np.ndenumerate(product):
+                    result += int(limb) << (bits * k + 16 * i + 18 * j)
+        return result % PRIME
+
+    def tag(self, silo: int, values: NDArray[np.int32]) -> int:
+        """tau_u = <rho, values> + a_u mod p, for silo u's own update."""
+        return (self.inner(values) + self.pads[silo]) % PRIME
+
+    def check(
+        self, total: NDArray[np.int32], tag: int, contributors: Sequence[int]
+    ) -> None:
+        """Check a sum against the sum T of its contributors' tags. Once a release.
+
+        Args:
+            total: X, int32 of shape (length,), signed.
+            tag: T.
+            contributors: U3, roster indices.
+
+        Raises:
+            BadTag: if T isn't the tag of exactly this sum over exactly these silos.
+        """
+        if len(self.pads.keys() & set(contributors)) < len(contributors):
+            raise BadTag("the sum's contributors aren't distinct silos of U2")
+        expected = self.inner(total) + sum(self.pads[u] for u in contributors)
+        if tag != expected % PRIME:
+            raise BadTag("the tag isn't that of this sum over these contributors")
+
+
+def _limbs(numbers: NDArray[np.int64], bits: int, width: int) -> NDArray[np.float64]:
+    """Split integers of `width` bits into limbs, lowest first: shape (n, limbs).
+
+    The last limb keeps the sign.
+    """
+    shifts = range(0, width, bits)
+    limbs = [numbers >> s & (1 << bits) - 1 for s in shifts[:-1]]
+    return np.stack([*limbs, numbers >> shifts[-1]], axis=-1).astype(np.float64)
