@@ -1,0 +1,1 @@
+"""Secure aggregation: the trusted core. Start with protocol.py."""

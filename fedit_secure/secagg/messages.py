@@ -2,9 +2,9 @@
 
 Messages name silos by roster index. `ctx` (32 bytes) binds a message to the charter, the
 round, the attempt, the global state and the codec; `key_set` is K, the hash of the sorted
-adverts. Every signed message has `signed_digest()`: the 32 bytes that its signature covers,
-all fields but the signature itself under a label of its own. States, which hold secrets,
-live in protocol.py and never leave the process.
+adverts. A `Signed` message's signature covers `signed_digest()`: its label and every
+field but signatures, in the order written here. States, which hold secrets, live in
+states.py and never leave the process.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from fedit_secure.secagg.transcript import digest, join, u64
+from fedit_secure.secagg.transcript import Signed, digest, encode, u64
 
 Blob: TypeAlias = bytes | memoryview
 
@@ -28,86 +28,62 @@ class LedgerHead:
     sequence: int
     hash: bytes
 
-    def encode(self) -> bytes:
-        return join(self.population.encode(), u64(self.sequence), self.hash)
-
 
 # ------------------------------------------------------------- signed by the aggregator
 
 
 @dataclass(frozen=True, slots=True)
-class Offer:
+class Offer(Signed):
     """Opens an attempt (from 1) of a round (from 1) on one global state."""
 
+    label = "fedit/offer/v1"
     charter: bytes
     round: int
     attempt: int
     state_digest: bytes
-    signature: bytes = b""
-
-    def signed_digest(self) -> bytes:
-        return digest(
-            "fedit/offer/v1",
-            self.charter,
-            u64(self.round),
-            u64(self.attempt),
-            self.state_digest,
-        )
 
 
 @dataclass(frozen=True, slots=True)
-class AdvertSet:
+class AdvertSet(Signed):
     """U1: the adverts of the attempt, sorted by silo."""
 
+    label = "fedit/u1/v1"
     ctx: bytes
     adverts: tuple[Advert, ...]
-    signature: bytes = b""
 
     def key_set(self) -> bytes:
         """K, which omits the adverts' signatures."""
-        return digest("fedit/keyset/v1", self.ctx, *(a.encode() for a in self.adverts))
-
-    def signed_digest(self) -> bytes:
-        return digest("fedit/u1/v1", self.ctx, self.key_set())
+        return digest("fedit/keyset/v1", self.ctx, encode(self.adverts))
 
 
 @dataclass(frozen=True, slots=True)
-class ShareSet:
+class ShareSet(Signed):
     """U2: the statements of every dealer in it, and their envelopes to one holder."""
 
+    label = "fedit/u2/v1"
     ctx: bytes
     key_set: bytes
     statements: tuple[ShareStatement, ...]
-    envelopes: tuple[tuple[int, bytes], ...]  # (dealer, ciphertext), holder's own left out
-    signature: bytes = b""
-
-    def dealers(self) -> tuple[int, ...]:
-        return tuple(s.dealer for s in self.statements)
-
-    def signed_digest(self) -> bytes:
-        return digest("fedit/u2/v1", self.ctx, self.key_set, silo_set(self.dealers()))
+    envelopes: tuple[tuple[int, bytes], ...]  # (dealer, ciphertext), the own left out
 
 
 @dataclass(frozen=True, slots=True)
-class UploadAck:
+class UploadAck(Signed):
     """The aggregator holds the whole upload with this header."""
 
+    label = "fedit/ack/v1"
     ctx: bytes
     silo: int
     header_digest: bytes
-    signature: bytes = b""
-
-    def signed_digest(self) -> bytes:
-        return digest("fedit/ack/v1", self.ctx, u64(self.silo), self.header_digest)
 
 
 @dataclass(frozen=True, slots=True)
-class SurvivorSet:
+class SurvivorSet(Signed):
     """U3: the headers of the uploads that are whole, sorted by silo."""
 
+    label = "fedit/u3/v1"
     ctx: bytes
     headers: tuple[UploadHeader, ...]
-    signature: bytes = b""
 
     def silos(self) -> tuple[int, ...]:
         return tuple(h.silo for h in self.headers)
@@ -115,69 +91,58 @@ class SurvivorSet:
     def headers_digest(self) -> bytes:
         return digest("fedit/headers/v1", *(h.signed_digest() for h in self.headers))
 
-    def signed_digest(self) -> bytes:
-        return digest(
-            "fedit/u3/v1", self.ctx, silo_set(self.silos()), self.headers_digest()
-        )
-
 
 @dataclass(frozen=True, slots=True)
-class PublishedSum:
-    """The sum X over U3 as int32 integers of shape (length,), its tag T, and the quorum."""
+class PublishedSum(Signed):
+    """The sum X over U3 as int32 integers of shape (length,), its tag, and the quorum."""
 
+    label = "fedit/published/v1"
     ctx: bytes
     key_set: bytes
     contributors: tuple[int, ...]
     total: NDArray[np.int32]
     tag: int
     agreements: tuple[Agreement, ...]
-    signature: bytes = b""
 
     def release_digest(self) -> bytes:
         """H(ctx, K, U3, X): what a confirmation commits to."""
+        x = np.ascontiguousarray(self.total, dtype="<i4")
+        u3 = silo_set(self.contributors)
+        return digest("fedit/release/v1", self.ctx, self.key_set, u3, x.data.cast("B"))
+
+    def signed_digest(self) -> bytes:
+        """Covers X through the release digest, so that it is hashed in place."""
         return digest(
-            "fedit/release/v1",
-            self.ctx,
-            self.key_set,
-            silo_set(self.contributors),
-            np.ascontiguousarray(self.total, dtype="<i4").data,
+            self.label, self.release_digest(), u64(self.tag), encode(self.agreements)
         )
 
-    def signed_digest(self) -> bytes:
-        return digest("fedit/published/v1", self.release_digest(), u64(self.tag))
-
 
 @dataclass(frozen=True, slots=True)
-class VoidRequest:
+class VoidRequest(Signed):
     """Asks every silo to close an attempt that can't end in a sum."""
 
+    label = "fedit/void-request/v1"
     ctx: bytes
-    signature: bytes = b""
-
-    def signed_digest(self) -> bytes:
-        return digest("fedit/void-request/v1", self.ctx)
 
 
 @dataclass(frozen=True, slots=True)
-class SkipRequest:
+class SkipRequest(Signed):
     """Asks every silo to close a round without a release, its state unchanged."""
 
+    label = "fedit/skip/v1"
     charter: bytes
     round: int
     state_digest: bytes
-    signature: bytes = b""
-
-    def signed_digest(self) -> bytes:
-        return digest("fedit/skip/v1", self.charter, u64(self.round), self.state_digest)
 
 
 # -------------------------------------------------------------------- signed by a silo
 
 
 @dataclass(frozen=True, slots=True)
-class Advert:
+class Advert(Signed):
     """A silo's single-use public keys, its commitments and its ledger head."""
 
+    label = "fedit/advert/v1"
     silo: int
     ctx: bytes
     mask_key: bytes
@@ -185,28 +150,14 @@ class Advert:
     self_commitment: bytes
     group_commitment: bytes
     ledger_head: LedgerHead
-    signature: bytes = b""
-
-    def encode(self) -> bytes:
-        return join(
-            u64(self.silo),
-            self.ctx,
-            self.mask_key,
-            self.envelope_key,
-            self.self_commitment,
-            self.group_commitment,
-            self.ledger_head.encode(),
-        )
-
-    def signed_digest(self) -> bytes:
-        return digest("fedit/advert/v1", self.encode())
 
 
 @dataclass(frozen=True, slots=True)
-class ShareStatement:
+class ShareStatement(Signed):
     """What a dealer signs of its shares: per holder the envelope's hash (b"" for itself)
     and the commitments to the holder's two shares, all in the order of `holders`."""
 
+    label = "fedit/shares/v1"
     dealer: int
     ctx: bytes
     key_set: bytes
@@ -214,19 +165,6 @@ class ShareStatement:
     envelope_hashes: tuple[bytes, ...]
     self_commitments: tuple[bytes, ...]
     key_commitments: tuple[bytes, ...]
-    signature: bytes = b""
-
-    def signed_digest(self) -> bytes:
-        return digest(
-            "fedit/shares/v1",
-            u64(self.dealer),
-            self.ctx,
-            self.key_set,
-            silo_set(self.holders),
-            join(*self.envelope_hashes),
-            join(*self.self_commitments),
-            join(*self.key_commitments),
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,27 +176,16 @@ class ShareBundle:
 
 
 @dataclass(frozen=True, slots=True)
-class UploadHeader:
+class UploadHeader(Signed):
     """What a silo signs of its masked upload: `length` bytes with this digest."""
 
+    label = "fedit/upload/v1"
     silo: int
     ctx: bytes
     key_set: bytes
     dealers_digest: bytes  # H(U2)
     length: int
     payload_digest: bytes
-    signature: bytes = b""
-
-    def signed_digest(self) -> bytes:
-        return digest(
-            "fedit/upload/v1",
-            u64(self.silo),
-            self.ctx,
-            self.key_set,
-            self.dealers_digest,
-            u64(self.length),
-            self.payload_digest,
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,29 +197,21 @@ class MaskedUpload:
 
 
 @dataclass(frozen=True, slots=True)
-class Agreement:
+class Agreement(Signed):
     """A masked silo's one signature on the set of survivors."""
 
+    label = "fedit/agree/v1"
     silo: int
     ctx: bytes
     key_set: bytes
     dealers_digest: bytes  # H(U2)
     survivors_digest: bytes  # H(U3)
     headers_digest: bytes
-    signature: bytes = b""
 
     def content(self) -> tuple[bytes, ...]:
         """What a quorum must sign in common."""
-        return (
-            self.ctx,
-            self.key_set,
-            self.dealers_digest,
-            self.survivors_digest,
-            self.headers_digest,
-        )
-
-    def signed_digest(self) -> bytes:
-        return digest("fedit/agree/v1", u64(self.silo), *self.content())
+        sets = (self.dealers_digest, self.survivors_digest, self.headers_digest)
+        return (self.ctx, self.key_set, *sets)
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,61 +223,39 @@ class AgreementSet:
 
 
 @dataclass(frozen=True, slots=True)
-class Reveal:
+class Reveal(Signed):
     """One share per peer: of its self-mask seed if it survived, else of its mask key."""
 
+    label = "fedit/reveal/v1"
     silo: int
     ctx: bytes
     self_shares: tuple[tuple[int, bytes], ...]  # (peer in U3, 33 bytes)
     key_shares: tuple[tuple[int, bytes], ...]  # (peer in U2 but not U3, 33 bytes)
-    signature: bytes = b""
-
-    def signed_digest(self) -> bytes:
-        return digest(
-            "fedit/reveal/v1",
-            u64(self.silo),
-            self.ctx,
-            *(join(u64(peer), share) for peer, share in self.self_shares),
-            b"",
-            *(join(u64(peer), share) for peer, share in self.key_shares),
-        )
 
 
 @dataclass(frozen=True, slots=True)
-class Confirmation:
+class Confirmation(Signed):
     """A silo's one statement on how a round ended; no `release_digest`: it was skipped."""
 
+    label = "fedit/confirm/v1"
     silo: int
     charter: bytes
     round: int
     state_digest: bytes
     release_digest: bytes
-    signature: bytes = b""
 
     def content(self) -> tuple[bytes, bytes]:
         """What t silos must sign in common to certify the state."""
         return (self.state_digest, self.release_digest)
 
-    def signed_digest(self) -> bytes:
-        return digest(
-            "fedit/confirm/v1",
-            u64(self.silo),
-            self.charter,
-            u64(self.round),
-            *self.content(),
-        )
-
 
 @dataclass(frozen=True, slots=True)
-class VoidStatement:
+class VoidStatement(Signed):
     """A rostered silo's promise that it never advertises, masks or reveals in ctx again."""
 
+    label = "fedit/void/v1"
     silo: int
     ctx: bytes
-    signature: bytes = b""
-
-    def signed_digest(self) -> bytes:
-        return digest("fedit/void/v1", u64(self.silo), self.ctx)
 
 
 # ---------------------------------------------------------------------------- unsigned
@@ -388,32 +285,23 @@ class StateApplied:
 
 
 @dataclass(frozen=True, slots=True)
+class Lost:
+    """Local, aggregator: the connection to this silo is gone; nobody waits for it."""
+
+    silo: int
+
+
+@dataclass(frozen=True, slots=True)
 class Deadline:
     """Local: the time for this phase is over. Time is a message."""
 
 
-Message: TypeAlias = (
-    Offer
-    | Advert
-    | AdvertSet
-    | ShareBundle
-    | ShareSet
-    | MaskedUpload
-    | UploadAck
-    | SurvivorSet
-    | Agreement
-    | AgreementSet
-    | Reveal
-    | PublishedSum
-    | Confirmation
-    | VoidRequest
-    | VoidStatement
-    | VoidCertificate
-    | SkipRequest
-    | RoundCertificate
-    | StateApplied
-    | Deadline
-)
+Sent: TypeAlias = (  # what may cross the wire
+    Offer | Advert | AdvertSet | ShareBundle | ShareSet | MaskedUpload | UploadAck
+    | SurvivorSet | Agreement | AgreementSet | Reveal | PublishedSum | Confirmation
+    | VoidRequest | VoidStatement | VoidCertificate | SkipRequest | RoundCertificate
+)  # fmt: skip
+Message: TypeAlias = Sent | StateApplied | Lost | Deadline
 
 
 # ----------------------------------------------------------------------------- effects
@@ -424,17 +312,15 @@ class Send:
     """Hand the message to a silo, or (to=None) to the aggregator."""
 
     to: int | None
-    message: Message
+    message: Sent
 
 
 @dataclass(frozen=True, slots=True)
 class Fuse:
     """Commit this to disk before any effect that follows it; stop if it is refused.
 
-    kind is "advertise", "mask", "reveal", "void", "renew" or "confirm". `record` is what a
-    restarted silo must resend byte for byte (a Reveal, VoidStatement or Confirmation), or None.
-    `heads` are peers' ledger heads, by roster index, to remember with an "advertise" fuse's
-    attempt (kind "heads").
+    kind is a step of an update's life (storage/life.py), or "heads": remember these
+    peers' ledger heads, by roster index. `record` is what a restarted silo must resend byte for byte.
     """
 
     kind: str

@@ -7,6 +7,8 @@ starts with a label of its own, so no digest of one kind passes for another.
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
 
 
 def u64(n: int) -> bytes:
@@ -20,29 +22,25 @@ def u64(n: int) -> bytes:
     return n.to_bytes(8, "little")
 
 
-def join(*fields: bytes | memoryview) -> bytes:
-    """The fields, each behind its length in bytes as a `u64`."""
-    parts: list[bytes | memoryview] = []
-    for field in fields:
-        parts += (u64(memoryview(field).nbytes), field)
-    return b"".join(parts)
+def join(*parts: bytes | memoryview) -> bytes:
+    """The parts, each behind its length in bytes as a `u64`."""
+    out: list[bytes | memoryview] = []
+    for part in parts:
+        out += (u64(memoryview(part).nbytes), part)
+    return b"".join(out)
 
 
-def digest(label: str, *fields: bytes | memoryview) -> bytes:
-    """SHA-256 over `join(label, *fields)`: 32 bytes. Large buffers aren't copied."""
+def digest(label: str, *parts: bytes | memoryview) -> bytes:
+    """SHA-256 over `join(label, *parts)`: 32 bytes. Large buffers aren't copied."""
     sha = hashlib.sha256()
-    for field in (label.encode(), *fields):
-        sha.update(u64(memoryview(field).nbytes))
-        sha.update(field)
+    for part in (label.encode(), *parts):
+        sha.update(u64(memoryview(part).nbytes))
+        sha.update(part)
     return sha.digest()
 
 
 def context(
-    charter: bytes,
-    round: int,  # noqa: A002 - the protocol's own word
-    attempt: int,
-    state_digest: bytes,
-    codec_digest: bytes,
+    charter: bytes, round: int, attempt: int, state_digest: bytes, codec_digest: bytes
 ) -> bytes:
     """ctx: the 32 bytes that tie a message to one attempt at one release.
 
@@ -55,3 +53,32 @@ def context(
     """
     numbers = (u64(round), u64(attempt))
     return digest("fedit/ctx/v1", charter, *numbers, state_digest, codec_digest)
+
+
+def encode(value: Any) -> bytes:
+    """The canonical bytes of one field: bytes as they are, text in UTF-8, integers as
+    `u64`, tuples and dataclasses as the `join` of what they hold, signatures left out."""
+    if isinstance(value, bytes):
+        return value
+    if isinstance(value, str):
+        return value.encode()
+    if isinstance(value, int):
+        return u64(value)
+    if isinstance(value, tuple):
+        return join(*map(encode, value))
+    return join(*(encode(getattr(value, name)) for name in _covered(value)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signed:
+    """A message whose signature covers its label and every field but signatures."""
+
+    label: ClassVar[str]
+    signature: bytes = b""
+
+    def signed_digest(self) -> bytes:
+        return digest(self.label, *(encode(getattr(self, n)) for n in _covered(self)))
+
+
+def _covered(value: Any) -> list[str]:
+    return [f.name for f in fields(value) if f.name != "signature"]
