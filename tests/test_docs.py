@@ -1,0 +1,58 @@
+"""What the documents say of the code is what the code does."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from fedit_secure.secagg.params import SecAggParams
+from fedit_secure.secagg.protocol import SILO
+
+ROOT = Path(__file__).parents[1]
+PROTOCOL = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
+LABEL = re.compile(r"fedit/[a-z0-9/-]+/v\d+")
+
+
+def rows(head: str) -> list[list[str]]:
+    """The cells of the table whose head begins like this."""
+    lines = iter(PROTOCOL.splitlines())
+    for line in lines:
+        if line.startswith(f"| {head} |"):
+            break
+    next(lines)  # the rule
+    found = []
+    for line in lines:
+        if not line.startswith("|"):
+            break
+        found.append([cell.strip() for cell in line.strip("|").split("|")])
+    assert found, f"docs/protocol.md has no table {head!r}"
+    return found
+
+
+def test_protocol_names_every_label_of_the_code_and_no_other() -> None:
+    used: set[str] = set()
+    for path in (ROOT / "fedit_secure").rglob("*.py"):
+        used.update(LABEL.findall(path.read_text(encoding="utf-8")))
+    assert set(LABEL.findall(PROTOCOL)) == used
+
+
+def test_table_of_thresholds_is_what_the_parameters_compute() -> None:
+    for silos, corrupt, threshold, missing in rows("N | c"):
+        n = int(silos.split()[0])
+        params = SecAggParams.create(n, length=100, bound=1.0, allow_pair=n == 2)
+        assert (params.corrupt, params.threshold) == (int(corrupt), int(threshold))
+        assert params.minimum == params.threshold
+        assert n - params.minimum == int(missing)
+
+
+def test_table_of_a_silos_steps_is_the_transition_table() -> None:
+    documented = {
+        (state.strip(), message.strip()): step
+        for states, messages, step in rows("state")
+        for state in states.split(",")
+        for message in messages.split(",")
+    }
+    assert documented == {
+        (state.__name__, message.__name__): step.__name__
+        for (state, message), step in SILO.items()
+    }
