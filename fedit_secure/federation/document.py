@@ -14,15 +14,16 @@ from fedit_secure.errors import ConfigError
 from fedit_secure.federation.durable import read_file
 
 # A DNS label, for it becomes part of a TLS name and of file names.
-Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\Z")]
-Hex32 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}\Z")]
-Hex64 = Annotated[str, Field(pattern=r"^[0-9a-f]{128}\Z")]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+Hex32 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Hex64 = Annotated[str, Field(pattern=r"^[0-9a-f]{128}$")]
+# In these patterns (Rust's regex) `$` matches the very end only.
 # host:port, the host a DNS name, an IPv4 address or a bracketed IPv6 address.
 Address = Annotated[
-    str, Field(pattern=r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]{1,253}):[0-9]{1,5}\Z")
+    str, Field(pattern=r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]{1,253}):[0-9]{1,5}$")
 ]
 Line = Annotated[
-    str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*\Z")
+    str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")
 ]
 
 

@@ -68,7 +68,7 @@ class GridState:
     @property
     def length(self) -> int:
         """The number of coordinates m."""
-        return sum(math.prod(shape) for shape in self.shapes)
+        return layout_length(self.layout)
 
     @property
     def layout(self) -> Layout:
@@ -125,6 +125,11 @@ class GridState:
         if _header(state) != header:
             raise MalformedMessage("the state's header isn't in its canonical form")
         return state
+
+
+def layout_length(layout: Layout) -> int:
+    """The number of coordinates of a state of this layout."""
+    return sum(math.prod(shape) for _, shape in layout)
 
 
 def from_float32(

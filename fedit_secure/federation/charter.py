@@ -1,0 +1,312 @@
+"""The charter: the one file that every party approves, and the root of all trust.
+
+It names the parties by key, and fixes everything that must not be decided while a run
+is under way: base model, template, initial adapter, tuning plan, noise, thresholds,
+weights. Its digest R is in every message. A new epoch is a new file that names its
+predecessor; that is also how a silo joins, leaves or is revoked.
+"""
+
+from __future__ import annotations
+
+from datetime import date
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from fedit_secure.errors import ConfigError, PolicyRefusal
+from fedit_secure.federation.card import Card
+from fedit_secure.federation.document import Address, Document, Hex32, Line, Name, Part
+from fedit_secure.federation.update import layout_length
+from fedit_secure.federation.words import words
+from fedit_secure.privacy.plan import DpPlan
+from fedit_secure.secagg.params import Member, Roster, SecAggParams
+from fedit_secure.secagg.transcript import digest
+
+Count = Annotated[int, Field(ge=1, le=2**31)]
+Seconds = Annotated[float, Field(gt=0, le=90 * 86_400)]
+
+
+class SiloDp(Part):
+    """One silo's own share of the DP plan: sample rate q, noise multiplier, B-bar."""
+
+    sample_rate: Annotated[float, Field(gt=0, le=1)]
+    noise_multiplier: Annotated[float, Field(ge=0)]
+    expected_batch: Count
+
+
+class SiloRow(Part):
+    """One silo as the charter pins it; `records` is null where sizes are secret."""
+
+    name: Name
+    identity: Hex32
+    issuer_certificate: str
+    population: Line
+    weight: Annotated[int, Field(ge=1, lt=2**32)]
+    records: Count | None
+    dp: SiloDp
+
+
+class AggregatorRow(Part):
+    """The aggregator as the charter pins it, and the one port that silos dial."""
+
+    name: Name
+    identity: Hex32
+    issuer_certificate: str
+    address: Address
+
+
+class BaseModelRow(Part):
+    """The base model's name for people, and its `base_model_digest` in hex."""
+
+    name: Line
+    digest: Hex32
+
+
+class TemplateRow(Part):
+    """The prompt template's name and the digest of its file."""
+
+    name: Line
+    digest: Hex32
+
+
+class Lora(Part):
+    """The LoRA configuration. `targets` is "all-linear" or a list of module names."""
+
+    rank: Annotated[int, Field(ge=1, le=4096)] = 8
+    alpha: Annotated[float, Field(gt=0)] = 16.0
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    targets: Literal["all-linear"] | tuple[Line, ...] = "all-linear"
+
+
+class Adapter(Lora):
+    """LoRA with the ordered (name, shape) of its tensors and its initial state's
+    digest.
+    """
+
+    initial_digest: Hex32
+    layout: Annotated[
+        tuple[tuple[Line, tuple[Count, ...]], ...],
+        Field(min_length=1, max_length=100_000),
+    ]
+
+
+class Tuning(Part):
+    """The local optimiser, fresh each round, and its steps per round."""
+
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: Annotated[float, Field(gt=0, le=1e3)]
+    local_steps: Annotated[int, Field(ge=1, le=10**6)]
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    betas: tuple[
+        Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]
+    ] = (0.9, 0.999)
+    eps: Annotated[float, Field(gt=0)] = 1e-8
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+class Dp(Part):
+    """What every silo's guarantee has in common; `epsilon` covers rounds and spares."""
+
+    kind: Literal["local", "none"] = "local"
+    epsilon: Annotated[float, Field(gt=0)] | None
+    delta: Annotated[float, Field(gt=0, lt=1)] | None
+    clip: Annotated[float, Field(gt=0)]
+    unit: Literal["record"] = "record"
+    sizes: Literal["public", "secret"] = "public"
+    spare_charges: Annotated[int, Field(ge=0, le=1000)] = 1
+
+
+class SecAgg(Part):
+    """Sizes of a release; what they must satisfy is in `SecAggParams`."""
+
+    corrupt: Annotated[int, Field(ge=0)]
+    minimum: Count
+    ring_bits: Literal[24, 32]
+    bound: Annotated[float, Field(gt=0)]
+    allow_pair: bool
+
+
+class UpdateRule(Part):
+    """How a sum becomes the next state."""
+
+    name: Literal["fedavg"] = "fedavg"
+
+
+class Schedule(Part):
+    """Seconds. `ready_slot`: a silo reports ready only at multiples of it, to hide
+    timing.
+
+    `tune_deadline`: after an offer, for the local tuning. `phase_deadline`: for one
+    phase of a release. `silo_deadline`: without progress, a silo gives an attempt up.
+    """
+
+    tune_deadline_seconds: Seconds = 3600.0
+    phase_deadline_seconds: Seconds = 60.0
+    silo_deadline_seconds: Seconds = 600.0
+    ready_slot_seconds: Seconds = 1.0
+
+
+class Charter(Document):
+    """See the module. Roster order is the silos' index in every message."""
+
+    format: Literal["fedit/charter/v1"] = "fedit/charter/v1"
+    federation: Name
+    epoch: Annotated[int, Field(ge=1, lt=2**32)]
+    predecessor: Hex32 | None
+    run: Name
+    expires: date
+    roster: Annotated[tuple[SiloRow, ...], Field(min_length=2, max_length=10_000)]
+    aggregator: AggregatorRow
+    base_model: BaseModelRow
+    template: TemplateRow
+    max_tokens: Annotated[int, Field(ge=8, le=1 << 20)]
+    adapter: Adapter
+    tuning: Tuning
+    rounds: Annotated[int, Field(ge=1, le=100_000)]
+    dp: Dp
+    secagg: SecAgg
+    update_rule: UpdateRule
+    schedule: Schedule
+
+    @model_validator(mode="after")
+    def _holds_together(self) -> Self:
+        if (self.epoch == 1) != (self.predecessor is None):
+            raise ValueError("epoch 1, and no other, has no predecessor")
+        self.secagg_roster()
+        self.secagg_params()
+        certificates = [
+            row.issuer_certificate for row in (*self.roster, self.aggregator)
+        ]
+        if len(set(certificates)) != len(certificates):
+            raise ValueError("two parties share an issuer certificate")
+        self._check_privacy()
+        return self
+
+    def _check_privacy(self) -> None:
+        if self.dp.kind == "none":
+            if self.dp.epsilon is not None or self.dp.delta is not None:
+                raise ValueError("dp of kind none can't name an epsilon or a delta")
+        elif self.dp.epsilon is None or self.dp.delta is None:
+            raise ValueError("dp of kind local must name its epsilon and delta")
+        elif self.adapter.dropout:
+            raise ValueError("LoRA dropout must be 0 under differential privacy")
+        if self.dp.sizes == "secret":
+            facts = {(row.records, row.weight, row.dp) for row in self.roster}
+            if len(facts) > 1 or self.roster[0].records is not None:
+                raise ValueError(
+                    "secret sizes need equal weights, one dp row for all, no records"
+                )
+        for row in self.roster:
+            if self.dp.sizes == "public" and row.records is None:
+                raise ValueError(
+                    f"sizes are public, but silo {row.name!r} tells no records"
+                )
+            if (
+                row.records
+                and row.dp.sample_rate != row.dp.expected_batch / row.records
+            ):
+                raise ValueError(
+                    f"silo {row.name!r}: sample rate isn't expected batch / records"
+                )
+            self.plan_for(row.name)
+
+    def digest(self) -> bytes:
+        """R: 32 bytes over the file's bytes."""
+        return digest("fedit/charter/v1", self.to_bytes())
+
+    def words(self) -> tuple[str, ...]:
+        """R as fifteen words, for operators to compare."""
+        return words(self.digest())
+
+    def silo_index(self, name: str) -> int:
+        """A silo's index in the roster; raises PolicyRefusal if it isn't in it."""
+        for index, row in enumerate(self.roster):
+            if row.name == name:
+                return index
+        raise PolicyRefusal(f"silo {name!r} isn't in the roster of {self.federation!r}")
+
+    def row(self, name: str) -> SiloRow:
+        """A silo's row; raises PolicyRefusal if it isn't in the roster."""
+        return self.roster[self.silo_index(name)]
+
+    @property
+    def length(self) -> int:
+        """Coordinates of the adapter, and of an update."""
+        return layout_length(self.adapter.layout)
+
+    def secagg_params(self) -> SecAggParams:
+        """The sizes of every release. Raises ValueError naming a broken inequality."""
+        return SecAggParams.create(
+            len(self.roster),
+            length=self.length,
+            bound=self.secagg.bound,
+            ring_bits=self.secagg.ring_bits,
+            weights=[row.weight for row in self.roster],
+            corrupt=self.secagg.corrupt,
+            minimum=self.secagg.minimum,
+            allow_pair=self.secagg.allow_pair,
+        )
+
+    def secagg_roster(self) -> Roster:
+        """Names and identity keys of the silos in order, and the aggregator's key."""
+        return Roster(
+            members=tuple(
+                Member(row.name, bytes.fromhex(row.identity)) for row in self.roster
+            ),
+            aggregator_key=bytes.fromhex(self.aggregator.identity),
+        )
+
+    def plan_for(self, name: str) -> DpPlan:
+        """The DP plan of one silo; raises PolicyRefusal if it isn't in the roster."""
+        own = self.row(name).dp
+        return DpPlan(
+            kind=self.dp.kind,
+            sample_rate=own.sample_rate,
+            noise_multiplier=own.noise_multiplier,
+            clip=self.dp.clip,
+            expected_batch=own.expected_batch,
+            local_steps=self.tuning.local_steps,
+            rounds=self.rounds,
+            spare_charges=self.dp.spare_charges,
+            delta=self.dp.delta,
+            unit=self.dp.unit,
+            sizes=self.dp.sizes,
+        )
+
+    def check_card(self, card: Card) -> None:
+        """Raises PolicyRefusal unless this silo's card is in the roster unaltered."""
+        row = self.row(card.name)
+        pinned = (row.identity, row.issuer_certificate, row.population)
+        if card.role != "silo" or pinned != (
+            card.identity,
+            card.issuer_certificate,
+            card.population,
+        ):
+            raise PolicyRefusal(
+                f"the charter's row for silo {card.name!r} isn't this silo's own card"
+            )
+        if card.records is not None and row.records not in (None, card.records):
+            raise PolicyRefusal(
+                f"the charter gives silo {card.name!r} {row.records} records, its card "
+                f"{card.records}"
+            )
+
+    def check_date(self, today: date) -> None:
+        """Raises PolicyRefusal if the charter has expired."""
+        if self.expires < today:
+            raise PolicyRefusal(
+                f"the charter of {self.federation!r}, epoch {self.epoch}, expired on "
+                f"{self.expires}"
+            )
+
+    def check_successor(self, of: Charter) -> None:
+        """Raises ConfigError unless this is the next epoch after the charter `of`."""
+        if self.federation != of.federation:
+            raise ConfigError(
+                f"a charter of {self.federation!r} can't follow {of.federation!r}'s"
+            )
+        if self.epoch != of.epoch + 1 or self.predecessor != of.digest().hex():
+            raise ConfigError(
+                f"epoch {self.epoch} of {self.federation!r} doesn't name the given "
+                f"epoch {of.epoch} as its predecessor"
+            )
