@@ -99,7 +99,7 @@ class SecAggParams:
         yield "1 <= c <= N - 2, or c = 0 for N = 2", (n != 2) <= c <= n - 2
         yield "t = floor((N + c)/2) + 1", t == (n + c) // 2 + 1
         yield "t <= m_min <= N", t <= self.minimum <= n
-        yield "1 <= length < 2^40", 1 <= self.length < 1 << 40
+        yield "1 <= length < 2^36", 1 <= self.length < 1 << 36
         yield "b = 24 or b = 32", self.ring_bits in (24, 32)
         yield "1e-30 <= S <= 1e30", 1e-30 <= self.bound <= 1e30
         yield "N weights", len(self.weights) == n

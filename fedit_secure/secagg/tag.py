@@ -23,6 +23,7 @@ from fedit_secure.secagg.transcript import digest, join
 PRIME: Final = TAG_PRIME
 _ROW: Final = 256  # coordinates a row: rho_(i,j) = alpha_i * beta_j
 _ROWS: Final = 512  # rows a tile: 1 MiB of float64
+_BETA_BITS: Final = 14  # limb + int32 + log2(256) = 53 bits: exact in a float64
 
 
 class BadTag(ValueError):
@@ -93,22 +94,21 @@ class TagKey(Secret):
         """
         if values.shape != (self.length,):
             raise ValueError(f"a tag is of {self.length} integers, not {values.shape}")
-        peak = max(int(values.max()), -int(values.min()))
-        bits = 53 - 8 - peak.bit_length()  # limb + value + log2(256) <= 53 bits
-        columns = _limbs(self.beta, bits, 61)
+        alphas, betas = _limbs(self.alpha, 16, 61), _limbs(self.beta, _BETA_BITS, 61)
         tile = np.zeros(_ROWS * _ROW)
-        result = 0
-        for first in range(0, self.alpha.size, _ROWS):
+        products = np.zeros((alphas.shape[1], betas.shape[1], 3), np.int64)
+        for first in range(0, len(alphas), _ROWS):
             part = values[first * _ROW : (first + _ROWS) * _ROW]
-            alpha = self.alpha[first : first + _ROWS]
             tile[: part.size] = part
             tile[part.size :] = 0
-            sums = (tile.reshape(_ROWS, _ROW)[: alpha.size] @ columns).astype(np.int64)
-            # 16 + 18 + log2(512) bits: exact as well.
-            for k, column in enumerate(sums.T):
-                product = _limbs(alpha, 16, 61).T @ _limbs(column, 18, 54)
-                for (i, j), limb in np.ndenumerate(product):
-                    result += int(limb) << (bits * k + 16 * i + 18 * j)
+            alpha = alphas[first : first + _ROWS]
+            sums = (tile.reshape(_ROWS, _ROW)[: len(alpha)] @ betas).astype(np.int64)
+            # 16 + 18 + log2(512) bits: exact too, and 2^20 of them fit an int64.
+            product = np.tensordot(alpha, _limbs(sums, 18, 54), (0, 0))
+            products += product.astype(np.int64)
+        result = 0
+        for (i, j, k), limb in np.ndenumerate(products):
+            result += int(limb) << 16 * i + _BETA_BITS * j + 18 * k
         return result % PRIME
 
     def tag(self, silo: int, values: NDArray[np.int32]) -> int:
@@ -136,7 +136,7 @@ class TagKey(Secret):
 
 
 def _limbs(numbers: NDArray[np.int64], bits: int, width: int) -> NDArray[np.float64]:
-    """Split integers of `width` bits into limbs, lowest first: shape (n, limbs).
+    """Split integers of `width` bits into limbs, lowest first: shape (..., limbs).
 
     The last limb keeps the sign.
     """

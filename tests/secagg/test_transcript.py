@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedit_secure.secagg.transcript import context, digest, join, u64
+
+fields = st.lists(st.binary(max_size=20), max_size=5)
+
+
+def parse(encoded: bytes) -> list[bytes]:
+    found, at = [], 0
+    while at < len(encoded):
+        size = int.from_bytes(encoded[at : at + 8], "little")
+        found.append(encoded[at + 8 : at + 8 + size])
+        at += 8 + size
+    return found
+
+
+def test_u64_is_eight_little_endian_bytes():
+    assert u64(0x0102) == b"\x02\x01\0\0\0\0\0\0"
+    assert u64(2**64 - 1) == b"\xff" * 8
+
+
+@pytest.mark.parametrize("n", [-1, 2**64])
+def test_u64_refuses_what_does_not_fit(n):
+    with pytest.raises(ValueError, match="0 <= n < 2\\^64"):
+        u64(n)
+
+
+@given(fields)
+def test_join_can_be_taken_apart_again(parts):
+    assert parse(join(*parts)) == parts
+
+
+@given(fields, fields)
+def test_two_field_lists_never_share_an_encoding(one, other):
+    assert (join(*one) == join(*other)) == (one == other)
+
+
+@given(st.text(max_size=8), fields)
+def test_digest_is_sha256_of_the_joined_label_and_fields(label, parts):
+    expected = hashlib.sha256(join(label.encode(), *parts)).digest()
+    assert digest(label, *parts) == expected
+
+
+def test_digest_counts_a_buffer_in_bytes_not_items():
+    vector = np.arange(1000, dtype="<i4")
+    assert digest("x", vector.data) == digest("x", vector.tobytes())
+    assert join(vector.data) == join(vector.tobytes())
+
+
+def test_context_changes_with_every_field():
+    base = (b"R" * 32, 1, 1, b"s" * 32, b"c" * 32)
+    contexts = {context(*base)}
+    for place, other in enumerate((b"r" * 32, 2, 2, b"S" * 32, b"C" * 32)):
+        contexts.add(context(*(*base[:place], other, *base[place + 1 :])))
+    assert len(contexts) == 6
+    assert context(*base) == digest(
+        "fedit/ctx/v1", b"R" * 32, u64(1), u64(1), b"s" * 32, b"c" * 32
+    )
