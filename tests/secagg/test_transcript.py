@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedit_secure.secagg.transcript import context, digest, join, u64
+from fedit_secure.secagg.transcript import Signed, context, digest, encode, join, u64
 
 fields = st.lists(st.binary(max_size=20), max_size=5)
 
@@ -62,4 +64,48 @@ def test_context_changes_with_every_field():
     assert len(contexts) == 6
     assert context(*base) == digest(
         "fedit/ctx/v1", b"R" * 32, u64(1), u64(1), b"s" * 32, b"c" * 32
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inner(Signed):
+    label: ClassVar[str] = "inner"
+    number: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outer(Signed):
+    label: ClassVar[str] = "outer"
+    name: str
+    inner: tuple[Inner, ...]
+    blob: bytes
+
+
+OUTER = Outer(name="n", inner=(Inner(number=1), Inner(number=2)), blob=b"b")
+
+
+def test_a_signature_covers_every_field_of_a_message_but_signatures():
+    inner = join(join(u64(1)), join(u64(2)))
+    assert OUTER.signed_digest() == digest("outer", b"n", inner, b"b")
+    assert encode(OUTER) == join(b"n", inner, b"b")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"name": "m"},
+        {"blob": b""},
+        {"inner": ()},
+        {"inner": OUTER.inner[::-1]},
+        {"inner": (*OUTER.inner, Inner(number=3))},
+    ],
+)
+def test_a_changed_field_changes_what_is_signed(changes):
+    assert replace(OUTER, **changes).signed_digest() != OUTER.signed_digest()
+
+
+def test_signatures_are_left_out_of_what_is_signed_at_every_depth():
+    signed = tuple(replace(i, signature=b"s") for i in OUTER.inner)
+    assert replace(OUTER, inner=signed, signature=b"s").signed_digest() == (
+        OUTER.signed_digest()
     )
