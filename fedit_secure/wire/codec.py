@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from google.protobuf.message import DecodeError
@@ -31,7 +31,7 @@ from fedit_secure.wire.fields import (
     Text,
     Whole,
 )
-from fedit_secure.wire.limits import MAX_FRAME, Limits
+from fedit_secure.wire.limits import MAX_FRAME, MAX_SILO_FRAME, Limits
 from fedit_secure.wire.pb import federation_pb2 as pb
 
 
@@ -51,25 +51,25 @@ class PublishedNotice:
     def of(cls, published: m.PublishedSum, total_address: bytes) -> PublishedNotice:
         """The notice of a sum whose integers lie at this address."""
         return cls(
-            published.ctx,
-            published.key_set,
-            published.contributors,
-            total_address,
-            published.tag,
-            published.agreements,
-            published.signature,
+            ctx=published.ctx,
+            key_set=published.key_set,
+            contributors=published.contributors,
+            total_address=total_address,
+            tag=published.tag,
+            agreements=published.agreements,
+            signature=published.signature,
         )
 
     def whole(self, total: NDArray[np.int32]) -> m.PublishedSum:
         """The message again, with its integers of shape (length,)."""
         return m.PublishedSum(
-            self.ctx,
-            self.key_set,
-            self.contributors,
-            total,
-            self.tag,
-            self.agreements,
-            self.signature,
+            ctx=self.ctx,
+            key_set=self.key_set,
+            contributors=self.contributors,
+            total=total,
+            tag=self.tag,
+            agreements=self.agreements,
+            signature=self.signature,
         )
 
 
@@ -316,10 +316,16 @@ def decode(
     return frame
 
 
-def parse(kind: type, data: bytes) -> pb.Envelope:
-    """A protobuf message, every byte of which is a field of ours; MalformedMessage
-    else.
-    """
+def decode_from_silo(data: bytes, limits: Limits) -> f.Frame:
+    """`decode` at the aggregator's end: at most 512 KiB of what only silos send."""
+    frame = decode(data, limits, f.FROM_SILO, MAX_SILO_FRAME)
+    if isinstance(frame, PublishedNotice):
+        raise MalformedMessage("a PublishedSum from a silo")
+    return frame
+
+
+def parse(kind: Any, data: bytes) -> Any:
+    """A protobuf message of ours, to the last byte; MalformedMessage otherwise."""
     try:
         message = kind.FromString(data)
     except (DecodeError, ValueError) as error:

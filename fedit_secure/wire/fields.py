@@ -134,7 +134,7 @@ class Record:
 
     def take(self, value: Protobuf, limits: Limits) -> Any:
         """The dataclass that a protobuf message stands for."""
-        kept = {}
+        kept: dict[str, Any] = {}
         for name, field in self.fields.items():
             if isinstance(field, Record) and not value.HasField(name):
                 if not field.optional:

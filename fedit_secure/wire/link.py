@@ -10,7 +10,6 @@ difference.
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections import OrderedDict
 from collections.abc import Callable
@@ -21,9 +20,9 @@ import numpy as np
 from fedit_secure.errors import ConnectError, MalformedMessage
 from fedit_secure.secagg.messages import Blob, MaskedUpload, PublishedSum, UploadHeader
 from fedit_secure.secagg.transcript import digest
-from fedit_secure.wire.codec import PublishedNotice, decode, encode
-from fedit_secure.wire.frames import FROM_AGGREGATOR, FROM_SILO, Frame
-from fedit_secure.wire.limits import MAX_SILO_FRAME, Limits
+from fedit_secure.wire.codec import PublishedNotice, decode, decode_from_silo, encode
+from fedit_secure.wire.frames import FROM_AGGREGATOR, Frame
+from fedit_secure.wire.limits import Limits
 from fedit_secure.wire.mailbox import Mailbox
 
 
@@ -119,8 +118,13 @@ def encode_for_silo(frame: Frame, published: Published) -> bytes:
     return encode(frame)
 
 
-def whole_sum(notice: PublishedNotice, blob: Blob) -> PublishedSum:
-    """The message that a notice and its blob stand for."""
+def whole_sum(notice: PublishedNotice, blob: bytes, limits: Limits) -> PublishedSum:
+    """The message that a notice and its blob stand for; MalformedMessage if the blob
+    isn't one int32 for each coordinate."""
+    if len(blob) != 4 * limits.length:
+        raise MalformedMessage(
+            f"a sum of {len(blob)} bytes for {limits.length} coordinates"
+        )
     total = np.frombuffer(blob, dtype="<i4")
     if sys.byteorder == "big":
         total = total.astype(np.int32)
@@ -168,7 +172,7 @@ class _MemorySiloLink:
         frame = decode(await self._down.take(), self._limits, FROM_AGGREGATOR)
         if isinstance(frame, PublishedNotice):
             blob = await self.fetch(frame.total_address, 4 * self._limits.length)
-            return whole_sum(frame, blob)
+            return whole_sum(frame, blob, self._limits)
         return frame
 
     async def upload(self, upload: MaskedUpload) -> None:
@@ -189,10 +193,8 @@ class _MemorySiloLink:
         return checked_blob(bytes(blob), address, max_bytes, check)
 
     async def close(self) -> None:
-        await asyncio.gather(
-            self._up.close("the silo closed the link"),
-            self._down.close("the silo closed the link"),
-        )
+        for mailbox in (self._up, self._down):
+            mailbox.close("the silo closed the link")
 
 
 class _MemoryPeerLink:
@@ -219,13 +221,11 @@ class _MemoryPeerLink:
         item = await self._up.take()
         if isinstance(item, MaskedUpload):
             return item
-        return decode(item, self._limits, FROM_SILO, MAX_SILO_FRAME)
+        return decode_from_silo(item, self._limits)
 
     async def close(self) -> None:
-        await asyncio.gather(
-            self._up.close("the aggregator closed the link"),
-            self._down.close("the aggregator closed the link"),
-        )
+        for mailbox in (self._up, self._down):
+            mailbox.close("the aggregator closed the link")
 
 
 def checked_blob(

@@ -46,11 +46,13 @@ class UploadChunk(_message.Message):
     data: bytes
     def __init__(self, header: _Optional[_Union[UploadHeader, _Mapping]] = ..., offset: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
 
-class UploadReceipt(_message.Message):
-    __slots__ = ("payload_digest",)
+class UploadState(_message.Message):
+    __slots__ = ("held", "payload_digest")
+    HELD_FIELD_NUMBER: _ClassVar[int]
     PAYLOAD_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    held: int
     payload_digest: bytes
-    def __init__(self, payload_digest: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, held: _Optional[int] = ..., payload_digest: _Optional[bytes] = ...) -> None: ...
 
 class FetchRequest(_message.Message):
     __slots__ = ("address",)

@@ -1,0 +1,118 @@
+"""What goes beside the frames: masked uploads and blobs, in chunks of at most 1 MiB."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from fedit_secure.errors import MalformedMessage
+from fedit_secure.secagg.messages import Blob, UploadHeader
+from fedit_secure.wire.codec import UPLOAD_HEADER, parse
+from fedit_secure.wire.limits import CHUNK, Limits
+from fedit_secure.wire.pb import federation_pb2 as pb
+
+
+def upload_start(header: UploadHeader) -> bytes:
+    """The first message of an Upload call."""
+    first = pb.UploadChunk()
+    UPLOAD_HEADER.put(first, "header", header)
+    return bytes(first.SerializeToString())
+
+
+def upload_chunks(payload: Blob, held: int) -> Iterator[bytes]:
+    """The messages that follow: the payload in order, without its first `held` bytes."""
+    view = memoryview(payload).cast("B")
+    for offset in range(held, len(view), CHUNK):
+        data = bytes(view[offset : offset + CHUNK])
+        yield pb.UploadChunk(offset=offset, data=data).SerializeToString()
+
+
+def upload_header(data: bytes, limits: Limits) -> UploadHeader:
+    """The header in an Upload's first message; MalformedMessage if it isn't there."""
+    chunk = parse(pb.UploadChunk, data)
+    if not chunk.HasField("header") or chunk.data or chunk.offset:
+        raise MalformedMessage("an upload that doesn't begin with its header alone")
+    try:
+        header: UploadHeader = UPLOAD_HEADER.take(chunk.header, limits)
+    except ValueError as error:
+        raise MalformedMessage(f"an UploadHeader with {error}") from None
+    return header
+
+
+def upload_data(data: bytes, expected_offset: int, length: int) -> bytes:
+    """The next bytes of an upload of `length` in all; MalformedMessage on any gap."""
+    chunk = parse(pb.UploadChunk, data)
+    if chunk.HasField("header") or not 1 <= len(chunk.data) <= CHUNK:
+        raise MalformedMessage(f"an upload chunk of {len(chunk.data)} bytes")
+    if chunk.offset != expected_offset:
+        raise MalformedMessage(
+            f"an upload chunk at offset {chunk.offset} instead of {expected_offset}"
+        )
+    if expected_offset + len(chunk.data) > length:
+        raise MalformedMessage(f"an upload that goes on after {length} bytes")
+    return bytes(chunk.data)
+
+
+def upload_state(held: int, payload_digest: bytes = b"") -> bytes:
+    """What the aggregator answers: the bytes it holds, and in the end their digest."""
+    state = pb.UploadState(held=held, payload_digest=payload_digest)
+    return bytes(state.SerializeToString())
+
+
+def upload_held(data: bytes, header: UploadHeader, *, whole: bool) -> int:
+    """The bytes that the aggregator holds; MalformedMessage unless that can be so."""
+    state = parse(pb.UploadState, data)
+    expected = header.payload_digest if whole else b""
+    if state.payload_digest != expected or state.held > header.length:
+        raise MalformedMessage("an answer that doesn't belong to this upload")
+    if whole and state.held != header.length:
+        raise MalformedMessage(f"{state.held} of {header.length} bytes held in the end")
+    return int(state.held)
+
+
+def fetch_request(address: bytes) -> bytes:
+    """The request for a blob."""
+    return pb.FetchRequest(address=address).SerializeToString()
+
+
+def fetch_address(data: bytes) -> bytes:
+    """The 32-byte address that a request asks for; MalformedMessage else."""
+    address = bytes(parse(pb.FetchRequest, data).address)
+    if len(address) != 32:
+        raise MalformedMessage(f"a blob address of {len(address)} bytes, not 32")
+    return address
+
+
+def blob_chunks(blob: Blob) -> Iterator[bytes]:
+    """The messages of one Fetch call; an empty blob has one too."""
+    view = memoryview(blob).cast("B")
+    for offset in range(0, max(len(view), 1), CHUNK):
+        data = bytes(view[offset : offset + CHUNK])
+        yield pb.BlobChunk(size=len(view), data=data).SerializeToString()
+
+
+class BlobReader:
+    """Puts a fetched blob together, in memory no larger than was asked for."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max = max_bytes
+        self._size: int | None = None
+        self._data = bytearray()
+
+    def add(self, data: bytes) -> None:
+        """Take one message; MalformedMessage if it says or holds too much."""
+        chunk = parse(pb.BlobChunk, data)
+        if self._size is None:
+            self._size = chunk.size
+        if chunk.size > self._max:
+            raise MalformedMessage(f"a blob of {chunk.size} bytes, above {self._max}")
+        if chunk.size != self._size or len(self._data) + len(chunk.data) > self._size:
+            raise MalformedMessage("a blob that outgrows its size")
+        self._data += chunk.data
+
+    def whole(self) -> bytes:
+        """The blob; MalformedMessage if bytes are missing."""
+        if len(self._data) != self._size:
+            raise MalformedMessage(
+                f"a blob of {self._size} bytes that ended after {len(self._data)}"
+            )
+        return bytes(self._data)

@@ -1,0 +1,77 @@
+"""The three calls of the service, their options, and what their failures mean."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import grpc
+
+from fedit_secure.errors import ConnectError, FeditError, MalformedMessage
+from fedit_secure.wire.frames import printable
+from fedit_secure.wire.limits import CHUNK, MAX_FRAME
+from fedit_secure.wire.pb import federation_pb2 as pb
+
+_SERVICE = pb.DESCRIPTOR.services_by_name["Federation"]
+SERVICE: Final = _SERVICE.full_name
+CONNECT, UPLOAD, FETCH = (
+    f"/{SERVICE}/{_SERVICE.methods_by_name[name].name}"
+    for name in ("Connect", "Upload", "Fetch")
+)
+
+_KEEPALIVE_MS = 30_000
+MESSAGES: Final = (
+    # A chunk with its own few bytes, or a frame: nothing larger is even read.
+    ("grpc.max_receive_message_length", max(MAX_FRAME, CHUNK + 1024)),
+    ("grpc.max_send_message_length", max(MAX_FRAME, CHUNK + 1024)),
+    # A dead peer is noticed within a minute, though neither end has anything to say.
+    ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.keepalive_permit_without_calls", 1),
+)
+SERVER_OPTIONS: Final = (
+    *MESSAGES,
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", _KEEPALIVE_MS // 2),
+    # A port that is taken is an error, not a second aggregator behind the same port.
+    ("grpc.so_reuseport", 0),
+    ("grpc.max_concurrent_streams", 16),  # per connection: one stream, few transfers
+    ("grpc.max_metadata_size", 16 * 1024),
+)
+
+_HANDSHAKE = ("handshake", "certificate", "verification", "ssl")
+_HUNG_UP = ("socket closed", "reset by peer", "goaway", "eof")
+
+
+class Unreachable(ConnectError):
+    """Nobody answers at the address: perhaps later."""
+
+
+def explain(error: grpc.aio.AioRpcError, address: str) -> FeditError:
+    """The error that a failed call stands for, in one sentence.
+
+    `Unreachable` where another try may succeed; a refusal is final.
+    """
+    code, details = error.code(), printable(error.details() or "", 300)
+    if code is grpc.StatusCode.UNAUTHENTICATED:
+        return ConnectError(f"the aggregator at {address} refuses this silo: {details}")
+    if code is grpc.StatusCode.INVALID_ARGUMENT:
+        return MalformedMessage(f"the aggregator at {address} refused {details}")
+    if code is grpc.StatusCode.UNIMPLEMENTED:
+        return ConnectError(f"what answers at {address} doesn't speak {SERVICE}")
+    if code in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.FAILED_PRECONDITION):
+        return ConnectError(f"the aggregator at {address} says: {details}")
+    if code is grpc.StatusCode.UNAVAILABLE:
+        if any(word in details.lower() for word in _HANDSHAKE):
+            return ConnectError(
+                f"TLS with {address} failed, because it isn't the aggregator that the "
+                f"charter pins or doesn't accept this silo's certificate ({details})"
+            )
+        if any(word in details.lower() for word in _HUNG_UP):
+            return Unreachable(
+                f"the aggregator at {address} hung up, because it is stopping or "
+                f"doesn't accept this silo's certificate ({details})"
+            )
+        return Unreachable(f"the aggregator at {address} can't be reached ({details})")
+    return Unreachable(
+        f"the call to the aggregator at {address} ended: {code.name} {details}"
+    )
