@@ -1,8 +1,8 @@
 """The YAML files of each role, read into frozen and validated models.
 
 Precedence: an option, then the environment (FEDIT_SECTION__KEY, for the two daemons'
-files), then the file, then the default. Paths are relative to the file's own folder. Every
-error is one sentence that names the file, the line and the field.
+files), then the file, then the default. Paths are relative to the file's own folder.
+Every error is one sentence that names the file, the line and the field.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pydantic import AfterValidator, BaseModel, Field, ValidationError, Validati
 from pydantic_core import ErrorDetails
 
 from fedit_secure.errors import ConfigError
-from fedit_secure.federation.document import Address, Line, Name, Part, describe
+from fedit_secure.federation.document import Address, Line, Name, Part, describe, dotted
 from fedit_secure.federation.drafting import RunPlan
 from fedit_secure.federation.durable import read_file
 from fedit_secure.federation.policy import Policy
@@ -253,31 +253,32 @@ def _sentence(
     origins: Mapping[_PathOfData, str],
     error: ValidationError,
 ) -> str:
-    # An unknown key is usually the misspelt twin of a missing one, so it comes first.
-    problems = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
-    problem = problems[0]
-    place = _place(problem, origins)
+    # An unknown key is usually the misspelt twin of a missing one, so it comes first;
+    # then the deepest, because a union reports each branch that doesn't fit.
+    placed = [(_place(problem, origins), problem) for problem in error.errors()]
+    place, problem = min(
+        placed, key=lambda p: (p[1]["type"] != "extra_forbidden", -len(p[0]))
+    )
     origin = origins[place]
     if problem["type"] == "extra_forbidden":
         near = get_close_matches(str(place[-1]), _fields(model, place[:-1]), 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        return f"{origin}: the key {'.'.join(map(str, place))!r} is unknown{hint}"
+        return f"{origin}: the key {dotted(place)!r} is unknown{hint}"
     if problem["type"] == "missing":
-        missing = ".".join(map(str, problem["loc"]))
+        missing = dotted((*place, problem["loc"][-1]))
         return f"{origin if place else path}: the key {missing!r} is missing"
     return f"{origin}: {describe({**problem, 'loc': place})}"
 
 
-def _place(
-    problem: ErrorDetails, origins: Mapping[_PathOfData, str]
-) -> _PathOfData:
-    """The longest part of an error's location that is a place in the file.
+def _place(problem: ErrorDetails, origins: Mapping[_PathOfData, str]) -> _PathOfData:
+    """The parts of an error's location that are a place in the file.
 
-    Pydantic appends the branches of unions and the names of validators to it.
+    Pydantic puts the branches of unions and the names of validators in between.
     """
-    place = problem["loc"]
-    while place not in origins:
-        place = place[:-1]
+    place: _PathOfData = ()
+    for part in problem["loc"]:
+        if (*place, part) in origins:
+            place = (*place, part)
     return place
 
 

@@ -27,6 +27,10 @@ Line = Annotated[
 ]
 
 
+# Bytes of one document; a charter of a thousand silos has less than two million.
+_LIMIT = 64 << 20
+
+
 class Part(BaseModel):
     """Base of what a document is made of: frozen, and without unknown keys."""
 
@@ -66,7 +70,7 @@ class Document(Part):
     def load(cls, path: Path) -> Self:
         """Reads a file with `from_bytes`; raises ConfigError."""
         what = cls.__name__.lower()
-        return cls.from_bytes(read_file(path, what), f"{what} {path}")
+        return cls.from_bytes(read_file(path, what, limit=_LIMIT), f"{what} {path}")
 
 
 def canonical(content: dict[str, Any]) -> bytes:

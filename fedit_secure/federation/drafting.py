@@ -80,7 +80,7 @@ class RunPlan(Part):
     weights: Literal["equal", "records"] | dict[Name, Count] = "equal"
     schedule: Schedule = Schedule()
     expires: date
-    silos: dict[Name, PlannedSilo] = {}
+    silos: dict[Name, PlannedSilo] = Field(default_factory=dict)
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
 
 
@@ -164,3 +164,150 @@ def draft_charter(
         charter.check_successor(predecessor)
     charter.check_date(today)
     return charter
+
+
+def _parties(
+    plan: RunPlan, cards: Sequence[Card], today: date
+) -> tuple[list[Card], Card]:
+    names: set[str] = set()
+    for card in cards:
+        card.check(today)
+        if card.expires < plan.expires:
+            raise ConfigError(
+                f"the card of {card.role} {card.name!r} expires on {card.expires}, before "
+                f"the charter would ({plan.expires})"
+            )
+        if card.name in names:
+            raise ConfigError(f"two cards have the name {card.name!r}")
+        names.add(card.name)
+    hubs = [card for card in cards if card.role == "aggregator"]
+    silos = sorted((c for c in cards if c.role == "silo"), key=lambda card: card.name)
+    if len(hubs) != 1:
+        raise ConfigError(f"a charter needs one aggregator's card, not {len(hubs)}")
+    if len(silos) < 2:
+        raise ConfigError(
+            f"a charter needs at least two silos' cards, not {len(silos)}"
+        )
+    known = {card.name for card in silos}
+    for field, section in (
+        ("silos", plan.silos),
+        ("weights", plan.weights),
+        ("dp.expected_batch", plan.dp.expected_batch),
+    ):
+        unknown = sorted(set(section) - known) if isinstance(section, dict) else []
+        if unknown:
+            raise ConfigError(
+                f"the plan's {field!r} names silo {unknown[0]!r}, which gave no card"
+            )
+    return silos, hubs[0]
+
+
+def _records(plan: RunPlan, card: Card) -> int | None:
+    if plan.dp.sizes == "secret":
+        return None
+    told = plan.silos.get(card.name, PlannedSilo()).records
+    if told is None and card.records is None:
+        raise ConfigError(
+            f"sizes are public, but neither the card of silo {card.name!r} nor the plan's "
+            f"'silos.{card.name}.records' tells its records"
+        )
+    if None not in (told, card.records) and told != card.records:
+        raise ConfigError(
+            f"the plan gives silo {card.name!r} {told} records, its card {card.records}"
+        )
+    return told if card.records is None else card.records
+
+
+def _secagg_params(
+    plan: RunPlan, silos: Sequence[Card], layout: Layout
+) -> SecAggParams:
+    bound = plan.secagg.bound
+    if bound is None:
+        if plan.tuning.optimizer != "adamw":
+            raise ConfigError(
+                "the plan needs 'secagg.bound', the largest coordinate of an update, "
+                f"because the optimizer {plan.tuning.optimizer!r} sets none"
+            )
+        # AdamW moves a coordinate by about the learning rate a step.
+        bound = 1.2 * plan.tuning.learning_rate * plan.tuning.local_steps
+    try:
+        return SecAggParams.create(
+            len(silos),
+            length=layout_length(layout),
+            bound=bound,
+            ring_bits=plan.secagg.ring_bits,
+            weights=[_weight(plan, card) for card in silos],
+            corrupt=plan.secagg.corrupt,
+            minimum=plan.secagg.minimum,
+            allow_pair=plan.secagg.allow_pair,
+        )
+    except ValueError as error:
+        raise ConfigError(f"the plan's sizes don't do: {error}") from error
+
+
+def _weight(plan: RunPlan, card: Card) -> int:
+    if plan.weights == "equal":
+        return 1
+    if plan.weights == "records":
+        records = _records(plan, card)
+        if records is None:
+            raise ConfigError("weights by records would tell sizes that are secret")
+        return records
+    if card.name not in plan.weights:
+        raise ConfigError(f"the plan's 'weights' lacks silo {card.name!r}")
+    return plan.weights[card.name]
+
+
+def _noise(plan: RunPlan, records: Mapping[str, int | None]) -> dict[str, SiloDp]:
+    """Each silo's q, sigma and B-bar; sigma is the smallest that keeps to epsilon."""
+    steps = (plan.rounds + plan.dp.spare_charges) * plan.tuning.local_steps
+    # Silos of equal rates share a calibration, which takes a while.
+    sigmas: dict[float, float] = {}
+    rows = {}
+    for name, count in records.items():
+        batch = _expected_batch(plan, name)
+        rate = _sample_rate(plan, name, batch, count)
+        if rate not in sigmas:
+            sigmas[rate] = _sigma(plan, rate, steps)
+        rows[name] = SiloDp(
+            sample_rate=rate, noise_multiplier=sigmas[rate], expected_batch=batch
+        )
+    return rows
+
+
+def _expected_batch(plan: RunPlan, name: str) -> int:
+    if isinstance(plan.dp.expected_batch, int):
+        return plan.dp.expected_batch
+    if name not in plan.dp.expected_batch:
+        raise ConfigError(f"the plan's 'dp.expected_batch' lacks silo {name!r}")
+    return plan.dp.expected_batch[name]
+
+
+def _sample_rate(plan: RunPlan, name: str, batch: int, count: int | None) -> float:
+    if count is None:
+        if plan.dp.sample_rate is None:
+            raise ConfigError(
+                "the plan's sizes are secret, so it needs 'dp.sample_rate'"
+            )
+        return plan.dp.sample_rate
+    if plan.dp.sample_rate is not None:
+        raise ConfigError(
+            "the plan's sizes are public, so 'dp.sample_rate' follows from them; leave it "
+            "out"
+        )
+    if batch > count:
+        raise ConfigError(
+            f"silo {name!r} has {count} records, fewer than its expected batch of {batch}"
+        )
+    return batch / count
+
+
+def _sigma(plan: RunPlan, rate: float, steps: int) -> float:
+    if plan.dp.kind == "none":
+        return 0.0
+    if plan.dp.epsilon is None or plan.dp.delta is None:
+        raise ConfigError("the plan needs 'dp.epsilon' and 'dp.delta'")
+    # The accountants take a second to import, and reading a plan needs none of them.
+    from fedit_secure.privacy.accountant import calibrate
+
+    return calibrate(plan.dp.epsilon, plan.dp.delta, rate, steps)

@@ -41,6 +41,17 @@ def write_durably(
         raise StorageError(f"{path} can't be written: {error.strerror}") from error
 
 
+def append_durably(path: Path, data: bytes) -> None:
+    """Appends `data` and flushes it to the disk. Raises StorageError if it refuses."""
+    try:
+        with path.open("ab") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise StorageError(f"{path} can't be written: {error.strerror}") from error
+
+
 def sync_folder(folder: Path) -> None:
     """Makes renames in `folder` durable. Raises OSError."""
     descriptor = os.open(folder, os.O_RDONLY)
@@ -50,7 +61,7 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def read_file(path: Path, what: str, *, limit: int = 64 << 20) -> bytes:
+def read_file(path: Path, what: str, *, limit: int = 1 << 36) -> bytes:
     """The bytes of `path`; raises ConfigError that says `what` couldn't be read, and
     why.
     """

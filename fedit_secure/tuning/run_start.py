@@ -1,0 +1,78 @@
+"""Where a run starts: the base model, template and adapter of a plan, and its charter.
+
+Drafting is the one step before tuning that has to look into the base model, so it needs
+the silo's packages; everybody else gets the result as two files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+
+from fedit_secure.config import PlanFile
+from fedit_secure.errors import ConfigError, MalformedMessage
+from fedit_secure.federation.base_model import base_model_digest
+from fedit_secure.federation.card import Card
+from fedit_secure.federation.charter import BaseModelRow, Charter, TemplateRow
+from fedit_secure.federation.drafting import draft_charter
+from fedit_secure.federation.durable import read_file
+from fedit_secure.federation.update import GridState, from_float32
+from fedit_secure.tuning.base_model import load_base_model, resolve_base_model
+from fedit_secure.tuning.examples import load_template
+from fedit_secure.tuning.job import LoraConfig
+
+
+def draft_run(
+    plan: PlanFile, cards: Sequence[Card], today: date
+) -> tuple[Charter, GridState]:
+    """The charter of `plan` for the parties of `cards`, and the state it starts from.
+
+    Raises ConfigError: a bad plan or card, an unknown model, template or predecessor,
+    or the packages of the extra [silo] are missing.
+    """
+    folder = resolve_base_model(plan.base_model)
+    template = load_template(plan.template)
+    base = BaseModelRow(
+        name=_name(plan.base_model), digest=base_model_digest(folder).hex()
+    )
+    state = _given_state(plan.initial_state) or _drawn_state(plan, folder)
+    charter = draft_charter(
+        plan,
+        cards,
+        base_model=base,
+        template=TemplateRow(name=template.name, digest=template.digest.hex()),
+        layout=state.layout,
+        initial_digest=state.digest(),
+        today=today,
+        predecessor=Charter.load(plan.predecessor) if plan.predecessor else None,
+    )
+    return charter, state
+
+
+def _name(model: str) -> str:
+    # A folder's path is one machine's business; its name is enough for people.
+    path = Path(model)
+    return path.resolve().name if path.is_dir() else model
+
+
+def _given_state(path: Path | None) -> GridState | None:
+    if path is None:
+        return None
+    try:
+        return GridState.from_bytes(read_file(path, "initial state"))
+    except MalformedMessage as error:
+        raise ConfigError(f"initial state {path}: {error}") from error
+
+
+def _drawn_state(plan: PlanFile, folder: Path) -> GridState:
+    try:
+        from fedit_secure.tuning.adapter import initial_adapter
+    except ImportError as error:
+        raise ConfigError(
+            f"drafting looks into the base model and needs {error.name}; run pip install "
+            "'fedit-secure[silo]'"
+        ) from error
+    lora = LoraConfig(**plan.lora.model_dump())
+    layout, values = initial_adapter(load_base_model(folder), lora, plan.seed)
+    return from_float32(layout, values)

@@ -1,0 +1,229 @@
+from __future__ import annotations
+
+import pytest
+
+from fedit_secure.config import (
+    load_aggregator_config,
+    load_plan,
+    load_policy,
+    load_silo_config,
+)
+from fedit_secure.errors import ConfigError
+
+SILO = """\
+name: clinic-a
+identity: keys
+state: /var/lib/fedit
+charter: charter.json
+approval: clinic-a.approval
+policy: policy.yaml
+model: base
+data:
+  path: records.jsonl
+  columns:
+    response: answer
+"""
+
+PLAN = """\
+federation: north
+run: first
+aggregator: hub.example.org:7443
+base_model: ./base
+rounds: 3
+expires: 2027-01-31
+tuning:
+  learning_rate: 1e-3
+  local_steps: 8
+dp:
+  epsilon: 8
+  delta: 1e-6
+  expected_batch: {clinic-a: 64, clinic-b: 128}
+"""
+
+
+@pytest.fixture(autouse=True)
+def no_outside_variables(monkeypatch):
+    import os
+
+    for variable in os.environ:
+        if variable.startswith("FEDIT_"):
+            monkeypatch.delenv(variable)
+
+
+@pytest.fixture
+def write(tmp_path):
+    def written(text, name="silo.yaml"):
+        path = tmp_path / name
+        path.write_text(text)
+        return path
+
+    return written
+
+
+def test_paths_are_relative_to_the_file(write, tmp_path):
+    (tmp_path / "records.jsonl").write_text("{}")
+    config = load_silo_config(write(SILO))
+    assert config.identity == tmp_path / "keys"
+    assert str(config.state) == "/var/lib/fedit"
+    assert config.data.path == str(tmp_path / "records.jsonl")
+    assert config.data.columns.response == "answer"
+    assert config.data.columns.instruction == "instruction"
+
+
+def test_a_name_that_is_no_file_is_a_hub_name(write, tmp_path):
+    config = load_silo_config(write(SILO))
+    assert config.data.path == "records.jsonl"
+    assert config.model == "base"
+    (tmp_path / "base").mkdir()
+    assert load_silo_config(write(SILO)).model == str(tmp_path / "base")
+    dotted = load_silo_config(write(SILO.replace("model: base", "model: ./other")))
+    assert dotted.model == str(tmp_path / "other")
+
+
+def test_options_beat_the_environment_beats_the_file(write, monkeypatch):
+    path = write(SILO + "threads: 2\n")
+    assert load_silo_config(path).threads == 2
+    monkeypatch.setenv("FEDIT_THREADS", "3")
+    monkeypatch.setenv("FEDIT_DATA__COLUMNS__RESPONSE", "text")
+    monkeypatch.setenv("FEDIT_AGGREGATOR__ADDRESS", "localhost:1")
+    config = load_silo_config(path)
+    assert (config.threads, config.data.columns.response) == (3, "text")
+    assert config.data.columns.instruction == "instruction"
+    assert config.aggregator.address == "localhost:1"
+    assert load_silo_config(path, {"threads": 4}).threads == 4
+
+
+def test_lists_from_the_environment(write, monkeypatch):
+    text = (
+        "identity: keys\nstate: s\ncharter: c\napprovals: a\ninitial_state: i\n"
+        "listen: 0.0.0.0:7443\n"
+    )
+    monkeypatch.setenv("FEDIT_HOSTNAMES", "[hub.example.org, hub]")
+    # A variable of the other role says nothing here.
+    monkeypatch.setenv("FEDIT_DATA__PATH", "x.jsonl")
+    config = load_aggregator_config(write(text))
+    assert config.hostnames == ("hub.example.org", "hub")
+    monkeypatch.setenv("FEDIT_HOSTNAMES", "[hub")
+    with pytest.raises(ConfigError, match=r"^FEDIT_HOSTNAMES isn't a YAML list"):
+        load_aggregator_config(write(text))
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "sentence"),
+    [
+        (
+            "FEDIT_THREDS",
+            "2",
+            "variable FEDIT_THREDS is unknown .did you mean FEDIT_THR",
+        ),
+        (
+            "FEDIT_THREADS",
+            "two",
+            r"^FEDIT_THREADS: the field 'threads' should be a valid",
+        ),
+        (
+            "FEDIT_DATA__PTH",
+            "x",
+            r"^FEDIT_DATA__PTH: .*'data.pth' is unknown; .*'path'\?",
+        ),
+    ],
+)
+def test_bad_variables_are_named(write, monkeypatch, variable, value, sentence):
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ConfigError, match=sentence):
+        load_silo_config(write(SILO))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        ("charter:", "chart:", r"silo\.yaml line 4: .*'chart' is unknown; .*'charter'\?"),
+        ("response: answer", "respone: answer",
+         r"line 11: the key 'data\.columns\.respone' is unknown; did you mean 'response'"),
+        ("path: records.jsonl", "split: train", r"line 8: the key 'data\.path' is missing"),
+        ("model: base\n", "", r"silo\.yaml.*: the key 'model' is missing"),
+        ("name: clinic-a", "name: Clinic A", r"line 1: the field 'name' .*pattern"),
+        ("model: base", "model: [base]", r"line 7: the field 'model' .*valid string"),
+        ("model: base", "model: base\nmodel: other", r"line 8: the key 'model' is there tw"),
+        ("model: base", "model: base\nthreads: 0", r"line 8: .*'threads' .*greater than"),
+        ("model: base", "model: base\naggregator: {address: here}",
+         r"line 8: the field 'aggregator\.address' .*pattern"),
+        ("model: base", "model: {base", r"silo\.yaml line \d+: "),
+        ("model: base", "model: base\nlog_level: loud", r"line 8: .*'log_level' .*'debug'"),
+    ],
+)  # fmt: skip
+def test_one_sentence_with_file_line_and_field(write, old, new, sentence):
+    assert old in SILO
+    with pytest.raises(ConfigError, match=sentence) as caught:
+        load_silo_config(write(SILO.replace(old, new)))
+    assert "\n" not in str(caught.value)
+    assert caught.value.exit_status == 4
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"", "is empty"),
+        (b"# nothing\n", "is empty"),
+        (b"- a\n- b\n", "doesn't hold keys"),
+        (b"name: \xff\xfe\n", "isn't YAML text"),
+        (b"name: !!python/object/apply:os.system [id]\n", "line 1"),
+        (b"? [a, b]\n: 1\n", "silo.yaml"),
+    ],
+)
+def test_what_is_no_configuration(tmp_path, content, sentence):
+    path = tmp_path / "silo.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=sentence) as caught:
+        load_silo_config(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml can't be read: No such file"):
+        load_silo_config(tmp_path / "nowhere.yaml")
+
+
+def test_a_plan(write, tmp_path):
+    plan = load_plan(write(PLAN, "plan.yaml"))
+    assert plan.base_model == str(tmp_path / "base")
+    assert plan.dp.delta == 1e-6
+    assert plan.dp.expected_batch == {"clinic-a": 64, "clinic-b": 128}
+    assert (plan.lora.rank, plan.dp.spare_charges, plan.weights) == (8, 1, "equal")
+    assert plan.predecessor is None
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        (
+            "learning_rate",
+            "lerning_rate",
+            r"line 8: .*'tuning\.lerning_rate'.*'learning_r",
+        ),
+        (
+            "clinic-b: 128",
+            "clinic-b: 0",
+            r"line 13: the field 'dp\.expected_batch\.clinic",
+        ),
+        ("delta: 1e-6", "delta: 2", r"line 12: the field 'dp\.delta' .*less than 1"),
+        ("rounds: 3", "rounds: many", r"line 5: the field 'rounds' .*valid integer"),
+        ("2027-01-31", "soon", r"line 6: the field 'expires'"),
+    ],
+)
+def test_a_bad_plan(write, old, new, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        load_plan(write(PLAN.replace(old, new), "plan.yaml"))
+
+
+def test_a_policy(write):
+    policy = load_policy(write("epsilon: 8\ndelta: 1e-6\n", "policy.yaml"))
+    assert (policy.epsilon, policy.delta, policy.minimum_silos) == (8.0, 1e-6, 3)
+    with pytest.raises(ConfigError, match=r"line 2: .*'epsilom' is unknown.*'epsilon'"):
+        load_policy(write("delta: 1e-6\nepsilom: 8\n", "policy.yaml"))
+
+
+def test_a_policy_ignores_the_environment(write, monkeypatch):
+    monkeypatch.setenv("FEDIT_EPSILON", "100")
+    policy = load_policy(write("epsilon: 8\ndelta: 1e-6\n", "policy.yaml"))
+    assert policy.epsilon == 8
