@@ -109,6 +109,18 @@ def test_integers_of_the_grid_are_kept_exactly():
         assert encode(update, params, 0, key).values.tolist() == update.tolist()
 
 
+def test_a_coin_of_zero_rounds_no_integer_up(monkeypatch):
+    class Zeros:
+        def update(self, data):
+            return bytes(data)
+
+    monkeypatch.setattr(fixed_point, "keystream", lambda key: Zeros())
+    params = sizes(bound=float(SecAggParams.create(4, length=6, bound=1).magnitude))
+    update = np.array([0.0, 1.0, -1.0, 0.5, -params.magnitude, params.magnitude])
+    values = encode(update, params, 0, KEY).values
+    assert values.tolist() == [0, 1, -1, 1, -params.magnitude, params.magnitude]
+
+
 def test_coins_depend_on_the_key_alone_and_not_on_the_tiles(monkeypatch):
     params = sizes(length=1000)
     update = np.random.default_rng(0).uniform(-0.5, 0.5, 1000)
