@@ -1,0 +1,1 @@
+"""The aggregator: sees sums only. Start with service.py."""

@@ -1,0 +1,172 @@
+"""What an aggregator keeps on disk, so that it restarts into the same run by itself.
+
+progress.json        round and attempt entered last, and whether the attempt is open
+states/              global states by digest
+rounds/NNN/          adapter/ (PEFT layout), certificate, published sum, adverts
+adapter/             the latest adapter, as `PeftModel.from_pretrained` opens it
+ledgers/             copies of the silos' privacy ledgers
+metrics.jsonl        one line per phase: round, phase, seconds
+manifest.json        digests of the above, for the auditor
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fedit_secure.errors import StorageError
+from fedit_secure.federation.charter import Charter
+from fedit_secure.federation.durable import append_durably, write_durably
+from fedit_secure.federation.update import GridState, to_float32
+from fedit_secure.secagg import messages as m
+from fedit_secure.storage.adapter_store import StateStore, save_peft
+from fedit_secure.wire.codec import PublishedNotice, decode, encode
+from fedit_secure.wire.frames import Frame
+from fedit_secure.wire.limits import Limits
+from fedit_secure.wire.link import blob_address
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """The round and attempt entered last. `open`: the attempt has not ended, as far as
+    the disk knows. `certified`: the last round that a certificate closed."""
+
+    round: int = 1
+    attempt: int = 0
+    open: bool = False
+    certified: int = 0
+
+
+class RunFolder:
+    """One run of one charter. Raises StorageError for a folder of another charter."""
+
+    def __init__(self, folder: Path, charter: Charter, initial: GridState) -> None:
+        self.folder = folder
+        self._charter = charter
+        self._limits = Limits.of(charter.secagg_params())
+        folder.mkdir(parents=True, exist_ok=True)
+        write_once(folder / "charter.json", charter.to_bytes())
+        self.states = StateStore(folder / "states")
+        if initial.digest().hex() != charter.adapter.initial_digest:
+            raise StorageError("the initial state isn't the one that the charter names")
+        self.states.put(initial)
+        path = folder / "progress.json"
+        try:
+            self.progress = (
+                Progress(**json.loads(path.read_bytes()))
+                if path.exists()
+                else Progress()
+            )
+        except (ValueError, TypeError) as error:
+            raise StorageError(f"{path} is damaged: {error}") from error
+
+    def enter(self, progress: Progress) -> None:
+        """Durable before any silo hears of it: a restarted aggregator never repeats."""
+        data = json.dumps(asdict(progress)).encode()
+        write_durably(self.folder / "progress.json", data)
+        self.progress = progress
+
+    def certificate(self, round: int) -> m.RoundCertificate | None:
+        """The certificate that closed a round; None for round 0, which the charter did."""
+        if round < 1:
+            return None
+        frame = self._read(round, "certificate.frame")
+        if not isinstance(frame, m.RoundCertificate):
+            raise StorageError(f"round {round} has no certificate on disk")
+        return frame
+
+    def state(self) -> GridState:
+        """The global state after the last certified round."""
+        last = self.certificate(self.progress.certified)
+        digest = (
+            last.confirmations[0].state_digest
+            if last
+            else bytes.fromhex(self._charter.adapter.initial_digest)
+        )
+        return self.states.get(digest)
+
+    def record(self, round: int, name: str, frame: Frame) -> None:
+        """Keep a frame of the transcript: exactly the bytes that silos were sent."""
+        write_durably(self._round(round) / f"{name}.frame", encode(frame))
+
+    def record_sum(self, round: int, published: m.PublishedSum) -> None:
+        """Keep a published sum: its signed frame, and the integers as int32."""
+        total = np.ascontiguousarray(published.total, dtype="<i4").data.cast("B")
+        notice = PublishedNotice.of(published, blob_address(total))
+        write_durably(self._round(round) / "sum.int32", bytes(total))
+        write_durably(self._round(round) / "published.frame", encode(notice))
+
+    def certify(
+        self,
+        round: int,
+        certificate: m.RoundCertificate,
+        state: GridState,
+        base_model: str | None,
+    ) -> None:
+        """Close a round: certificate first, then the progress, then the adapter."""
+        self.record(round, "certificate", certificate)
+        self.enter(Progress(round=round + 1, certified=round))
+        for folder in (self._round(round) / "adapter", self.folder / "adapter"):
+            self._save_adapter(folder, state, base_model)
+        self._write_manifest()
+
+    def metric(self, round: int, phase: str, seconds: float) -> None:
+        """Append one line to metrics.jsonl. Nothing in it is derived from data."""
+        line = {"round": round, "phase": phase, "seconds": seconds}
+        path = self.folder / "metrics.jsonl"
+        append_durably(path, json.dumps(line).encode() + b"\n")
+
+    def _save_adapter(
+        self, folder: Path, state: GridState, base_model: str | None
+    ) -> None:
+        flat, start = to_float32(state), 0
+        arrays = {}
+        for name, shape in state.layout:
+            size = int(np.prod(shape))
+            arrays[name] = flat[start : start + size].reshape(shape)
+            start += size
+        adapter = self._charter.adapter
+        lora = {
+            "rank": adapter.rank,
+            "alpha": adapter.alpha,
+            "dropout": adapter.dropout,
+            "targets": adapter.targets,
+        }
+        name = base_model or self._charter.base_model.name
+        save_peft(folder, arrays, lora, name)
+
+    def _write_manifest(self) -> None:
+        files = sorted(p for p in self.folder.rglob("*") if p.is_file())
+        digests = {
+            str(path.relative_to(self.folder)): hashlib.sha256(
+                path.read_bytes()
+            ).hexdigest()
+            for path in files
+            if path.name not in ("manifest.json", "progress.json")
+            and "spool" not in path.parts
+        }
+        text = json.dumps(digests, indent=2, sort_keys=True).encode() + b"\n"
+        write_durably(self.folder / "manifest.json", text)
+
+    def _round(self, round: int) -> Path:
+        folder = self.folder / "rounds" / f"{round:03d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def _read(self, round: int, name: str) -> Frame | None:
+        path = self._round(round) / name
+        return decode(path.read_bytes(), self._limits) if path.exists() else None
+
+
+def write_once(path: Path, data: bytes) -> None:
+    """Write a file that must never change. Raises StorageError if it holds other bytes."""
+    if not path.exists():
+        write_durably(path, data)
+    elif path.read_bytes() != data:
+        raise StorageError(
+            f"{path} belongs to another charter; use a folder of its own"
+        )

@@ -1,0 +1,84 @@
+"""`fedit aggregator serve`: the aggregator from its configuration to the end of the run."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from fedit_secure.aggregator.run_folder import RunFolder
+from fedit_secure.aggregator.service import Aggregator, Event
+from fedit_secure.config import AggregatorConfig
+from fedit_secure.errors import ConfigError
+from fedit_secure.federation.approval import load_approvals
+from fedit_secure.federation.charter import Charter
+from fedit_secure.federation.durable import read_file
+from fedit_secure.federation.identity import issue_leaf, load_identity
+from fedit_secure.federation.update import GridState
+from fedit_secure.storage.spool import Spool
+from fedit_secure.wire.limits import Limits
+from fedit_secure.wire.server import AggregatorServer
+from fedit_secure.wire.tls import Tls
+
+_log = logging.getLogger(__name__)
+GOODBYE_SECONDS = 3.0  # for the silos to read the last frame
+
+
+async def serve(
+    config: AggregatorConfig, on_event: Callable[[Event], None] = lambda event: None
+) -> GridState:
+    """Serve the charter's silos until its last round; SIGTERM and SIGINT end it before.
+
+    Raises QuorumLost, and ConfigError for a file or address that doesn't do.
+    """
+    identity = load_identity(config.identity)
+    charter = Charter.load(config.charter)
+    charter.check_date(datetime.now(UTC).date())
+    approvals = load_approvals([config.approvals])
+    initial = GridState.from_bytes(read_file(config.initial_state, "initial state"))
+    folder = RunFolder(config.state / charter.digest().hex()[:16], charter, initial)
+    aggregator = Aggregator(
+        charter,
+        approvals,
+        identity.signing,
+        folder,
+        base_model=config.base_model,
+        on_event=on_event,
+    )
+    roster = [(row.name, row.issuer_certificate) for row in charter.roster]
+    limits = Limits.of(charter.secagg_params())
+    leaf = issue_leaf(identity, config.hostnames, datetime.now(UTC))
+    host, _, port = config.listen.rpartition(":")
+    server = AggregatorServer(
+        host,
+        _port(config.listen, port),
+        Tls.of_aggregator(leaf, roster),
+        roster,
+        aggregator.on_connect,
+        Spool(folder.folder / "spool", 2 * len(roster) * limits.payload_bytes),
+        aggregator,
+        limits,
+    )
+    await server.start()
+    _log.info("serving %r on %s", charter.federation, config.listen)
+    run = asyncio.ensure_future(aggregator.run())
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, run.cancel)
+    try:
+        state = await run
+        await asyncio.sleep(GOODBYE_SECONDS)
+    except asyncio.CancelledError:
+        _log.info("stopped; started again, the run goes on from its last round")
+        raise SystemExit(0) from None
+    finally:
+        await server.stop()
+    return state
+
+
+def _port(listen: str, port: str) -> int:
+    if not port.isdigit():
+        raise ConfigError(f"the address to listen on, {listen!r}, ends in no port")
+    return int(port)

@@ -1,0 +1,406 @@
+"""The aggregator: it brings the silos of one charter through all rounds of a run.
+
+It sees ledgers, keys, masked uploads and sums. It never sees a record, an update, a loss,
+and it never imports torch. What it does for one round: offer, wait until the silos are
+ready, then attempts at a release until one is certified, or the round is skipped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from fedit_secure.aggregator.ledger_copies import LedgerCopies
+from fedit_secure.aggregator.run_folder import RunFolder
+from fedit_secure.driver import drive_aggregator
+from fedit_secure.errors import (
+    ConnectError,
+    FaultyAggregator,
+    FeditError,
+    PolicyRefusal,
+    ProtocolError,
+    QuorumLost,
+)
+from fedit_secure.federation.approval import Approval, verify_approvals
+from fedit_secure.federation.charter import Charter
+from fedit_secure.federation.update import GridState, apply_update, check_float_mode
+from fedit_secure.secagg import checks
+from fedit_secure.secagg import messages as m
+from fedit_secure.secagg import states as s
+from fedit_secure.secagg.keys import SigningKey
+from fedit_secure.secagg.messages import Blob
+from fedit_secure.wire import frames as f
+from fedit_secure.wire.link import PeerLink
+
+_log = logging.getLogger(__name__)
+MAX_ATTEMPTS = 10  # in one round; each is free for the silos until shares are revealed
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something to show: `silo` is empty for the aggregator's own phases."""
+
+    round: int
+    silo: str
+    phase: str
+
+
+class Aggregator:
+    """See the module. `on_event` is called in the event loop and must not block."""
+
+    def __init__(
+        self,
+        charter: Charter,
+        approvals: Sequence[Approval],
+        key: SigningKey,
+        folder: RunFolder,
+        *,
+        base_model: str | None = None,
+        on_event: Callable[[Event], None] = lambda event: None,
+    ) -> None:
+        verify_approvals(charter, approvals)
+        check_float_mode()
+        if charter.aggregator.identity != key.public.hex():
+            raise PolicyRefusal("the charter pins another identity for the aggregator")
+        self._charter, self._digest, self._key = charter, charter.digest(), key
+        self._approvals = tuple(a.to_bytes() for a in approvals)
+        self._folder, self._base_model, self._event = folder, base_model, on_event
+        self._params, self._roster = charter.secagg_params(), charter.secagg_roster()
+        self._copies = LedgerCopies(folder.folder / "ledgers", charter, key)
+        self._links: dict[int, PeerLink] = {}
+        self._seen: set[int] = set()  # connected at some time in this round
+        self._ready: set[int] = set()
+        self._refused: dict[int, str] = {}
+        self._changed = asyncio.Event()
+        self._attempt: asyncio.Queue[tuple[int, m.Message]] | None = None
+        self._words: asyncio.Queue[m.Confirmation] = asyncio.Queue()
+        self._sum: tuple[m.PublishedSum, GridState] | None = None
+        self._pending: f.Frame | None = None  # told again to a silo that reconnects
+        self._told: dict[str, Event] = {}
+        self._now = folder.progress.round
+        self._ended = False
+
+    # -------------------------------------------------------------------- the connections
+
+    def get(self, address: bytes) -> Blob | None:
+        """BlobSource: the global state of this digest. Called from worker threads."""
+        return self._folder.states.find(address)
+
+    async def on_connect(self, link: PeerLink, hello: f.Hello) -> None:
+        """Serve one silo until its connection ends."""
+        if hello.charter != self._digest:
+            raise PolicyRefusal(
+                f"silo {link.name!r} goes by another charter than this run"
+            )
+        done = self._folder.progress.certified
+        certificate = self._folder.certificate(done)
+        state = self._folder.state().digest()
+        await link.send(f.Welcome(self._approvals, certificate, done, state))
+        if self._ended:
+            await link.send(f.RunEnded(done, state))
+        self._links[link.silo] = link
+        self._seen.add(link.silo)
+        self._tell(link.name, "idle")
+        if self._pending is not None:
+            await link.send(self._pending)
+        if not self._ended:
+            await self._offer_round(link)
+        self._changed.set()
+        try:
+            while True:
+                await self._take(link, await link.receive())
+        except ConnectError:
+            _log.info("silo %r disconnected", link.name)
+        finally:
+            if self._links.get(link.silo) is link:
+                del self._links[link.silo]
+                self._ready.discard(link.silo)
+                self._lose(link.silo)
+                self._tell(link.name, "away")
+
+    async def _take(self, link: PeerLink, frame: f.Frame) -> None:
+        now = self._folder.progress.round
+        if isinstance(frame, f.LedgerEntries):
+            receipt = await asyncio.to_thread(self._copies.extend, link.name, frame)
+            if receipt is not None:
+                await link.send(receipt)
+        elif isinstance(frame, f.Ready):
+            if frame.round == now:
+                self._ready.add(link.silo)
+                self._tell(link.name, "tuned")
+        elif isinstance(frame, f.Refused):
+            if frame.round == now:
+                _log.warning("silo %r refuses: %s", link.name, frame.reason)
+                self._refused[link.silo] = frame.reason
+                self._tell(link.name, "refused")
+        elif isinstance(frame, f.Phase):
+            self._tell(link.name, frame.name)
+        elif isinstance(frame, f.Withdraw):
+            _log.warning("silo %r left the attempt: %s", link.name, frame.reason)
+            self._lose(link.silo)
+        else:
+            await self._take_message(link, frame)
+        self._changed.set()
+
+    async def _take_message(self, link: PeerLink, frame: f.Frame) -> None:
+        if _sender(frame) != link.silo:  # nobody speaks for another silo
+            raise ProtocolError(f"silo {link.name!r} sent another silo's message")
+        if isinstance(frame, m.Confirmation) and not frame.release_digest:
+            self._words.put_nowait(frame)
+        elif self._attempt is not None:
+            self._attempt.put_nowait((link.silo, frame))  # type: ignore[arg-type]
+
+    def _lose(self, silo: int) -> None:
+        if self._attempt is not None:
+            self._attempt.put_nowait((silo, m.Lost(silo)))
+        self._changed.set()
+
+    async def _send(self, silo: int, message: f.Frame) -> None:
+        link = self._links.get(silo)
+        if link is None:
+            raise ConnectError(f"silo {self._roster.name(silo)!r} isn't connected")
+        await link.send(message)
+
+    async def _broadcast(self, message: f.Frame) -> None:
+        for link in list(self._links.values()):
+            try:
+                await link.send(message)
+            except FeditError as error:
+                _log.info("silo %r can't be reached: %s", link.name, error)
+
+    def _tell(self, silo: str, phase: str) -> None:
+        event = Event(self._now, silo, phase)
+        if self._told.get(silo) != event:
+            self._told[silo] = event
+            self._event(event)
+
+    # ------------------------------------------------------------------------- the rounds
+
+    async def run(self) -> GridState:
+        """All rounds that are left; returns the final state.
+
+        Raises QuorumLost when too few silos can or will go on.
+        """
+        while (now := self._folder.progress.round) <= self._charter.rounds:
+            await self._round(now)
+        state = self._folder.state()
+        self._ended = True
+        await self._broadcast(
+            f.RunEnded(self._folder.progress.certified, state.digest())
+        )
+        self._tell("", "ended")
+        return state
+
+    async def _round(self, now: int) -> None:
+        self._now = now
+        before = self._folder.state()
+        self._ready, self._refused = set(), {}
+        self._seen = set(self._links)
+        started = time.monotonic()
+        if self._folder.progress.open and not await self._close_open_attempt(before):
+            await self._skip(now, before, "an attempt was cut off")
+            return
+        self._tell("", "tuning")
+        for link in list(self._links.values()):
+            await self._offer_round(link)
+        for _ in range(MAX_ATTEMPTS):
+            await self._gather(started)
+            self._folder.metric(now, "tuning", time.monotonic() - started)
+            result = await self._release(now, before)
+            if isinstance(result, s.Certified):
+                await self._close(now, result.certificate)
+                return
+            _log.warning("round %d: no sum: %s", now, result.reason)
+            if not result.free:
+                break
+        await self._skip(now, before, "no attempt ended in a sum")
+
+    async def _offer_round(self, link: PeerLink) -> None:
+        progress = self._folder.progress
+        where = (progress.round, progress.attempt + 1, self._folder.state().digest())
+        offer = checks.sign(self._key, m.Offer(self._digest, *where))
+        certificate = self._folder.certificate(progress.certified)
+        try:
+            await link.send(f.RoundOffer(offer, certificate, self._approvals))
+        except ConnectError:
+            _log.info("silo %r left before its offer", link.name)
+
+    async def _gather(self, started: float) -> None:
+        """Until every expected silo is ready, or the deadline has passed with enough."""
+        schedule, least = self._charter.schedule, self._params.minimum
+        everyone = set(range(self._params.silos))
+        while True:
+            self._changed.clear()
+            waited = time.monotonic() - started
+            joined = self._seen | set(self._refused)
+            complete = joined == everyone or waited >= schedule.phase_deadline_seconds
+            missing = self._seen - set(self._refused) - self._ready
+            if complete and not missing and len(self._ready) >= least:
+                return
+            if len(everyone) - len(self._refused) < least:
+                reasons = "; ".join(sorted(set(self._refused.values())))
+                raise QuorumLost(
+                    f"{len(self._refused)} of {len(everyone)} silos refuse: {reasons}"
+                )
+            left = schedule.tune_deadline_seconds - waited
+            if left <= 0:
+                if len(self._ready) >= least:
+                    return
+                raise QuorumLost(
+                    f"{len(self._ready)} silos were ready in time, not {least}"
+                )
+            nap = (
+                left
+                if complete
+                else min(left, schedule.phase_deadline_seconds - waited)
+            )
+            try:
+                async with asyncio.timeout(max(nap, 0.01)):
+                    await self._changed.wait()
+            except TimeoutError:
+                continue
+
+    # ----------------------------------------------------------------------- the attempts
+
+    async def _release(self, now: int, before: GridState) -> s.Certified | s.Ended:
+        attempt = self._folder.progress.attempt + 1
+        progress = replace(self._folder.progress, attempt=attempt, open=True)
+        self._folder.enter(progress)
+        session = self._session(now, attempt, before)
+        began = time.monotonic()
+        result = await self._drive(session, before, None)
+        self._folder.metric(now, "release", time.monotonic() - began)
+        if isinstance(result, s.Ended):
+            self._folder.enter(replace(self._folder.progress, open=not result.free))
+        return result
+
+    async def _close_open_attempt(self, before: GridState) -> bool:
+        """An earlier process left an attempt open: t void statements make it harmless."""
+        progress = self._folder.progress
+        session = self._session(progress.round, progress.attempt, before)
+        self._pending = checks.sign(self._key, m.VoidRequest(session.ctx))
+        await self._broadcast(self._pending)
+        while len(self._links) < self._params.threshold:
+            self._changed.clear()
+            await self._changed.wait()
+        resume = s.Voiding(session, "the aggregator was restarted")
+        result = await self._drive(session, before, resume)
+        self._pending = None
+        free = isinstance(result, s.Ended) and result.free
+        self._folder.enter(replace(self._folder.progress, open=not free))
+        return free
+
+    async def _drive(
+        self, session: s.Session, before: GridState, resume: s.Voiding | None
+    ) -> s.Certified | s.Ended:
+        self._attempt = asyncio.Queue()
+        self._sum = None
+        seconds = self._charter.schedule.phase_deadline_seconds
+
+        async def on_state(state: s.AggregatorState) -> None:
+            await self._note(session, before, state)
+
+        try:
+            return await drive_aggregator(
+                session, self._key, self._ready, self._attempt, self._send, seconds,
+                on_state, resume,
+            )  # fmt: skip
+        except QuorumLost:
+            raise
+        except (
+            ProtocolError
+        ) as error:  # a dealer's or contributor's fault, proved or not
+            _log.warning("round %d: %s", session.round, error)
+            return s.Ended(str(error), free=False)
+        finally:
+            self._attempt, self._pending = None, None
+
+    async def _note(
+        self, session: s.Session, before: GridState, state: s.AggregatorState
+    ) -> None:
+        """Keep the transcript, and apply the sum as every silo does."""
+        now = session.round
+        if type(state) in _PHASES:
+            self._tell("", _PHASES[type(state)])
+        if isinstance(state, s.Voiding):
+            self._pending = checks.sign(self._key, m.VoidRequest(session.ctx))
+        if isinstance(state, s.Sharing):
+            self._folder.record(now, "adverts", state.adverts)
+        elif isinstance(state, s.Published) and self._sum is None:
+            out = state.published
+            after = await asyncio.to_thread(
+                apply_update, before, out.total, self._params, out.contributors
+            )
+            self._folder.states.put(after)
+            await asyncio.to_thread(self._folder.record_sum, now, out)
+            self._sum = (out, after)
+
+    async def _close(self, now: int, certificate: m.RoundCertificate) -> None:
+        digest, release = certificate.confirmations[0].content()
+        if self._sum is None or self._sum[0].release_digest() != release:
+            raise FaultyAggregator("a quorum confirmed a sum that was never published")
+        after = self._sum[1]
+        if after.digest() != digest:
+            # t silos agree with each other and not with us: their state counts, ours is
+            # broken, and going on would only spread it.
+            raise FaultyAggregator("a quorum of silos applied the sum to another state")
+        await asyncio.to_thread(
+            self._folder.certify, now, certificate, after, self._base_model
+        )
+        self._tell("", "certified")
+
+    async def _skip(self, now: int, before: GridState, reason: str) -> None:
+        """Close the round with the state unchanged: t silos must say so."""
+        digest = before.digest()
+        request = checks.sign(self._key, m.SkipRequest(self._digest, now, digest))
+        self._pending, self._words = request, asyncio.Queue()
+        self._tell("", "skipped")
+        _log.warning("round %d is skipped: %s", now, reason)
+        await self._broadcast(request)
+        words: dict[int, m.Confirmation] = {}
+        schedule = self._charter.schedule
+        patience = schedule.silo_deadline_seconds + 2 * schedule.phase_deadline_seconds
+        try:
+            async with asyncio.timeout(patience):
+                while len(words) < self._params.threshold:
+                    word = await self._words.get()
+                    checks.confirmation(self._roster, self._digest, now, word)
+                    if word.state_digest == digest:
+                        words[word.silo] = word
+        except TimeoutError:
+            raise QuorumLost(
+                f"round {now}: {len(words)} of {self._params.threshold} silos skip it"
+            ) from None
+        finally:
+            self._pending = None
+        certificate = m.RoundCertificate(now, tuple(words.values()))
+        await self._broadcast(certificate)
+        await asyncio.to_thread(
+            self._folder.certify, now, certificate, before, self._base_model
+        )
+
+    def _session(self, now: int, attempt: int, before: GridState) -> s.Session:
+        where = (self._digest, now, attempt, before.digest())
+        return s.Session(self._params, self._roster, *where)
+
+
+_PHASES: dict[type, str] = {
+    s.Gathering: "advertise",
+    s.Sharing: "share",
+    s.Masking: "mask",
+    s.Agreeing: "agree",
+    s.Revealing: "reveal",
+    s.Published: "confirm",
+    s.Voiding: "void",
+}
+
+
+def _sender(frame: f.Frame) -> int | None:
+    if isinstance(frame, m.ShareBundle):
+        return frame.statement.dealer
+    if isinstance(frame, m.MaskedUpload):
+        return frame.header.silo
+    return getattr(frame, "silo", None)
