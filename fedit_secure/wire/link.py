@@ -94,15 +94,19 @@ class Published:
         self._beyond = beyond
         self._keep = keep
         self._sums: OrderedDict[bytes, Blob] = OrderedDict()
+        self._last: tuple[PublishedSum, bytes] | None = None
 
     def add(self, published: PublishedSum) -> bytes:
         """Keep the sum's int32 little-endian bytes; returns their address."""
+        if self._last is not None and self._last[0] is published:
+            return self._last[1]
         total = np.ascontiguousarray(published.total, dtype="<i4").data.cast("B")
         address = blob_address(total)
         self._sums[address] = total
         self._sums.move_to_end(address)
         while len(self._sums) > self._keep:
             self._sums.popitem(last=False)
+        self._last = published, address
         return address
 
     def get(self, address: bytes) -> Blob | None:
