@@ -18,8 +18,9 @@ from pydantic import AfterValidator, BaseModel, Field, ValidationError, Validati
 from pydantic_core import ErrorDetails
 
 from fedit_secure.errors import ConfigError
+from fedit_secure.federation.charter import Count, Lora, Tuning
 from fedit_secure.federation.document import Address, Line, Name, Part, describe, dotted
-from fedit_secure.federation.drafting import RunPlan
+from fedit_secure.federation.drafting import PlannedDp, PlannedSecAgg, RunPlan
 from fedit_secure.federation.durable import read_file
 from fedit_secure.federation.policy import Policy
 
@@ -113,6 +114,25 @@ class PlanFile(RunPlan):
     initial_state: LocalPath | None = None
 
 
+class SimulationConfig(Part):
+    """simulation.yaml: a run in one process. `data` names the silos and their records."""
+
+    base_model: PathOrHub
+    data: Annotated[dict[Name, DataConfig], Field(min_length=2)]
+    output: LocalPath
+    template: Line = "alpaca"
+    max_tokens: Annotated[int, Field(ge=8, le=1 << 20)] = 512
+    lora: Lora = Lora()
+    tuning: Tuning
+    rounds: Count
+    dp: PlannedDp
+    secagg: PlannedSecAgg = PlannedSecAgg()
+    weights: Literal["equal", "records"] | dict[Name, Count] = "equal"
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    threads: Annotated[int, Field(ge=1, le=1024)] = os.cpu_count() or 1
+    token_budget: Annotated[int, Field(ge=1)] = 4096
+
+
 def load_silo_config(
     path: Path, options: Mapping[str, Any] | None = None
 ) -> SiloConfig:
@@ -141,6 +161,13 @@ def load_policy(path: Path) -> Policy:
 def load_plan(path: Path) -> PlanFile:
     """Reads a coordinator's plan.yaml. Raises ConfigError."""
     return _load(PlanFile, path, {}, {})
+
+
+def load_simulation(
+    path: Path, options: Mapping[str, Any] | None = None
+) -> SimulationConfig:
+    """Reads simulation.yaml; `options` are dotted keys that win. Raises ConfigError."""
+    return _load(SimulationConfig, path, options or {}, {})
 
 
 def _environment(model: type[BaseModel]) -> dict[str, str]:

@@ -1,0 +1,1 @@
+"""Commands: parse, load a configuration, call one function."""

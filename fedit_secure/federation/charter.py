@@ -173,7 +173,9 @@ class Charter(Document):
         if (self.epoch == 1) != (self.predecessor is None):
             raise ValueError("epoch 1, and no other, has no predecessor")
         self.secagg_roster()
-        self.secagg_params()
+        least = self.secagg_params().minimum
+        if least != self.secagg.minimum:
+            raise ValueError(f"secagg.minimum must be m_min, which is {least} here")
         certificates = [
             row.issuer_certificate for row in (*self.roster, self.aggregator)
         ]
@@ -269,6 +271,7 @@ class Charter(Document):
             rounds=self.rounds,
             spare_charges=self.dp.spare_charges,
             delta=self.dp.delta,
+            target_epsilon=self.dp.epsilon,
             unit=self.dp.unit,
             sizes=self.dp.sizes,
         )

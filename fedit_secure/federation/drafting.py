@@ -100,6 +100,8 @@ def draft_charter(
     `layout` and `initial_digest` (32 bytes) describe the initial `GridState`. Raises
     ConfigError naming the card or field that is wrong.
     """
+    if plan.expires < today:
+        raise ConfigError(f"the plan's 'expires', {plan.expires}, is in the past")
     silos, hub = _parties(plan, cards, today)
     params = _secagg_params(plan, silos, layout)
     records = {card.name: _records(plan, card) for card in silos}
@@ -162,7 +164,6 @@ def draft_charter(
         raise ConfigError(f"the plan: {describe(error.errors()[0])}") from error
     if predecessor:
         charter.check_successor(predecessor)
-    charter.check_date(today)
     return charter
 
 
@@ -310,4 +311,7 @@ def _sigma(plan: RunPlan, rate: float, steps: int) -> float:
     # The accountants take a second to import, and reading a plan needs none of them.
     from fedit_secure.privacy.accountant import calibrate
 
-    return calibrate(plan.dp.epsilon, plan.dp.delta, rate, steps)
+    try:
+        return calibrate(plan.dp.epsilon, plan.dp.delta, rate, steps)
+    except ValueError as error:
+        raise ConfigError(f"the plan's privacy part doesn't do: {error}") from error

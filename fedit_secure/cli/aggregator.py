@@ -1,0 +1,77 @@
+"""`fedit aggregator`: the party that sees sums only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedit_secure.cli.output import FormatOption, OutputFormat, note, show, show_event
+
+app = typer.Typer(
+    help="The aggregator, which sees sums only: keys, service, state.",
+    no_args_is_help=True,
+)
+
+ConfigArgument = Annotated[Path, typer.Argument(help="The aggregator.yaml.")]
+
+
+@app.command("init")
+def init(
+    name: Annotated[str, typer.Argument(help="Lowercase letters, digits and dashes.")],
+    contact: Annotated[str, typer.Option(help="How operators reach this one.")],
+    folder: Annotated[
+        Path | None, typer.Option(help="Where to put it all; default: the name.")
+    ] = None,
+    format: FormatOption = OutputFormat.TABLE,
+) -> None:
+    """Make the aggregator's keys, public card and a starter aggregator.yaml."""
+    from fedit_secure.cli.starter import AGGREGATOR
+    from fedit_secure.cli.starting import start_folder
+
+    files = {"aggregator.yaml": AGGREGATOR}
+    identity = start_folder(
+        folder or Path(name), files, name=name, role="aggregator", contact=contact
+    )
+    note("the keys stay here; give the card to the coordinator")
+    show({"name": name, "card": identity.card_path, "files": list(files)}, format)
+
+
+@app.command("serve")
+def serve(
+    config: ConfigArgument = Path("aggregator.yaml"),
+    listen: Annotated[
+        str | None, typer.Option(help="host:port instead of the file's address.")
+    ] = None,
+    format: FormatOption = OutputFormat.TABLE,
+) -> None:
+    """Bring the silos of the charter through all rounds of the run."""
+    import asyncio
+
+    from fedit_secure.aggregator.serve import serve as serve_aggregator
+    from fedit_secure.aggregator.service import Event
+    from fedit_secure.cli.logs import log_to_stderr
+    from fedit_secure.config import load_aggregator_config
+
+    loaded = load_aggregator_config(config, {"listen": listen} if listen else {})
+    log_to_stderr(loaded.log_level)
+
+    def tell(event: Event) -> None:
+        show_event(event.round, event.silo, event.phase, format)
+
+    state = asyncio.run(serve_aggregator(loaded, tell))
+    end = {"run": "ended", "state": state.digest().hex()}
+    show(end, format, one_line=True)
+
+
+@app.command("status")
+def status(
+    config: ConfigArgument = Path("aggregator.yaml"),
+    format: FormatOption = OutputFormat.TABLE,
+) -> None:
+    """Show charter, approvals and rounds done; change nothing."""
+    from fedit_secure.cli.standing import aggregator_facts
+    from fedit_secure.config import load_aggregator_config
+
+    show(aggregator_facts(load_aggregator_config(config)), format)

@@ -1,0 +1,107 @@
+"""`fedit charter`: what all parties agree on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedit_secure.cli.output import FormatOption, OutputFormat, note, show
+
+app = typer.Typer(
+    help="What all parties agree on: draft, show, approve, verify.",
+    no_args_is_help=True,
+)
+
+CharterArgument = Annotated[Path, typer.Argument(help="The charter file.")]
+
+
+@app.command("draft")
+def draft(
+    plan: Annotated[Path, typer.Argument(help="The coordinator's plan.yaml.")],
+    cards: Annotated[
+        list[Path], typer.Argument(help="Every party's card; a folder means its cards.")
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Where to write the charter.")
+    ] = Path("charter.json"),
+    format: FormatOption = OutputFormat.TABLE,
+) -> None:
+    """Make a charter and the initial state that it names, from a plan and all cards."""
+    from fedit_secure.cli.drafted import draft_files
+
+    show(draft_files(plan, cards, output), format)
+    note("send both files to every party; each operator runs fedit charter approve")
+
+
+@app.command("show")
+def show_charter(
+    charter: CharterArgument = Path("charter.json"),
+    format: FormatOption = OutputFormat.TABLE,
+) -> None:
+    """Show what a charter says, what it costs each silo, and its fifteen words."""
+    from fedit_secure.cli.charter_facts import charter_facts, roster_table
+    from fedit_secure.federation.charter import Charter
+
+    loaded = Charter.load(charter)
+    show(charter_facts(loaded), format, {"roster": roster_table(loaded)})
+
+
+@app.command("approve")
+def approve(
+    config: Annotated[Path, typer.Argument(help="The silo's silo.yaml.")] = Path(
+        "silo.yaml"
+    ),
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Don't ask; the words were compared.")
+    ] = False,
+    format: FormatOption = OutputFormat.TABLE,
+) -> None:
+    """Check the charter against this silo's card, data, policy and budget; sign it."""
+    from fedit_secure.cli.approving import check_charter, sign_charter
+    from fedit_secure.config import load_silo_config
+
+    loaded = load_silo_config(config)
+    checked = check_charter(loaded)
+    show(checked.facts, format)
+    if not yes:
+        note(
+            "compare the fifteen words with the other operators, over a channel that the"
+        )
+        note("coordinator doesn't control")
+        typer.confirm("Are they the same, and do you approve?", abort=True, err=True)
+    path = sign_charter(loaded, checked)
+    note(f"approved; send {path} to the aggregator")
+
+
+@app.command("verify")
+def verify(
+    charter: CharterArgument,
+    approvals: Annotated[
+        list[Path], typer.Argument(help="Approvals; a folder means its approvals.")
+    ],
+    predecessor: Annotated[
+        Path | None, typer.Option(help="The charter of the epoch before.")
+    ] = None,
+    format: FormatOption = OutputFormat.TABLE,
+) -> None:
+    """Check that every rostered silo has approved exactly this charter."""
+    from datetime import UTC, datetime
+
+    from fedit_secure.federation.approval import load_approvals, verify_approvals
+    from fedit_secure.federation.charter import Charter
+
+    loaded = Charter.load(charter)
+    if predecessor is not None:
+        loaded.check_successor(Charter.load(predecessor))
+    loaded.check_date(datetime.now(UTC).date())
+    verify_approvals(loaded, load_approvals(approvals))
+    facts = {
+        "federation": loaded.federation,
+        "epoch": loaded.epoch,
+        "approved_by": [row.name for row in loaded.roster],
+        "digest": loaded.digest().hex(),
+        "words": " ".join(loaded.words()),
+    }
+    show(facts, format)

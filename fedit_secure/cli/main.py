@@ -1,0 +1,123 @@
+"""`fedit`: parses, calls one function, and turns every error into an exit status.
+
+Only Typer is imported here: each command imports what it needs when it runs, so that
+`fedit --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+from typer.exceptions import TyperException
+
+from fedit_secure.cli import aggregator, budget, charter, data, silo, simulate
+from fedit_secure.cli.output import FormatOption, OutputFormat, problem, show
+from fedit_secure.errors import ConfigError, FeditError
+
+_BUG = 5
+_INTERRUPTED = 130
+
+app = typer.Typer(
+    name="fedit",
+    help=(
+        "Federated instruction tuning across organisations, with differential privacy "
+        "and secure aggregation."
+    ),
+    epilog=(
+        "Exit status: 0 ok, 1 run failed, 2 cannot connect or authenticate, 3 timeout, "
+        "4 bad arguments or configuration, 5 our bug, 6 policy refused, 7 budget "
+        "exhausted, 8 quorum lost, 9 audit failed."
+    ),
+    no_args_is_help=True,
+    add_completion=False,
+    # Plain help: importing the rich one would double the time that --help takes.
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(silo.app, name="silo")
+app.add_typer(aggregator.app, name="aggregator")
+app.add_typer(charter.app, name="charter")
+app.add_typer(data.app, name="data")
+app.add_typer(budget.app, name="budget")
+app.command("simulate")(simulate.simulate)
+app.command("demo")(simulate.demo)
+
+
+@app.callback()
+def options(
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error.")
+    ] = False,
+) -> None:
+    """Takes the options of every command; `--debug` may stand anywhere."""
+
+
+@app.command("version")
+def version(format: FormatOption = OutputFormat.TABLE) -> None:
+    """Show the version of fedit-secure and of what its results depend on."""
+    from importlib import metadata
+
+    packages = (
+        "fedit-secure",
+        "numpy",
+        "cryptography",
+        "dp-accounting",
+        "torch",
+        "opacus",
+    )
+    found = {}
+    for package in packages:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    show(found, format)
+
+
+def run() -> None:
+    """The `fedit` command."""
+    sys.exit(main(sys.argv[1:]))
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs one command line and returns its exit status; raises nothing."""
+    debug = "--debug" in arguments
+    rest = [argument for argument in arguments if argument != "--debug"]
+    try:
+        status = app(rest, prog_name="fedit", standalone_mode=False)
+    except FeditError as error:
+        return _failed(error, error.exit_status, debug)
+    except TyperException as error:
+        # Typer's own status would be 2, which says "cannot connect" here.
+        return _failed(error, ConfigError.exit_status, debug, error.format_message())
+    except (KeyboardInterrupt, typer.Abort):
+        problem("interrupted")
+        return _INTERRUPTED
+    except SystemExit as error:
+        # A daemon that was told to stop has drained, and says so with status 0.
+        return error.code if isinstance(error.code, int) else 0
+    except BrokenPipeError:
+        # The reader of our output is gone, as in `fedit charter show | head`.
+        sys.stderr.close()
+        return 0
+    except Exception as error:  # noqa: BLE001 - the last line before the user
+        text = f"unexpected {type(error).__name__}: {error}".splitlines()[0]
+        hint = "this is a bug of fedit; run it again with --debug for the traceback"
+        return _failed(error, _BUG, debug, f"{text} ({hint})")
+    return status if isinstance(status, int) else 0
+
+
+def _failed(error: Exception, status: int, debug: bool, text: str = "") -> int:
+    if debug:
+        import traceback
+
+        traceback.print_exception(error)
+    problem(text or str(error))
+    return status
+
+
+if __name__ == "__main__":
+    run()

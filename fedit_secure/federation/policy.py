@@ -1,0 +1,97 @@
+"""A silo's own limits, and whether a charter keeps to them.
+
+A charter may ask for less than the policy allows, never for more. The check is pure:
+the same charter, policy and ledger always give the same answer, and it comes before
+anything is spent.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from fedit_secure.errors import PolicyRefusal
+from fedit_secure.federation.charter import Charter
+from fedit_secure.federation.document import Hex32, Part
+
+# Calibration keeps to its target only to the accountants' own rounding.
+_SLACK = 1e-6
+UNITS_PER_DELTA = 10
+
+
+class Policy(Part):
+    """policy.yaml. `epsilon` at `delta` is what the population may ever cost.
+
+    Both may be left out only where `allow_without_dp` is set. `max_lost_charges` is the
+    number of charged rounds, per run, that may end without a released sum.
+    """
+
+    epsilon: Annotated[float, Field(gt=0)] | None = None
+    delta: Annotated[float, Field(gt=0, lt=1)] | None = None
+    minimum_silos: Annotated[int, Field(ge=1)] = 3
+    allowed_base_models: Literal["any"] | tuple[Hex32, ...] = "any"
+    max_local_steps: Annotated[int, Field(ge=1)] = 10_000
+    max_lost_charges: Annotated[int, Field(ge=0)] = 1
+    tell_record_count: bool = False
+    allow_without_dp: bool = False
+    allow_pair: bool = False
+
+    @model_validator(mode="after")
+    def _a_budget_or_none(self) -> Self:
+        if (self.epsilon is None) != (self.delta is None):
+            raise ValueError("epsilon and delta belong together")
+        if self.epsilon is None and not self.allow_without_dp:
+            raise ValueError("without allow_without_dp, epsilon and delta are needed")
+        return self
+
+
+def check_terms(charter: Charter, name: str, policy: Policy) -> None:
+    """Raises PolicyRefusal unless the policy allows what the charter fixes."""
+    row, params = charter.row(name), charter.secagg_params()
+    if charter.dp.kind == "none" and not policy.allow_without_dp:
+        raise PolicyRefusal(
+            "the charter tunes without differential privacy, and this silo's policy "
+            "doesn't set allow_without_dp"
+        )
+    if params.silos == 2 and not policy.allow_pair:
+        raise PolicyRefusal(
+            "in a federation of two each silo can subtract itself from the sum, and this "
+            "silo's policy doesn't set allow_pair"
+        )
+    # A pair is allowed or not by its own switch, whatever the minimum.
+    if params.silos > 2 and params.minimum < policy.minimum_silos:
+        raise PolicyRefusal(
+            f"the charter lets {params.minimum} silos make a sum, and this silo's policy "
+            f"asks for at least {policy.minimum_silos}"
+        )
+    allowed = policy.allowed_base_models
+    if allowed != "any" and charter.base_model.digest not in allowed:
+        raise PolicyRefusal(
+            f"the base model {charter.base_model.name!r} "
+            f"({charter.base_model.digest[:16]}...) isn't among this silo's "
+            "allowed_base_models"
+        )
+    if charter.tuning.local_steps > policy.max_local_steps:
+        raise PolicyRefusal(
+            f"the charter takes {charter.tuning.local_steps} local steps a round, and "
+            f"this silo's policy allows {policy.max_local_steps}"
+        )
+    if row.records is not None and not policy.tell_record_count:
+        raise PolicyRefusal(
+            "the charter tells this silo's number of records, and its policy doesn't set "
+            "tell_record_count"
+        )
+
+
+def check_delta(charter: Charter, records: int) -> None:
+    """Raises PolicyRefusal unless delta is at most 1 / (10 * records).
+
+    A larger delta would allow publishing somebody's record outright now and then.
+    """
+    delta = charter.dp.delta
+    if delta is not None and delta * UNITS_PER_DELTA * records > 1 + 1e-9:
+        raise PolicyRefusal(
+            f"the charter's delta {delta:g} is too large for this silo's data: it must be "
+            f"at most 1/({UNITS_PER_DELTA} * units)"
+        )

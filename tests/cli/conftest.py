@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from fedit_secure.cli.main import main
+from fedit_secure.federation.update import from_float32
+
+SILOS = ("clinic-a", "clinic-b", "clinic-c", "clinic-d")
+RECORDS = 400
+LAYOUT = (("layer.0.lora_A", (2, 3)), ("layer.0.lora_B", (4, 2)))
+
+PLAN = """\
+federation: north
+run: first
+aggregator: localhost:7443
+base_model: base
+initial_state: given.bin
+rounds: 3
+expires: 2036-12-31
+max_tokens: 64
+tuning: {learning_rate: 1e-3, local_steps: 8}
+dp: {epsilon: 8, delta: 1e-6, expected_batch: 64}
+"""
+
+
+class Result:
+    """What one command line did."""
+
+    def __init__(self, status, out, err):
+        self.status, self.out, self.err = status, out, err
+
+    @property
+    def json(self):
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def fedit(capsys, monkeypatch):
+    """Runs a command line in this process."""
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments):
+        capsys.readouterr()
+        status = main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return Result(status, captured.out, captured.err)
+
+    return run
+
+
+def _records(count):
+    lines = (
+        {"instruction": f"What is {n} plus 1?", "response": f"It is {n + 1}."}
+        for n in range(count)
+    )
+    return "".join(json.dumps(line) + "\n" for line in lines)
+
+
+@pytest.fixture(scope="session")
+def drafted(tmp_path_factory):
+    """A federation's folder up to the charter; copied for each test."""
+    root = tmp_path_factory.mktemp("federation")
+    base = root / "base"
+    base.mkdir()
+    (base / "config.json").write_text("{}")
+    (base / "model.safetensors").write_bytes(b"weights")
+    state = from_float32(LAYOUT, np.linspace(-1, 1, 14, dtype=np.float32))
+    (root / "given.bin").write_bytes(state.to_bytes())
+    (root / "plan.yaml").write_text(PLAN)
+    cards = []
+    for name in SILOS:
+        options = ("--folder", root / name, "--contact", "x", "--tell-records", RECORDS)
+        assert main(list(map(str, ("silo", "init", name, *options)))) == 0
+        config = (root / name / "silo.yaml").read_text()
+        config = config.replace("charter: charter.json", "charter: ../charter.json")
+        (root / name / "silo.yaml").write_text(config)
+        (root / name / "records.jsonl").write_text(_records(RECORDS))
+        cards.append(root / name / "identity")
+    hub = ("aggregator", "init", "hub", "--folder", root / "hub", "--contact", "x")
+    assert main(list(map(str, hub))) == 0
+    draft = ("charter", "draft", root / "plan.yaml", *cards, root / "hub" / "identity",
+             "-o", root / "charter.json")  # fmt: skip
+    assert main(list(map(str, draft))) == 0
+    return root
+
+
+@pytest.fixture
+def federation(drafted, tmp_path):
+    """A fresh copy of the drafted federation."""
+    import shutil
+
+    copy = tmp_path / "federation"
+    shutil.copytree(drafted, copy)
+    return copy
+
+
+def files(folder):
+    """Every file below a folder with its content: to see that nothing changed."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.fixture
+def snapshot():
+    return files
