@@ -30,11 +30,12 @@ def peft_config(lora: LoraConfig) -> Any:
     """PEFT's own configuration of `lora`: plain LoRA on a causal language model."""
     import peft
 
+    alpha = int(lora.alpha) if lora.alpha.is_integer() else lora.alpha
     targets = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
     return peft.LoraConfig(
         task_type="CAUSAL_LM",
         r=lora.rank,
-        lora_alpha=lora.alpha,
+        lora_alpha=alpha,
         lora_dropout=lora.dropout,
         target_modules=targets,
         bias="none",
@@ -58,7 +59,7 @@ def attach_adapter(model: nn.Module, lora: LoraConfig) -> PeftModel:
         # PEFT tells that it sets fan_in_fan_out for Conv1D layers: that is right.
         warnings.filterwarnings("ignore", message=".*fan_in_fan_out.*")
         try:
-            tuned = peft.get_peft_model(model, peft_config(lora))
+            tuned: PeftModel = peft.get_peft_model(model, peft_config(lora))
         except ValueError as wrong:
             reason = str(wrong).strip().split(". ")[0].splitlines()[0].rstrip(".")
             raise ConfigError(f"LoRA doesn't fit the base model: {reason}") from None

@@ -1,74 +1,23 @@
-"""The frozen base model: its digest, loading it, and refusing one that can't be used.
+"""The frozen base model: finding it, loading it, refusing one that can't be used.
 
 Only safetensors are read and no code of a model's author is run: a base model is data.
 """
 
 from __future__ import annotations
 
-import hashlib
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedit_secure.errors import ConfigError
-from fedit_secure.secagg.transcript import digest
+from fedit_secure.federation.base_model import (
+    DIGESTED_FILES,
+    base_model_digest,
+    base_model_files,
+)
 
 if TYPE_CHECKING:
+    from torch import nn
     from transformers import PreTrainedModel
-
-_DIGESTED = (
-    "config.json",
-    "*.safetensors",
-    "*.safetensors.index.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-)
-_READ_BLOCK = 1 << 22
-
-
-def base_model_digest(folder: Path) -> bytes:
-    """The 32-byte digest that a charter names a base model by. Needs no torch.
-
-    Covers the sorted (file name, SHA-256) of the configuration, the tokenizer and the
-    weights.
-
-    Raises:
-        ConfigError: `folder` isn't a folder with config.json and safetensors weights.
-    """
-    fields = [
-        part
-        for file in _base_model_files(folder)
-        for part in (file.name.encode(), _file_hash(file))
-    ]
-    return digest("fedit/base-model/v1", *fields)
-
-
-def _base_model_files(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        raise ConfigError(f"{folder}: no such base model folder")
-    files = [f for f in folder.iterdir() if any(fnmatch(f.name, p) for p in _DIGESTED)]
-    files.sort(key=lambda f: f.name)
-    names = [f.name for f in files]
-    if "config.json" not in names:
-        raise ConfigError(f"{folder}: isn't a base model: it has no config.json")
-    if not any(name.endswith(".safetensors") for name in names):
-        raise ConfigError(f"{folder}: has no .safetensors weights; pickles aren't read")
-    return files
-
-
-def _file_hash(path: Path) -> bytes:
-    sha = hashlib.sha256()
-    with path.open("rb") as content:
-        while block := content.read(_READ_BLOCK):
-            sha.update(block)
-    return sha.digest()
 
 
 def resolve_base_model(model: str) -> Path:
@@ -85,13 +34,27 @@ def resolve_base_model(model: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(model, allow_patterns=list(_DIGESTED)))
+        return Path(snapshot_download(model, allow_patterns=list(DIGESTED_FILES)))
     # The hub's client raises many unrelated types: offline, unknown, gated, damaged.
     except Exception as wrong:  # noqa: BLE001
         raise ConfigError(
             f"{model}: is neither a base model folder here nor one that the hub gives "
             f"us ({type(wrong).__name__})"
         ) from None
+
+
+def check_digest(folder: Path, expected: str) -> None:
+    """Refuse a base model whose digest isn't `expected` (hexadecimal).
+
+    Raises:
+        ConfigError: names the folder and the start of both digests.
+    """
+    actual = base_model_digest(folder).hex()
+    if actual != expected:
+        raise ConfigError(
+            f"{folder}: isn't the base model that was agreed on: its digest is "
+            f"{actual[:16]}..., not {expected[:16]}..."
+        )
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -119,9 +82,9 @@ def load_base_model(folder: Path) -> PreTrainedModel:
     import torch
     from transformers import AutoModelForCausalLM
 
-    _base_model_files(folder)
+    base_model_files(folder)
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             str(folder),
             dtype=torch.float32,
             use_safetensors=True,
@@ -134,7 +97,9 @@ def load_base_model(folder: Path) -> PreTrainedModel:
             f"({type(wrong).__name__})"
         ) from None
     refuse_coupled_records(model)
-    return model.requires_grad_(False).eval()
+    model.requires_grad_(False)
+    model.train(False)
+    return model
 
 
 def refuse_coupled_records(model: PreTrainedModel) -> None:
@@ -180,8 +145,14 @@ def refuse_too_long(model: PreTrainedModel, tokenizer: Any, max_tokens: int) -> 
         raise ConfigError(
             f"max_tokens is {max_tokens}, but the base model has {positions} positions"
         )
-    rows = model.get_input_embeddings().weight.shape[0]
+    rows = vocabulary(model)
     if len(tokenizer) > rows:
         raise ConfigError(
             f"the tokenizer has {len(tokenizer)} tokens, but the base model {rows}"
         )
+
+
+def vocabulary(model: nn.Module) -> int:
+    """Rows of the model's embedding: every token is below this."""
+    embeddings: Any = model.get_input_embeddings()  # type: ignore[operator]
+    return int(embeddings.weight.shape[0])

@@ -71,12 +71,17 @@ def load_template(name: str) -> Template:
     return Template(**json.loads(content), digest=digest("fedit/template/v1", content))
 
 
+def template_digest(name: str) -> bytes:
+    """The 32-byte digest of the packaged template `name`, which a charter names."""
+    return load_template(name).digest
+
+
 def make_examples(
     records: Sequence[Record],
     tokenizer: Any,
-    template: Template,
-    *,
+    template: Template | str,
     max_tokens: int,
+    *,
     response_only: bool = True,
 ) -> list[Example]:
     """One example per record, in order: slot i is record i.
@@ -88,6 +93,7 @@ def make_examples(
 
     Args:
         tokenizer: a fast Hugging Face tokenizer.
+        template: a template, or the name of a packaged one.
         max_tokens: longest example, in tokens.
         response_only: count the response's tokens in the loss; else every token that
             has a predecessor.
@@ -101,6 +107,8 @@ def make_examples(
         raise ConfigError(f"the tokenizer {tokenizer.name_or_path!r} has no {lack}")
     if not records:
         return []
+    if isinstance(template, str):
+        template = load_template(template)
     responses = [[*tokens, end] for tokens in _response_tokens(tokenizer, records)]
     rooms = [max_tokens - min(len(r), max_tokens // 2) for r in responses]
     prompts = _fitting_prompts(list(records), rooms, tokenizer, template)

@@ -151,12 +151,17 @@ def _csv_file(path: Path) -> Iterator[Row]:
 
 
 def _parquet_file(path: Path) -> Iterator[Row]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    import datasets
 
     try:
-        rows = pq.read_table(path, memory_map=False).to_pylist()
-    except (pa.ArrowException, OSError) as wrong:
+        # Streamed: the usual way leaves a copy of the records in a cache folder.
+        rows = list(
+            datasets.load_dataset(
+                "parquet", data_files=str(path), split="train", streaming=True
+            )
+        )
+    # pyarrow's and datasets' errors share no type but Exception.
+    except Exception as wrong:  # noqa: BLE001
         raise ConfigError(
             f"{path}: isn't a whole Parquet file: {_reason(wrong)}"
         ) from None

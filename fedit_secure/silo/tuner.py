@@ -1,0 +1,138 @@
+"""Run one tuning job in a child process of the daemon; no torch in this one.
+
+The child's memory is its own: what kills it there fails one job, not the daemon.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import sys
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections.abc import Awaitable, Callable
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fedit_secure.errors import ConfigError, FeditError, TuningFailed
+from fedit_secure.tuning.job import OnProgress, Progress, TuneJob
+
+_LINE_LIMIT = 1 << 20
+_WORKER = ("-m", "fedit_secure.tuning.worker")
+
+
+async def tune_in_child(
+    job: TuneJob,
+    on_phase: OnProgress | None = None,
+    *,
+    before_sampling: Callable[[], Awaitable[None]] | None = None,
+    errors: IO[bytes] | int = DEVNULL,
+) -> npt.NDArray[np.float32]:
+    """The update of `job`, tuned in a process that ends with it, or with us.
+
+    Args:
+        job: what to tune.
+        on_phase: told of every phase that the child reports.
+        before_sampling: awaited when the child has loaded everything and passed all
+            checks, and before it draws its first record: the place to write the
+            charge to the ledger. A job that fails earlier costs nothing.
+        errors: where the child's standard error goes. It may quote records.
+
+    Returns:
+        float32, shape (d,), ordered as `job.layout`.
+
+    Raises:
+        ConfigError: the child named a wrong file, field or option.
+        TuningFailed: the child ended without a whole update.
+    """
+    child = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *_WORKER,
+        stdin=PIPE,
+        stdout=PIPE,
+        stderr=errors,
+        limit=_LINE_LIMIT,
+    )
+    try:
+        return await _converse(child, job, on_phase, before_sampling)
+    finally:
+        # Also when we are cancelled: nothing goes on tuning behind our back.
+        if child.returncode is None:
+            child.kill()
+        await child.wait()
+
+
+async def _converse(
+    child: Process,
+    job: TuneJob,
+    on_phase: OnProgress | None,
+    before_sampling: Callable[[], Awaitable[None]] | None,
+) -> npt.NDArray[np.float32]:
+    await _send(child, job.to_json())
+    while True:
+        said = await _read_line(child)
+        phase = said.get("phase")
+        if phase == "failed":
+            raise _failure(said)
+        if phase == "done":
+            return await _read_update(child, said, job.length)
+        if on_phase is not None:
+            on_phase(Progress(str(phase), said.get("step", 0), said.get("of", 0)))
+        if phase == "ready":
+            if before_sampling is not None:
+                await before_sampling()
+            await _send(child, "sample")
+
+
+async def _send(child: Process, line: str) -> None:
+    assert child.stdin is not None
+    try:
+        child.stdin.write(line.encode() + b"\n")
+        await child.stdin.drain()
+    except (BrokenPipeError, ConnectionResetError):
+        raise await _death(child) from None
+
+
+async def _read_line(child: Process) -> dict[str, Any]:
+    assert child.stdout is not None
+    line = await child.stdout.readline()
+    if not line.endswith(b"\n"):
+        raise await _death(child)
+    said: dict[str, Any] = json.loads(line)
+    return said
+
+
+async def _read_update(
+    child: Process, said: dict[str, Any], length: int
+) -> npt.NDArray[np.float32]:
+    if said["length"] != length:
+        raise TuningFailed(
+            f"the tuning worker's update has {said['length']} coordinates instead of "
+            f"{length}"
+        )
+    assert child.stdout is not None
+    try:
+        content = await child.stdout.readexactly(4 * length)
+    except asyncio.IncompleteReadError:
+        raise await _death(child) from None
+    if hashlib.sha256(content).hexdigest() != said["sha256"]:
+        raise TuningFailed("the tuning worker's update was damaged on its way")
+    update = np.frombuffer(content, "<f4").astype(np.float32)
+    if not np.isfinite(update).all():
+        raise TuningFailed("the tuning worker's update has a value that isn't finite")
+    return update
+
+
+def _failure(said: dict[str, Any]) -> FeditError:
+    if said["exit_status"] == ConfigError.exit_status:
+        return ConfigError(said["error"])
+    return TuningFailed(said["error"])
+
+
+async def _death(child: Process) -> TuningFailed:
+    status = await child.wait()
+    if status < 0:
+        return TuningFailed(f"the tuning worker was killed by signal {-status}")
+    return TuningFailed(f"the tuning worker ended early with status {status}")

@@ -1,0 +1,207 @@
+"""One silo's part of a federated round: a fixed number of steps -> one adapter update."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from fedit_secure.errors import ConfigError
+from fedit_secure.privacy.noise import CryptoNoise
+from fedit_secure.privacy.plan import DpPlan, StepArguments
+from fedit_secure.tuning.adapter import FloatVector, adapter_parameters, read_adapter
+from fedit_secure.tuning.batches import poisson_slots
+from fedit_secure.tuning.dp_step import BatchGradient, Float64, sensitivity
+from fedit_secure.tuning.examples import Example
+from fedit_secure.tuning.job import (
+    DEFAULT_TOKEN_BUDGET,
+    OnProgress,
+    OptimizerConfig,
+    Progress,
+)
+from fedit_secure.tuning.preflight import check_model, fitting_budget
+
+
+@dataclass(frozen=True, slots=True)
+class ReadyRound:
+    """A round whose model has passed every check; nothing has been sampled yet."""
+
+    model: nn.Module
+    steps: StepArguments
+    initial: FloatVector
+    selective: bool
+    token_budget: int
+
+
+def prepare_round(
+    model: nn.Module,
+    plan: DpPlan,
+    *,
+    initial: FloatVector,
+    max_tokens: int,
+    token_budget: int = DEFAULT_TOKEN_BUDGET,
+) -> ReadyRound:
+    """Set the adapter, and try on synthetic records everything that can fail.
+
+    Args:
+        model: a PeftModel (`attach_adapter`) in float32, on its device.
+        plan: the silo's plan; kind "none" tunes without clip and noise.
+        initial: float32, shape (d,): the global adapter, ordered as the layout.
+        max_tokens: length of the longest record that there could be.
+        token_budget: tokens of a physical batch, padding included.
+
+    Raises:
+        ConfigError: the plan or the model can't be tuned as asked; says why.
+        TuningFailed: nothing would be trained, or one record doesn't fit into memory.
+    """
+    steps = plan.step_arguments()
+    if steps.clip is not None and _dropouts(model):
+        raise ConfigError("the adapter has dropout, which must be 0 under DP")
+    model.eval()
+    selective = check_model(model, initial, max_tokens)
+    budget = fitting_budget(
+        model,
+        clip=steps.clip,
+        selective=selective,
+        max_tokens=max_tokens,
+        token_budget=token_budget,
+    )
+    return ReadyRound(model, steps, initial, selective, budget)
+
+
+def run_round(
+    ready: ReadyRound,
+    examples: Sequence[Example],
+    optimizer: OptimizerConfig,
+    *,
+    noise_key: bytes,
+    on_phase: OnProgress | None = None,
+    threads: int = 1,
+) -> FloatVector:
+    """Exactly `local_steps` steps from the initial adapter; what they changed.
+
+    Nothing but the drawn batches depends on the records: no early stop, no schedule on
+    the loss, and an empty batch takes its step like any other. The optimiser starts
+    fresh. Weight decay acts after the noise. The model keeps the tuned adapter.
+
+    Args:
+        examples: slot i is record i.
+        noise_key: 32 secret bytes, for this attempt alone.
+        threads: threads for the noise; doesn't change it.
+
+    Returns:
+        float32, shape (d,): the adapter after the steps minus the initial one.
+
+    Raises:
+        TuningFailed: a step failed; see `BatchGradient.sum`.
+    """
+    model, plan = ready.model, ready.steps
+    noise = CryptoNoise(noise_key, threads)
+    parameters = [p for _, p in adapter_parameters(model)]
+    descent = _optimizer(parameters, optimizer)
+    gradients = BatchGradient(
+        model,
+        examples,
+        clip=plan.clip,
+        selective=ready.selective,
+        token_budget=ready.token_budget,
+    )
+    dropouts = _dropouts(model)
+    if dropouts:  # only without DP
+        torch.manual_seed(int.from_bytes(noise_key[:8], "little"))
+    try:
+        for dropout in dropouts:
+            dropout.train()
+        for step in range(plan.steps):
+            slots = poisson_slots(noise, step, len(examples), plan.sample_rate)
+            total = gradients.sum(slots)
+            if plan.clip is not None:
+                bound = sensitivity(plan.clip, plan.expected_batch)
+                total = noise.add_grid_noise(total, step, plan.noise_multiplier, bound)
+            # Divided by the plan's expected batch, a public constant, never by the
+            # size of the drawn one. An empty batch takes a step of noise alone.
+            _set_gradient(parameters, total / plan.expected_batch)
+            descent.step()
+            if on_phase is not None:
+                on_phase(Progress("tuning", step + 1, plan.steps))
+    finally:
+        gradients.close()
+        model.eval()
+        for parameter in parameters:
+            parameter.grad = None
+    return read_adapter(model) - ready.initial
+
+
+def tune_round(
+    model: nn.Module,
+    examples: Sequence[Example],
+    plan: DpPlan,
+    optimizer: OptimizerConfig,
+    *,
+    noise_key: bytes,
+    initial: FloatVector,
+    max_tokens: int | None = None,
+    on_phase: OnProgress | None = None,
+    token_budget: int = DEFAULT_TOKEN_BUDGET,
+    threads: int = 1,
+) -> FloatVector:
+    """`prepare_round`, then `run_round`: the update of one silo in one round.
+
+    `max_tokens` is by default the longest of the examples.
+    """
+    longest = max((len(e.tokens) for e in examples), default=2)
+    ready = prepare_round(
+        model,
+        plan,
+        initial=initial,
+        max_tokens=longest if max_tokens is None else max_tokens,
+        token_budget=token_budget,
+    )
+    return run_round(
+        ready,
+        examples,
+        optimizer,
+        noise_key=noise_key,
+        on_phase=on_phase,
+        threads=threads,
+    )
+
+
+def _optimizer(
+    parameters: list[nn.Parameter], config: OptimizerConfig
+) -> torch.optim.Optimizer:
+    if config.name == "sgd":
+        return torch.optim.SGD(
+            parameters,
+            lr=config.learning_rate,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+        )
+    return torch.optim.AdamW(
+        parameters,
+        lr=config.learning_rate,
+        betas=config.betas,
+        eps=config.eps,
+        weight_decay=config.weight_decay,
+    )
+
+
+def _set_gradient(parameters: list[nn.Parameter], gradient: Float64) -> None:
+    start = 0
+    for parameter in parameters:
+        stop = start + parameter.numel()
+        part = torch.from_numpy(gradient[start:stop].astype(np.float32))
+        parameter.grad = part.view(parameter.shape)
+        start = stop
+
+
+def _dropouts(model: nn.Module) -> list[nn.Dropout]:
+    """The adapter's own dropout layers; the frozen model's stay switched off."""
+    return [
+        module
+        for name, module in model.named_modules()
+        if ".lora_dropout." in name and isinstance(module, nn.Dropout) and module.p > 0
+    ]
