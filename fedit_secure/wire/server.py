@@ -231,8 +231,7 @@ class AggregatorServer:
                 return await _read(context)
 
         try:
-            upload = await peer.intake.take(read, context.write)
-            await peer.stream.inbox.put(upload)
+            await peer.intake.take(read, context.write, peer.stream.inbox.put)
         except MalformedMessage as error:
             _log.warning("silo %r sent a bad upload: %s", peer.name, error)
             await _abort(context, "INVALID_ARGUMENT", str(error))
@@ -243,9 +242,6 @@ class AggregatorServer:
             await _abort(context, "DEADLINE_EXCEEDED", "the upload stood still")
         except ConnectError as error:
             await _abort(context, "ABORTED", str(error))
-        header = upload.header
-        del upload  # its space on the disk is the receiver's to give back
-        await context.write(bulk.upload_state(header.length, header.payload_digest))
 
     async def _fetch(self, request: bytes, context: _Context) -> AsyncIterator[bytes]:
         await self._identify(context)

@@ -7,10 +7,11 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from fedit_secure.errors import ConnectError, MalformedMessage
-from fedit_secure.secagg.messages import Blob, MaskedUpload
+from fedit_secure.secagg.messages import Blob, MaskedUpload, UploadHeader
 from fedit_secure.wire import bulk
 from fedit_secure.wire.limits import Limits
 from fedit_secure.wire.link import check_upload
+from fedit_secure.wire.stream import Read, Write
 
 
 class SpoolFile(Protocol):
@@ -34,10 +35,11 @@ class UploadSpool(Protocol):
 
 
 class Intake:
-    """Takes one silo's uploads, one at a time: a newer call replaces an older one.
+    """Takes one connection's uploads, one at a time: a newer call replaces an older.
 
     After a network failure the silo calls again before the aggregator has noticed that
-    the first call is dead.
+    the first call is dead; or the upload was whole, and only the answer got lost: then
+    the same header finds all of its bytes held, and nothing is handed on twice.
     """
 
     def __init__(self, silo: int, spool: UploadSpool, limits: Limits) -> None:
@@ -45,13 +47,15 @@ class Intake:
         self._spool = spool
         self._limits = limits
         self._file: SpoolFile | None = None
+        self._whole: UploadHeader | None = None
 
     async def take(
         self,
-        read: Callable[[], Awaitable[bytes | None]],
-        write: Callable[[bytes], Awaitable[None]],
-    ) -> MaskedUpload:
-        """The upload that the messages of one call hold.
+        read: Read,
+        write: Write,
+        deliver: Callable[[MaskedUpload], Awaitable[None]],
+    ) -> None:
+        """Answer one call, and hand on the upload that its messages hold.
 
         Raises:
             MalformedMessage: for anything but the announced bytes in order; the size
@@ -61,6 +65,17 @@ class Intake:
         """
         header = bulk.upload_header(await _needed(read), self._limits)
         check_upload(header, self._silo, self._limits)
+        if header == self._whole:
+            await write(bulk.upload_state(header.length))
+            await _end(read, header.length)
+        else:
+            await deliver(await self._store(header, read, write))
+            self._whole = header
+        await write(bulk.upload_state(header.length, header.payload_digest))
+
+    async def _store(
+        self, header: UploadHeader, read: Read, write: Write
+    ) -> MaskedUpload:
         self.drop()
         file = self._spool.open(header.ctx, self._silo, header.length)
         self._file = file
@@ -73,8 +88,7 @@ class Intake:
                     raise ConnectError("a newer upload of this silo replaced this one")
                 await asyncio.to_thread(file.write, offset, data)
                 offset += len(data)
-            if await read() is not None:
-                raise MalformedMessage(f"an upload that goes on after {offset} bytes")
+            await _end(read, offset)
             payload = await asyncio.to_thread(file.finish, header.payload_digest)
         finally:
             file.discard()
@@ -89,8 +103,13 @@ class Intake:
             self._file = None
 
 
-async def _needed(read: Callable[[], Awaitable[bytes | None]]) -> bytes:
+async def _needed(read: Read) -> bytes:
     data = await read()
     if data is None:
         raise MalformedMessage("an upload that ended early")
     return data
+
+
+async def _end(read: Read, length: int) -> None:
+    if await read() is not None:
+        raise MalformedMessage(f"an upload that goes on after {length} bytes")

@@ -589,6 +589,25 @@ async def test_a_newer_upload_replaces_one_that_hangs(
             assert await hanging.code() is grpc.StatusCode.ABORTED
 
 
+async def test_a_lost_answer_is_not_a_second_upload(
+    parties: Parties, tmp_path: Path
+) -> None:
+    async with hub(parties, tmp_path) as where, silo(where, parties) as link:
+        await link.send(HELLO)
+        peer, _ = await where.peers.get()
+        await link.upload(UPLOAD)
+        await link.upload(UPLOAD)  # as after an answer that got lost
+        again = replace(UPLOAD.header, ctx=h(200))
+        await link.upload(m.MaskedUpload(again, PAYLOAD))
+        await link.send(f.Ready(1))
+        got = [await peer.receive() for _ in range(3)]
+        assert [getattr(frame, "header", frame) for frame in got] == [
+            UPLOAD.header,
+            again,
+            f.Ready(1),
+        ]
+
+
 async def test_an_upload_that_stands_still_is_dropped(
     parties: Parties, tmp_path: Path
 ) -> None:
