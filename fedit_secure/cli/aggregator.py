@@ -26,7 +26,7 @@ def init(
     ] = None,
     format: FormatOption = OutputFormat.TABLE,
 ) -> None:
-    """Make the aggregator's keys, public card and a starter aggregator.yaml."""
+    """Make the aggregator's keys, card and starter file."""
     from fedit_secure.cli.starter import AGGREGATOR
     from fedit_secure.cli.starting import start_folder
 
@@ -46,7 +46,7 @@ def serve(
     ] = None,
     format: FormatOption = OutputFormat.TABLE,
 ) -> None:
-    """Bring the silos of the charter through all rounds of the run."""
+    """Bring the silos through all rounds of the run."""
     import asyncio
 
     from fedit_secure.aggregator.serve import serve as serve_aggregator
@@ -70,7 +70,7 @@ def status(
     config: ConfigArgument = Path("aggregator.yaml"),
     format: FormatOption = OutputFormat.TABLE,
 ) -> None:
-    """Show charter, approvals and rounds done; change nothing."""
+    """Show charter, approvals and rounds done."""
     from fedit_secure.cli.standing import aggregator_facts
     from fedit_secure.config import load_aggregator_config
 

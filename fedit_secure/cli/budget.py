@@ -21,7 +21,7 @@ def show_budget(
     ),
     format: FormatOption = OutputFormat.TABLE,
 ) -> None:
-    """Show the privacy budget spent and left, from the ledger; change nothing."""
+    """Show the privacy budget spent and left, by the ledger."""
     from fedit_secure.cli.standing import budget_facts, charges_table
     from fedit_secure.config import load_silo_config
 

@@ -28,7 +28,10 @@ def draft(
     ] = Path("charter.json"),
     format: FormatOption = OutputFormat.TABLE,
 ) -> None:
-    """Make a charter and the initial state that it names, from a plan and all cards."""
+    """Make a charter from a plan and all cards.
+
+    Beside it lies the initial state that it names. Nothing is overwritten.
+    """
     from fedit_secure.cli.drafted import draft_files
 
     show(draft_files(plan, cards, output), format)
@@ -40,7 +43,7 @@ def show_charter(
     charter: CharterArgument = Path("charter.json"),
     format: FormatOption = OutputFormat.TABLE,
 ) -> None:
-    """Show what a charter says, what it costs each silo, and its fifteen words."""
+    """Show a charter, its cost and its fifteen words."""
     from fedit_secure.cli.charter_facts import charter_facts, roster_table
     from fedit_secure.federation.charter import Charter
 
@@ -58,7 +61,10 @@ def approve(
     ] = False,
     format: FormatOption = OutputFormat.TABLE,
 ) -> None:
-    """Check the charter against this silo's card, data, policy and budget; sign it."""
+    """Check the charter for this silo, and sign it.
+
+    It must hold this silo's own card and fit its data, policy and budget.
+    """
     from fedit_secure.cli.approving import check_charter, sign_charter
     from fedit_secure.config import load_silo_config
 
@@ -86,7 +92,7 @@ def verify(
     ] = None,
     format: FormatOption = OutputFormat.TABLE,
 ) -> None:
-    """Check that every rostered silo has approved exactly this charter."""
+    """Check that every silo has approved this charter."""
     from datetime import UTC, datetime
 
     from fedit_secure.federation.approval import load_approvals, verify_approvals

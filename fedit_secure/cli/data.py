@@ -19,7 +19,7 @@ def check(
     ),
     format: FormatOption = OutputFormat.TABLE,
 ) -> None:
-    """Read every record; report counts, repeats and what training would not see."""
+    """Read every record; report counts, repeats and cuts."""
     from fedit_secure.cli.data_facts import data_facts, repeats_table
     from fedit_secure.config import load_silo_config
     from fedit_secure.tuning.job import DataSource

@@ -14,7 +14,7 @@ import typer
 from typer.exceptions import TyperException
 
 from fedit_secure.cli import aggregator, budget, charter, data, silo, simulate
-from fedit_secure.cli.output import FormatOption, OutputFormat, problem, show
+from fedit_secure.cli.output import FormatOption, OutputFormat, note, problem, show
 from fedit_secure.errors import ConfigError, FeditError
 
 _BUG = 5
@@ -32,6 +32,7 @@ app = typer.Typer(
         "exhausted, 8 quorum lost, 9 audit failed."
     ),
     no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     add_completion=False,
     # Plain help: importing the rich one would double the time that --help takes.
     rich_markup_mode=None,
@@ -57,7 +58,7 @@ def options(
 
 @app.command("version")
 def version(format: FormatOption = OutputFormat.TABLE) -> None:
-    """Show the version of fedit-secure and of what its results depend on."""
+    """Show the versions that results depend on."""
     from importlib import metadata
 
     packages = (
@@ -92,7 +93,11 @@ def main(arguments: Sequence[str]) -> int:
         return _failed(error, error.exit_status, debug)
     except TyperException as error:
         # Typer's own status would be 2, which says "cannot connect" here.
-        return _failed(error, ConfigError.exit_status, debug, error.format_message())
+        text = error.format_message()
+        if text.startswith("Usage: "):  # a command without its subcommand
+            note(text)
+            return ConfigError.exit_status
+        return _failed(error, ConfigError.exit_status, debug, text)
     except (KeyboardInterrupt, typer.Abort):
         problem("interrupted")
         return _INTERRUPTED

@@ -32,8 +32,8 @@ def show(
 ) -> None:
     """Prints facts, then tables by title; in JSON they are keys of one object.
 
-    A table is a list of rows with equal keys. None prints as "-". `one_line` is for JSON
-    that follows other lines of JSON.
+    A table is a list of rows with equal keys. None prints as "-". `one_line` is for
+    JSON that follows other lines of JSON.
     """
     if format is OutputFormat.JSON:
         content = {**facts, **(tables or {})}

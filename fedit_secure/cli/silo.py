@@ -61,7 +61,7 @@ def serve(
     threads: Annotated[int | None, typer.Option(help="Cores for tuning.")] = None,
     format: FormatOption = OutputFormat.TABLE,
 ) -> None:
-    """Take part in the run of the approved charter, until it ends."""
+    """Take part in the run of the approved charter."""
     import asyncio
 
     from fedit_secure.cli.logs import log_to_stderr
@@ -86,7 +86,7 @@ def status(
     config: ConfigArgument = Path("silo.yaml"),
     format: FormatOption = OutputFormat.TABLE,
 ) -> None:
-    """Show identity, approved charter, rounds done and privacy budget; change nothing."""
+    """Show charter, rounds and privacy budget."""
     from fedit_secure.cli.standing import silo_facts
     from fedit_secure.config import load_silo_config
 

@@ -17,7 +17,10 @@ def simulate(
     ] = None,
     format: FormatOption = OutputFormat.TABLE,
 ) -> None:
-    """Run a whole federation in this process: same protocol, tuning and ledgers."""
+    """Run a whole federation in one process.
+
+    Protocol, tuning and ledgers are the daemons' own; only the network is left out.
+    """
     from fedit_secure.cli.simulated import simulated_facts
     from fedit_secure.config import load_simulation
 
@@ -43,7 +46,7 @@ def demo(
     seed: Annotated[int, typer.Option(help="For the data and the first adapter.")] = 0,
     format: FormatOption = OutputFormat.TABLE,
 ) -> None:
-    """Watch four silos and an aggregator tune a model together, on this machine."""
+    """Watch a whole federation at work on this machine."""
     from fedit_secure.demo.run import main
 
     main(

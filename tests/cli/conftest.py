@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
@@ -19,10 +20,10 @@ aggregator: localhost:7443
 base_model: base
 initial_state: given.bin
 rounds: 3
-expires: 2036-12-31
+expires: {expires}
 max_tokens: 64
-tuning: {learning_rate: 1e-3, local_steps: 8}
-dp: {epsilon: 8, delta: 1e-6, expected_batch: 64}
+tuning: {{learning_rate: 1e-3, local_steps: 8}}
+dp: {{epsilon: 8, delta: 1e-6, expected_batch: 64}}
 """
 
 
@@ -70,7 +71,8 @@ def drafted(tmp_path_factory):
     (base / "model.safetensors").write_bytes(b"weights")
     state = from_float32(LAYOUT, np.linspace(-1, 1, 14, dtype=np.float32))
     (root / "given.bin").write_bytes(state.to_bytes())
-    (root / "plan.yaml").write_text(PLAN)
+    expires = (datetime.now(UTC) + timedelta(days=365)).date()
+    (root / "plan.yaml").write_text(PLAN.format(expires=expires))
     cards = []
     for name in SILOS:
         options = ("--folder", root / name, "--contact", "x", "--tell-records", RECORDS)
