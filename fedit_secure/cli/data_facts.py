@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from fedit_secure.config import SiloConfig
-from fedit_secure.errors import ConfigError
 from fedit_secure.federation.charter import Charter
 from fedit_secure.federation.policy import UNITS_PER_DELTA
+from fedit_secure.tuning.base_model import load_tokenizer, resolve_base_model
+from fedit_secure.tuning.examples import make_examples
 from fedit_secure.tuning.records import Record
 
 _LONGEST_LIST = 10
@@ -56,21 +57,15 @@ def _token_facts(config: SiloConfig, records: Sequence[Record]) -> dict[str, Any
     if not config.charter.exists():
         return nothing
     charter = Charter.load(config.charter)
-    try:
-        from fedit_secure.tuning.base_model import load_tokenizer, resolve_base_model
-        from fedit_secure.tuning.examples import make_examples
-
-        tokenizer = load_tokenizer(resolve_base_model(config.model))
-    except ImportError as error:
-        raise ConfigError(
-            f"counting tokens needs {error.name}; run pip install 'fedit-secure[silo]'"
-        ) from error
+    tokenizer = load_tokenizer(resolve_base_model(config.model))
     examples = make_examples(
         records, tokenizer, charter.template.name, charter.max_tokens
     )
     return {
         "max_tokens": charter.max_tokens,
-        "at_max_tokens": sum(len(example.tokens) >= charter.max_tokens for example in examples),
+        "at_max_tokens": sum(
+            len(example.tokens) >= charter.max_tokens for example in examples
+        ),
         "without_response": sum(example.labels == 0 for example in examples),
     }
 

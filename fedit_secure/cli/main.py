@@ -19,6 +19,8 @@ from fedit_secure.errors import ConfigError, FeditError
 
 _BUG = 5
 _INTERRUPTED = 130
+# The extra [silo]: an aggregator or a coordinator may do without them.
+_EXTRA = ("torch", "transformers", "peft", "opacus", "datasets", "pyarrow")
 
 app = typer.Typer(
     name="fedit",
@@ -89,39 +91,45 @@ def main(arguments: Sequence[str]) -> int:
     rest = [argument for argument in arguments if argument != "--debug"]
     try:
         status = app(rest, prog_name="fedit", standalone_mode=False)
-    except FeditError as error:
-        return _failed(error, error.exit_status, debug)
-    except TyperException as error:
-        # Typer's own status would be 2, which says "cannot connect" here.
-        text = error.format_message()
-        if text.startswith("Usage: "):  # a command without its subcommand
-            note(text)
-            return ConfigError.exit_status
-        return _failed(error, ConfigError.exit_status, debug, text)
-    except (KeyboardInterrupt, typer.Abort):
-        problem("interrupted")
-        return _INTERRUPTED
-    except SystemExit as error:
-        # A daemon that was told to stop has drained, and says so with status 0.
-        return error.code if isinstance(error.code, int) else 0
-    except BrokenPipeError:
-        # The reader of our output is gone, as in `fedit charter show | head`.
-        sys.stderr.close()
-        return 0
-    except Exception as error:  # noqa: BLE001 - the last line before the user
-        text = f"unexpected {type(error).__name__}: {error}".splitlines()[0]
-        hint = "this is a bug of fedit; run it again with --debug for the traceback"
-        return _failed(error, _BUG, debug, f"{text} ({hint})")
+    except (Exception, KeyboardInterrupt, SystemExit) as error:  # noqa: BLE001
+        return _ended(error, debug)
     return status if isinstance(status, int) else 0
 
 
-def _failed(error: Exception, status: int, debug: bool, text: str = "") -> int:
+def _ended(error: BaseException, debug: bool) -> int:
+    """Says in one sentence what ended a command; returns the exit status for it."""
     if debug:
         import traceback
 
         traceback.print_exception(error)
-    problem(text or str(error))
-    return status
+    match error:
+        case SystemExit(code=code):
+            # A daemon that was told to stop has drained, and says so with status 0.
+            return code if isinstance(code, int) else 0
+        case BrokenPipeError():
+            # The reader of our output is gone, as in `fedit charter show | head`.
+            sys.stderr.close()
+            return 0
+        case FeditError():
+            problem(str(error))
+            return error.exit_status
+        case TyperException():
+            text = error.format_message()
+            # A command without its subcommand shows its help.
+            (note if text.startswith("Usage: ") else problem)(text)
+            # Typer's own status would be 2, which says "cannot connect" here.
+            return ConfigError.exit_status
+        case KeyboardInterrupt() | typer.Abort():
+            problem("interrupted")
+            return _INTERRUPTED
+        case ModuleNotFoundError(name=str(name)) if name.split(".")[0] in _EXTRA:
+            problem(f"this needs {name}; run pip install 'fedit-secure[silo]'")
+            return ConfigError.exit_status
+        case _:
+            text = f"unexpected {type(error).__name__}: {error}".splitlines()[0]
+            hint = "this is a bug of fedit; run it again with --debug for the traceback"
+            problem(f"{text} ({hint})")
+            return _BUG
 
 
 if __name__ == "__main__":

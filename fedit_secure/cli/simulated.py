@@ -6,7 +6,7 @@ from typing import Any
 
 from fedit_secure.cli.output import note
 from fedit_secure.config import SimulationConfig
-from fedit_secure.errors import ConfigError
+from fedit_secure.simulation import simulate
 from fedit_secure.tuning.job import DataSource
 
 _PLAN_KEYS = frozenset(
@@ -20,16 +20,8 @@ def simulated_facts(
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Runs the simulation; returns what it left, and one row a silo.
 
-    Raises ConfigError where the packages of the extra [silo] are missing, and what the
-    run itself raises.
+    Raises what the run itself raises.
     """
-    try:
-        from fedit_secure.simulation import simulate
-    except ImportError as error:
-        raise ConfigError(
-            f"simulating tunes a model and needs {error.name}; run pip install "
-            "'fedit-secure[silo]'"
-        ) from error
     result = simulate(
         {
             name: DataSource.model_validate(source.model_dump())

@@ -28,8 +28,7 @@ def draft_run(
 ) -> tuple[Charter, GridState]:
     """The charter of `plan` for the parties of `cards`, and the state it starts from.
 
-    Raises ConfigError: a bad plan or card, an unknown model, template or predecessor,
-    or the packages of the extra [silo] are missing.
+    Raises ConfigError: a bad plan or card, an unknown model, template or predecessor.
     """
     folder = resolve_base_model(plan.base_model)
     template = load_template(plan.template)

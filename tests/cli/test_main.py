@@ -110,6 +110,33 @@ def test_each_error_has_its_documented_status(fedit, monkeypatch, error):
     assert result.err == f"fedit: {error}\n"
 
 
+@pytest.mark.parametrize(("package", "status"), [("torch", 4), ("numpy", 5)])
+def test_a_missing_extra_says_how_to_get_it(fedit, monkeypatch, package, status):
+    def raises(*arguments, **options):
+        raise ModuleNotFoundError("No module", name=package)
+
+    monkeypatch.setattr(main_module, "app", raises)
+    result = fedit("demo")
+    assert result.status == status
+    assert ("pip install 'fedit-secure[silo]'" in result.err) == (status == 4)
+
+
+@pytest.mark.parametrize("arguments", [(), ("charter",)])
+def test_without_a_command_the_help_is_shown(fedit, arguments):
+    result = fedit(*arguments)
+    assert result.status == 4
+    assert result.err.startswith("Usage: fedit")
+    assert result.out == ""
+
+
+def test_a_daemon_that_drained_ends_with_0(fedit, monkeypatch):
+    def stops(*arguments, **options):
+        raise SystemExit(0)
+
+    monkeypatch.setattr(main_module, "app", stops)
+    assert fedit("silo", "serve").status == 0
+
+
 def test_a_bug_ends_with_5_and_one_line(fedit, monkeypatch):
     def raises(*arguments, **options):
         raise RuntimeError("one\ntwo")
