@@ -1,0 +1,1 @@
+"""Differential privacy: the plan, its noise, its accounting, its ledger."""

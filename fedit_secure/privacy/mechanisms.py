@@ -1,0 +1,84 @@
+"""What an event is made of, for accountants: Gaussian steps on Poisson samples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from fedit_secure.errors import FeditError
+from fedit_secure.privacy.plan import steps_event
+
+if TYPE_CHECKING:
+    from dp_accounting import DpEvent
+
+
+class PrivacyAccountingError(FeditError):
+    """No epsilon can be stated: an accountant doesn't reach that far, or two disagree."""
+
+
+class Mechanism(NamedTuple):
+    """`steps` Gaussian releases, each of a Poisson sample of the records."""
+
+    sample_rate: float
+    noise_multiplier: float
+    steps: int
+
+
+def _leaves(event: DpEvent, count: int) -> Iterator[Mechanism | None]:
+    """The Gaussian leaves, repeated ones counted; None for one without any privacy."""
+    import dp_accounting as dpa
+
+    match event:
+        case dpa.NoOpDpEvent():
+            return
+        case dpa.NonPrivateDpEvent():
+            yield None
+        case dpa.SelfComposedDpEvent():
+            yield from _leaves(event.event, count * event.count)
+        case dpa.ComposedDpEvent():
+            for part in event.events:
+                yield from _leaves(part, count)
+        case dpa.GaussianDpEvent():
+            yield Mechanism(1.0, float(event.noise_multiplier), count)
+        case dpa.PoissonSampledDpEvent(event=dpa.GaussianDpEvent()):
+            sigma = float(event.event.noise_multiplier)
+            yield Mechanism(float(event.sampling_probability), sigma, count)
+        case _:
+            raise PrivacyAccountingError(
+                f"a {type(event).__name__} can't be accounted: only Gaussian steps, "
+                "Poisson-sampled or not, and their compositions"
+            )
+
+
+def mechanisms_of(event: DpEvent) -> tuple[Mechanism, ...] | None:
+    """The event's Gaussian steps, equal ones counted together; None without privacy.
+
+    Composition doesn't depend on order, so events with one result are the same to every
+    accountant. Raises PrivacyAccountingError for events of any other kind.
+    """
+    leaves = tuple(_leaves(event, 1))
+    if any(leaf is None or leaf.noise_multiplier == 0 for leaf in leaves):
+        return None
+    return merged([leaf for leaf in leaves if leaf is not None])
+
+
+def merged(mechanisms: Sequence[Mechanism]) -> tuple[Mechanism, ...]:
+    """The mechanisms sorted, those of equal rate and noise counted together."""
+    steps: dict[tuple[float, float], int] = {}
+    for q, sigma, count in mechanisms:
+        if q > 0 and count > 0:
+            steps[q, sigma] = steps.get((q, sigma), 0) + count
+    return tuple(Mechanism(*key, count) for key, count in sorted(steps.items()))
+
+
+def event_of(mechanisms: Sequence[Mechanism]) -> DpEvent:
+    """The composition of the mechanisms as dp-accounting takes it."""
+    import dp_accounting as dpa
+
+    return dpa.ComposedDpEvent([steps_event(*mechanism) for mechanism in mechanisms])
+
+
+def require_delta(delta: float) -> None:
+    """Raises ValueError unless 0 < delta < 1."""
+    if not 0 < delta < 1:
+        raise ValueError(f"delta is {delta}, not between 0 and 1")

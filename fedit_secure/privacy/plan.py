@@ -1,0 +1,250 @@
+"""DpPlan: one frozen object yields the training step's arguments AND its DpEvent.
+
+They can't drift apart: whoever tunes takes `step_arguments()`, whoever accounts takes
+`round_event()` or `run_event()`, of the same object. Importing this module costs
+milliseconds; dp-accounting is imported when an event is built.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from dp_accounting import DpEvent, NeighboringRelation
+
+Kind = Literal["local", "none"]
+Unit = Literal["record"]
+Sizes = Literal["public", "secret"]
+
+
+@dataclass(frozen=True, slots=True)
+class StepArguments:
+    """What one round's DP-SGD steps need; `clip` is None, and no noise added, without DP.
+
+    Each step draws every record with probability `sample_rate`, clips its gradient to
+    L2 norm `clip`, adds N(0, (noise_multiplier * clip)^2) to every coordinate of the
+    sum, and divides by `expected_batch`, a public constant. Exactly `steps` steps.
+    """
+
+    sample_rate: float
+    noise_multiplier: float
+    clip: float | None
+    expected_batch: int
+    steps: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DpPlan:
+    """One silo's DP-SGD plan for a whole run, fixed before the first record is drawn.
+
+    Args:
+        kind: "local" (noise at each silo), or "none": no clip, no noise, no guarantee.
+        sample_rate: q, each record's probability of being in a step's batch, in (0, 1].
+        noise_multiplier: sigma, the noise's standard deviation in units of the clip.
+        clip: C, the L2 bound on one record's gradient. Unused without DP.
+        expected_batch: B-bar, the public constant that sums are divided by.
+        local_steps: DP-SGD steps of one round.
+        rounds: federated rounds of the run.
+        spare_charges: rounds' worth of budget beyond them, for lost updates.
+        delta: the guarantee's delta; None only without DP.
+        target_epsilon: what sigma was calibrated to, where that is known.
+        unit: what one guarantee covers: a record.
+        sizes: whether the number of records is public (then a record is zeroed out
+            between neighbours) or secret (then it is added or removed).
+
+    Raises:
+        ValueError: a parameter is out of range; one sentence that names it.
+    """
+
+    kind: Kind = "local"
+    sample_rate: float
+    noise_multiplier: float
+    clip: float
+    expected_batch: int
+    local_steps: int
+    rounds: int
+    spare_charges: int = 1
+    delta: float | None
+    target_epsilon: float | None = None
+    unit: Unit = "record"
+    sizes: Sizes = "public"
+
+    def __post_init__(self) -> None:
+        _require_choice("kind", self.kind, ("local", "none"))
+        _require_choice("unit", self.unit, ("record",))
+        _require_choice("sizes", self.sizes, ("public", "secret"))
+        for name in ("sample_rate", "noise_multiplier", "clip"):
+            object.__setattr__(self, name, _real(name, getattr(self, name)))
+        for name in ("delta", "target_epsilon"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, _real(name, getattr(self, name)))
+        for name, least in (
+            ("expected_batch", 1),
+            ("local_steps", 1),
+            ("rounds", 1),
+            ("spare_charges", 0),
+        ):
+            _require_count(name, getattr(self, name), least)
+        self._check_ranges()
+
+    def _check_ranges(self) -> None:
+        if not 0 < self.sample_rate <= 1:
+            raise ValueError(f"sample_rate is {self.sample_rate}, not in (0, 1]")
+        if self.clip <= 0:
+            raise ValueError(f"clip is {self.clip}, but must be positive")
+        if self.delta is not None and not 0 < self.delta < 1:
+            raise ValueError(f"delta is {self.delta}, not between 0 and 1")
+        if self.target_epsilon is not None and self.target_epsilon <= 0:
+            raise ValueError(
+                f"target_epsilon is {self.target_epsilon}, but must be positive"
+            )
+        if self.kind == "local":
+            if self.noise_multiplier <= 0:
+                raise ValueError(
+                    f"noise_multiplier is {self.noise_multiplier}, but a plan of kind "
+                    "'local' needs noise"
+                )
+            if self.delta is None:
+                raise ValueError("a plan of kind 'local' needs a delta")
+        elif self.noise_multiplier != 0 or self.target_epsilon is not None:
+            raise ValueError(
+                "a plan of kind 'none' has noise_multiplier 0 and no target_epsilon"
+            )
+
+    @classmethod
+    def create(
+        cls,
+        *,
+        target_epsilon: float,
+        delta: float,
+        sample_rate: float,
+        clip: float,
+        expected_batch: int,
+        local_steps: int,
+        rounds: int,
+        spare_charges: int = 1,
+        unit: Unit = "record",
+        sizes: Sizes = "public",
+        spent: DpEvent | None = None,
+        filter_order: float | None = None,
+    ) -> DpPlan:
+        """The plan with the least noise that keeps to `target_epsilon`, spares included.
+
+        `spent`, and `filter_order` with it, make that the budget that *remains*: see
+        `accountant.calibrate`, whose errors this raises.
+        """
+        from fedit_secure.privacy.accountant import calibrate
+
+        sigma = calibrate(
+            target_epsilon,
+            delta,
+            sample_rate,
+            (rounds + spare_charges) * local_steps,
+            spent=spent,
+            filter_order=filter_order,
+        )
+        return cls(
+            sample_rate=sample_rate,
+            noise_multiplier=sigma,
+            clip=clip,
+            expected_batch=expected_batch,
+            local_steps=local_steps,
+            rounds=rounds,
+            spare_charges=spare_charges,
+            delta=delta,
+            target_epsilon=target_epsilon,
+            unit=unit,
+            sizes=sizes,
+        )
+
+    @property
+    def charges(self) -> int:
+        """Rounds' worth of budget that the run may charge: its rounds and the spares."""
+        return self.rounds + self.spare_charges
+
+    @property
+    def neighbouring_relation(self) -> NeighboringRelation:
+        """Zero-out (`REPLACE_SPECIAL`) for public sizes, add-or-remove for secret."""
+        from dp_accounting import NeighboringRelation
+
+        if self.sizes == "public":
+            return NeighboringRelation.REPLACE_SPECIAL
+        return NeighboringRelation.ADD_OR_REMOVE_ONE
+
+    def step_arguments(self) -> StepArguments:
+        """The arguments of one round's training steps."""
+        return StepArguments(
+            sample_rate=self.sample_rate,
+            noise_multiplier=self.noise_multiplier,
+            clip=self.clip if self.kind == "local" else None,
+            expected_batch=self.expected_batch,
+            steps=self.local_steps,
+        )
+
+    def round_event(self) -> DpEvent:
+        """What one charge, a round's tuning, releases about the records."""
+        return self.event_of(1)
+
+    def run_event(self, spares: int | None = None) -> DpEvent:
+        """What the rounds and `spares` more (by default all of the plan's) release."""
+        extra = self.spare_charges if spares is None else spares
+        _require_count("spares", extra, 0)
+        return self.event_of(self.rounds + extra)
+
+    def event_of(self, charges: int) -> DpEvent:
+        """What `charges` charges release: SelfComposed(PoissonSampled(Gaussian))."""
+        _require_count("charges", charges, 1)
+        steps = charges * self.local_steps
+        return steps_event(self.sample_rate, self.noise_multiplier, steps)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The plan as a JSON object; `from_dict` takes exactly this back."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> DpPlan:
+        """The plan of `as_dict`'s object, every field named and no other.
+
+        Raises ValueError naming a missing, unknown, mistyped or unusable field.
+        """
+        names = {field.name for field in fields(cls)}
+        for missing in sorted(names - set(document)):
+            raise ValueError(f"the plan lacks the field {missing!r}")
+        for unknown in sorted(set(document) - names):
+            raise ValueError(f"the plan has an unknown field {unknown!r}")
+        return cls(**document)
+
+
+def steps_event(sample_rate: float, noise_multiplier: float, steps: int) -> DpEvent:
+    """The event of `steps` DP-SGD steps; one without any privacy where there is no noise."""
+    import dp_accounting as dpa
+
+    if noise_multiplier == 0:
+        return dpa.NonPrivateDpEvent()
+    step: DpEvent = dpa.GaussianDpEvent(noise_multiplier)
+    if sample_rate < 1:
+        step = dpa.PoissonSampledDpEvent(sample_rate, step)
+    return dpa.SelfComposedDpEvent(step, steps)
+
+
+def _require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}, not one of {', '.join(choices)}")
+
+
+def _require_count(name: str, value: object, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"{name} is {value!r}, not an integer")  # noqa: TRY004
+    if not least <= value < 2**53:
+        raise ValueError(f"{name} is {value}, but must be at least {least}")
+
+
+def _real(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{name} is {value!r}, not a number")  # noqa: TRY004
+    if not math.isfinite(value):
+        raise ValueError(f"{name} is {value}, not a finite number")
+    return float(value)
