@@ -1,0 +1,332 @@
+"""The closed, versioned schema of ledger entries, and their one encoding as bytes.
+
+An entry is one line of canonical JSON: ASCII, sorted keys, no spaces, no NaN. Entries say
+what was done, never what it cost: an epsilon is computed from them, by this release's
+accountants or by better ones. They hold nothing that depends on the records: no batch
+size, no loss, no count. Kinds are added, with a version of their own; none is redefined.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+
+from fedit_secure.privacy.plan import DpPlan, Kind, Sizes, Unit, steps_event
+
+if TYPE_CHECKING:
+    from dp_accounting import DpEvent
+
+MAX_ENTRY_BYTES = 64 * 1024
+
+# In these patterns (Rust's regex) `$` matches the very end only.
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+PublicKey = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Signature = Annotated[str, Field(pattern=r"^[0-9a-f]{128}$")]
+Text = Annotated[
+    str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")
+]
+Round = Annotated[int, Field(ge=1, lt=2**53)]
+Count = Annotated[int, Field(ge=1, lt=2**53)]
+Positive = Annotated[float, Field(gt=0)]
+
+AbortReason = Literal["skipped", "tuning-failed", "interrupted", "withheld", "stopped"]
+
+
+class _Event(BaseModel):
+    """Digests, keys and signatures are lowercase hex."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(
+        frozen=True, strict=True, extra="forbid", allow_inf_nan=False
+    )
+
+    def to_bytes(self) -> bytes:
+        """The entry: one canonical JSON object, without a line end."""
+        document = self.model_dump(mode="json")
+        return json.dumps(
+            document, sort_keys=True, separators=(",", ":"), allow_nan=False
+        ).encode("ascii")
+
+
+class Opened(_Event):
+    """The first entry: whose records these are, and what they may ever cost.
+
+    `cap_epsilon` at `delta` is the lifetime cap, null where the silo's policy sets none;
+    `filter_order` the Renyi order of the lifetime filter; `fingerprints` a commitment to
+    keyed fingerprints of the records; `identity` the silo's signature key; `software`
+    the versions of whatever the guarantee rests on.
+    """
+
+    kind: Literal["opened"] = "opened"
+    version: Literal[1] = 1
+    silo: Text
+    identity: PublicKey
+    population: Text
+    unit: Unit = "record"
+    adjacency: Literal["zero-out", "add-or-remove"]
+    delta: Annotated[float, Field(gt=0, lt=1)]
+    cap_epsilon: Positive | None
+    filter_order: Annotated[float, Field(gt=1)]
+    fingerprints: Digest
+    software: Text
+
+
+class Intent(_Event):
+    """One charge, durable before the first record is sampled. Nothing takes it back.
+
+    `state_digest` is of the adapter that tuning starts from; `charges` is what the
+    charter plans in all, spares included; the DP parameters are those of `DpPlan`,
+    `clip` null without DP.
+    """
+
+    kind: Literal["intent"] = "intent"
+    version: Literal[1] = 1
+    charter: Digest
+    run: Text
+    round: Round
+    state_digest: Digest
+    dp: Kind
+    sample_rate: Annotated[float, Field(gt=0, le=1)]
+    noise_multiplier: Annotated[float, Field(ge=0)]
+    clip: Positive | None
+    expected_batch: Count
+    steps: Count
+    charges: Count
+    weight: Count
+    unit: Unit
+    sizes: Sizes
+    dtype: Literal["float32", "float64"]
+
+    @model_validator(mode="after")
+    def _noise_or_none(self) -> Self:
+        private = self.dp == "local"
+        if private != (self.noise_multiplier > 0) or private != (self.clip is not None):
+            raise ValueError("noise and clip are there under DP, and only then")
+        return self
+
+    def event(self) -> DpEvent:
+        """What the charge releases about the records, at most."""
+        return steps_event(self.sample_rate, self.noise_multiplier, self.steps)
+
+    def plan(self) -> tuple[object, ...]:
+        """What all intents of one charter have in common."""
+        return (
+            self.run,
+            self.dp,
+            self.sample_rate,
+            self.noise_multiplier,
+            self.clip,
+            self.expected_batch,
+            self.steps,
+            self.charges,
+            self.weight,
+            self.unit,
+            self.sizes,
+            self.dtype,
+        )
+
+    @classmethod
+    def of(
+        cls,
+        plan: DpPlan,
+        *,
+        charter: str,
+        run: str,
+        round: int,
+        state_digest: str,
+        weight: int,
+        dtype: Literal["float32", "float64"],
+    ) -> Intent:
+        """The intent of one round under a plan."""
+        arguments = plan.step_arguments()
+        return cls(
+            charter=charter,
+            run=run,
+            round=round,
+            state_digest=state_digest,
+            dp=plan.kind,
+            sample_rate=arguments.sample_rate,
+            noise_multiplier=arguments.noise_multiplier,
+            clip=arguments.clip,
+            expected_batch=arguments.expected_batch,
+            steps=arguments.steps,
+            charges=plan.charges,
+            weight=weight,
+            unit=plan.unit,
+            sizes=plan.sizes,
+            dtype=dtype,
+        )
+
+
+class Committed(_Event):
+    """Tuning has ended with an update; its digest is salted."""
+
+    kind: Literal["committed"] = "committed"
+    version: Literal[1] = 1
+    charter: Digest
+    round: Round
+    update_digest: Digest
+
+
+class Masked(_Event):
+    """The update was masked, once, for the attempt `ctx`."""
+
+    kind: Literal["masked"] = "masked"
+    version: Literal[1] = 1
+    ctx: Digest
+
+
+class Revealed(_Event):
+    """The silo revealed shares in the attempt: its update may be in a sum now."""
+
+    kind: Literal["revealed"] = "revealed"
+    version: Literal[1] = 1
+    ctx: Digest
+
+
+class Voided(_Event):
+    """The silo will never reveal in the attempt."""
+
+    kind: Literal["voided"] = "voided"
+    version: Literal[1] = 1
+    ctx: Digest
+
+
+class Renewed(_Event):
+    """A void certificate freed the update masked in the attempt; `certificate` is its
+    digest.
+    """
+
+    kind: Literal["renewed"] = "renewed"
+    version: Literal[1] = 1
+    ctx: Digest
+    certificate: Digest
+
+
+class Released(_Event):
+    """A round ended in a state. `release_digest` binds ctx, key set, contributors, sum.
+
+    `contributors`, sorted, and `sum_digest` are null at a silo that took the state from
+    the quorum's certificate without seeing the sum.
+    """
+
+    kind: Literal["released"] = "released"
+    version: Literal[1] = 1
+    charter: Digest
+    round: Round
+    release_digest: Digest
+    state_digest: Digest
+    contributors: tuple[Text, ...] | None = None
+    sum_digest: Digest | None = None
+
+    @model_validator(mode="after")
+    def _sorted(self) -> Self:
+        names = self.contributors
+        if names is not None and list(names) != sorted(set(names)):
+            raise ValueError("the contributors are sorted and distinct")
+        return self
+
+
+class Aborted(_Event):
+    """The round brought no sum. Its charge stays."""
+
+    kind: Literal["aborted"] = "aborted"
+    version: Literal[1] = 1
+    charter: Digest
+    round: Round
+    reason: AbortReason = "skipped"
+
+
+class DataVersion(_Event):
+    """The population's records changed: the commitment before and after."""
+
+    kind: Literal["data-version"] = "data-version"
+    version: Literal[1] = 1
+    old: Digest
+    new: Digest
+
+
+class CapChanged(_Event):
+    """The operator changed the lifetime cap, for a reason, and signed that."""
+
+    kind: Literal["cap-changed"] = "cap-changed"
+    version: Literal[1] = 1
+    cap_epsilon: Positive
+    reason: Text
+    signature: Signature
+
+
+class KeyRotated(_Event):
+    """The silo's signature key changed; signed by the old one."""
+
+    kind: Literal["key-rotated"] = "key-rotated"
+    version: Literal[1] = 1
+    old: PublicKey
+    new: PublicKey
+    signature: Signature
+
+
+class AuditRun(_Event):
+    """A canary audit on records that are public or synthetic, which costs nothing.
+
+    One on the population's own records is an intent under a charter of its own.
+    """
+
+    kind: Literal["audit-run"] = "audit-run"
+    version: Literal[1] = 1
+    records: Literal["public", "synthetic"]
+    data_digest: Digest
+    sample_rate: Annotated[float, Field(gt=0, le=1)]
+    noise_multiplier: Positive
+    clip: Positive
+    expected_batch: Count
+    steps: Count
+
+
+Event = (
+    Opened
+    | Intent
+    | Committed
+    | Masked
+    | Revealed
+    | Voided
+    | Renewed
+    | Released
+    | Aborted
+    | DataVersion
+    | CapChanged
+    | KeyRotated
+    | AuditRun
+)
+
+_EVENTS: TypeAdapter[Event] = TypeAdapter(
+    Annotated[Event, Field(discriminator="kind")],
+    config=ConfigDict(hide_input_in_errors=True),
+)
+
+
+def decode(entry: bytes) -> Event:
+    """The event of an entry.
+
+    Raises ValueError, in one sentence, for a kind or field outside the schema, a value
+    out of range, and for every encoding of an event but the canonical one.
+    """
+    if len(entry) > MAX_ENTRY_BYTES:
+        raise ValueError(f"it is longer than {MAX_ENTRY_BYTES} bytes")
+    try:
+        event = _EVENTS.validate_json(entry)
+    except ValidationError as wrong:
+        first = wrong.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the entry"
+        raise ValueError(f"{where}: {first['msg']}") from None
+    if event.to_bytes() != entry:
+        raise ValueError("its bytes aren't canonical JSON")
+    return event

@@ -1,0 +1,386 @@
+"""The privacy ledger: what was ever done with one population's records, hash-chained.
+
+Pure values: `append` and `reserve` return a new ledger, and whoever holds the journal
+makes it durable. h_0 is 32 zero bytes, h_k = SHA-256(h_{k-1} || entry_k).
+
+What may be charged. Within one charter the plan is fixed before its first record is
+drawn, so its cost is max(PLD, PRV) of the whole plan, spares included. Charters that
+come after it may have been chosen in the light of what it released, where only a Renyi
+filter holds. So: a population's first charter is admitted if its plan's published
+epsilon is within the cap. From the second charter on, the filter's epsilon, at the order
+fixed in the opening entry, must be within the cap over everything: the first charter's
+*whole* plan, even if it stopped early (it claims its plan's epsilon either way), every
+other charge, and what remains of the charter asked for. Counting the first plan whole is
+the conservative reading: either it fits the filter, and then everything ever charged is
+under the filter, or there is never a second charter.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+from fedit_secure.errors import BudgetExhausted, PolicyRefusal, StorageError
+from fedit_secure.privacy.events import (
+    Aborted,
+    AuditRun,
+    CapChanged,
+    Committed,
+    DataVersion,
+    Event,
+    Intent,
+    KeyRotated,
+    Masked,
+    Opened,
+    Released,
+    Renewed,
+    Revealed,
+    Voided,
+    decode,
+)
+from fedit_secure.privacy.ledger_order import LedgerOrder
+from fedit_secure.privacy.plan import DpPlan
+
+if TYPE_CHECKING:
+    from dp_accounting import DpEvent
+
+    from fedit_secure.privacy.accountant import Epsilons
+
+__all__ = [
+    "Aborted",
+    "AuditRun",
+    "CapChanged",
+    "Committed",
+    "DataVersion",
+    "Event",
+    "Intent",
+    "KeyRotated",
+    "Ledger",
+    "LedgerCorrupt",
+    "Masked",
+    "Opened",
+    "Released",
+    "Renewed",
+    "Revealed",
+    "Voided",
+    "recompute",
+]
+
+GENESIS = bytes(32)
+
+_SLACK = 1e-6  # two machines' rounding of one calibration
+_E = TypeVar("_E", bound=Event)
+
+
+class LedgerCorrupt(StorageError):
+    """Bytes that aren't this ledger; names the entry, counted from 1."""
+
+    def __init__(self, population: str, entry: int, what: str) -> None:
+        super().__init__(
+            f"the ledger of {population!r} is corrupt at entry {entry}: {what}"
+        )
+        self.entry = entry
+        self.what = what
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Ledger:
+    """One population's entries, their events, and the chain's hash after each of them.
+
+    Make one by `open` or `from_entries` only: they check what the fields promise.
+    """
+
+    entries: tuple[bytes, ...]
+    events: tuple[Event, ...]
+    hashes: tuple[bytes, ...]
+
+    def __repr__(self) -> str:
+        return f"<Ledger of {self.population!r}, {self.sequence} entries>"
+
+    @classmethod
+    def open(cls, opened: Opened) -> Ledger:
+        """A population's new ledger."""
+        return cls((), (), ()).append(opened)
+
+    @classmethod
+    def from_entries(cls, population: str, entries: Iterable[bytes]) -> Ledger:
+        """The ledger of stored or received bytes.
+
+        Raises LedgerCorrupt, naming the entry, unless each is a canonical event that may
+        follow those before it, and the first opens this population. A ledger cut short
+        is whole in itself: hold it against a head that somebody kept (`require_head`).
+        """
+        order = LedgerOrder()
+        kept, events = tuple(bytes(entry) for entry in entries), []
+        if not kept:
+            raise LedgerCorrupt(population, 1, "there is none")
+        for number, entry in enumerate(kept, 1):
+            try:
+                event = decode(entry)
+                order.take(event)
+            except ValueError as wrong:
+                raise LedgerCorrupt(population, number, str(wrong)) from None
+            if isinstance(event, Opened) and event.population != population:
+                what = f"it opens the ledger of {event.population!r}"
+                raise LedgerCorrupt(population, number, what)
+            events.append(event)
+        return cls(kept, tuple(events), _chain(GENESIS, kept))
+
+    # -------------------------------------------------------------------------- its state
+
+    @property
+    def opened(self) -> Opened:
+        first = self.events[0]
+        assert isinstance(first, Opened)
+        return first
+
+    @property
+    def population(self) -> str:
+        return self.opened.population
+
+    @property
+    def delta(self) -> float:
+        """The delta of the lifetime cap."""
+        return self.opened.delta
+
+    @property
+    def cap_epsilon(self) -> float:
+        """The lifetime cap as it stands, inf where there is none."""
+        for event in reversed(self.events):
+            if isinstance(event, CapChanged):
+                return event.cap_epsilon
+        cap = self.opened.cap_epsilon
+        return math.inf if cap is None else cap
+
+    @property
+    def sequence(self) -> int:
+        """The number of entries."""
+        return len(self.entries)
+
+    @property
+    def hash(self) -> bytes:
+        """The chain's hash after the last entry, 32 bytes."""
+        return self.hashes[-1]
+
+    def head_bytes(self) -> bytes:
+        """What a signature of the head covers: population, sequence and hash, each behind
+        its length as 8 little-endian bytes. Equal to `secagg`'s encoding of the head.
+        """
+        count = self.sequence.to_bytes(8, "little")
+        fields = (self.population.encode(), count, self.hash)
+        return b"".join(len(f).to_bytes(8, "little") + f for f in fields)
+
+    def require_head(self, sequence: int, hash: bytes) -> None:
+        """Raises LedgerCorrupt unless this ledger is at, or goes on from, a known head."""
+        if not 1 <= sequence <= self.sequence:
+            raise LedgerCorrupt(
+                self.population,
+                self.sequence + 1,
+                f"it ends here, but a head after {sequence} entries is known",
+            )
+        if self.hashes[sequence - 1] != hash:
+            raise LedgerCorrupt(
+                self.population, sequence, "the known head has another hash"
+            )
+
+    def intents(self, charter: str | None = None) -> tuple[Intent, ...]:
+        """All charges, or those of one charter (its digest in hex), in order."""
+        found = self._all(Intent)
+        return tuple(i for i in found if charter is None or i.charter == charter)
+
+    def has_intent(self, charter: str, round: int) -> bool:
+        """Whether this round of this charter was charged."""
+        return any(intent.round == round for intent in self.intents(charter))
+
+    def lost_charges(self, charter: str) -> int:
+        """Charges of a charter that haven't ended in a release, one in progress included."""
+        released = [r for r in self._all(Released) if r.charter == charter]
+        return len(self.intents(charter)) - len(released)
+
+    # ------------------------------------------------------------------------ what it cost
+
+    def charged_event(self) -> DpEvent:
+        """The composition of all intents, whatever became of them."""
+        from dp_accounting import ComposedDpEvent
+
+        return ComposedDpEvent([intent.event() for intent in self.intents()])
+
+    def spent(self, delta: float | None = None) -> Epsilons:
+        """The epsilons of all charges so far, at the ledger's own delta or another.
+
+        An odometer: what a run claims is its whole plan. Raises PrivacyAccountingError.
+        """
+        from fedit_secure.privacy.accountant import epsilons
+
+        return epsilons(self.charged_event(), self.delta if delta is None else delta)
+
+    def would_cost(self, plan: DpPlan, *, charter: str | None = None) -> float:
+        """Epsilon at the ledger's delta after the plan's whole run, spares included.
+
+        `charter` (a digest in hex) says whose run it is; None: a charter not yet begun.
+        Published epsilon or the filter's: see the module. inf where anything had no
+        privacy. Raises PrivacyAccountingError out of the accountants' reach.
+        """
+        from dp_accounting import ComposedDpEvent
+
+        from fedit_secure.privacy.accountant import epsilons
+        from fedit_secure.privacy.renyi import filter_epsilon
+
+        charges = self.intents()
+        if plan.kind == "none" or any(intent.dp == "none" for intent in charges):
+            return math.inf
+        if all(intent.charter == charter for intent in charges):
+            return epsilons(plan.run_event(), self.delta).published
+        first = charges[0]
+        counted = [first.event()] * first.charges
+        counted += [i.event() for i in charges if i.charter != first.charter]
+        left = plan.charges - len(self.intents(charter)) if charter else plan.charges
+        if charter != first.charter and left > 0:
+            counted.append(plan.event_of(left))
+        order = self.opened.filter_order
+        return filter_epsilon(ComposedDpEvent(counted), order, self.delta)
+
+    # ----------------------------------------------------------------------- what it allows
+
+    def require_budget(
+        self,
+        plan: DpPlan,
+        *,
+        charter: str | None = None,
+        cap_epsilon: float | None = None,
+        allow_without_dp: bool = False,
+    ) -> None:
+        """Hold a charter's whole run against the lifetime cap, or against a lower one.
+
+        Raises BudgetExhausted when it would exceed the cap or its charges are used up,
+        PolicyRefusal for a plan without DP that isn't allowed, or one of another unit or
+        adjacency. Before any tuning: the cost is known from the plan.
+        """
+        if plan.unit != self.opened.unit or (
+            plan.sizes == "public" and self.opened.adjacency != "zero-out"
+        ):
+            raise PolicyRefusal(
+                f"a plan per {plan.unit} with {plan.sizes} sizes doesn't go with the "
+                f"{self.opened.adjacency} ledger per {self.opened.unit} of "
+                f"{self.population!r}"
+            )
+        if charter is not None and len(self.intents(charter)) >= plan.charges:
+            raise BudgetExhausted(
+                f"the charter's {plan.rounds} rounds and {plan.spare_charges} spare charges "
+                f"are all charged to {self.population!r}"
+            )
+        if plan.kind == "none":
+            if not allow_without_dp:
+                raise PolicyRefusal(
+                    f"a run without differential privacy isn't allowed on the records of "
+                    f"{self.population!r}"
+                )
+            return
+        own_cap = self.cap_epsilon
+        cap = own_cap if cap_epsilon is None else min(own_cap, cap_epsilon)
+        needed = self.would_cost(plan, charter=charter)
+        if needed > cap + _SLACK:
+            spent = self.spent().published
+            raise BudgetExhausted(
+                f"the run would bring the records of {self.population!r} to epsilon "
+                f"{needed:.4g} at delta {self.delta:g}, and {spent:.4g} of the cap of "
+                f"{cap:.4g} is spent"
+            )
+
+    def reserve(
+        self,
+        plan: DpPlan,
+        *,
+        run: str,
+        round: int,
+        charter: str,
+        state_digest: str,
+        weight: int,
+        dtype: Literal["float32", "float64"] = "float32",
+        cap_epsilon: float | None = None,
+        allow_without_dp: bool = False,
+        max_lost_charges: int | None = None,
+    ) -> Ledger:
+        """The ledger with one more intent: make it durable before the first record is drawn.
+
+        `charter` and `state_digest` are digests in hex. `cap_epsilon` may lower the
+        ledger's own cap, never lift it. Raises what `require_budget` does for the rest of
+        the whole run; BudgetExhausted when more than `max_lost_charges` of the charter's
+        charges brought no release; StorageError when the intent doesn't fit the charter's
+        earlier ones.
+        """
+        self.require_budget(
+            plan,
+            charter=charter,
+            cap_epsilon=cap_epsilon,
+            allow_without_dp=allow_without_dp,
+        )
+        lost = self.lost_charges(charter)
+        if max_lost_charges is not None and lost > max_lost_charges:
+            raise BudgetExhausted(
+                f"{lost} charges of run {run!r} brought no release, and the policy allows "
+                f"{max_lost_charges}"
+            )
+        return self._with(
+            Intent.of(
+                plan,
+                charter=charter,
+                run=run,
+                round=round,
+                state_digest=state_digest,
+                weight=weight,
+                dtype=dtype,
+            )
+        )
+
+    def append(self, event: Event) -> Ledger:
+        """The ledger with one more event, any but a charge, which `reserve` alone makes.
+
+        Raises StorageError when the event can't come next, ValueError for an intent.
+        """
+        if isinstance(event, Intent):
+            raise ValueError("an intent is a charge: it takes `reserve`")  # noqa: TRY004
+        return self._with(event)
+
+    # ------------------------------------------------------------------------------ inside
+
+    def _with(self, event: Event) -> Ledger:
+        try:
+            LedgerOrder(self.events).take(event)
+        except ValueError as wrong:
+            raise StorageError(f"the ledger can't take this entry: {wrong}") from None
+        entry = event.to_bytes()
+        last = self.hashes[-1] if self.hashes else GENESIS
+        return Ledger(
+            (*self.entries, entry),
+            (*self.events, event),
+            (*self.hashes, *_chain(last, [entry])),
+        )
+
+    def _all(self, kind: type[_E]) -> list[_E]:
+        return [event for event in self.events if isinstance(event, kind)]
+
+
+def recompute(entries: Iterable[bytes], delta: float) -> Epsilons:
+    """The epsilons of a ledger's charges, from its bytes alone.
+
+    Raises LedgerCorrupt as `Ledger.from_entries`, PrivacyAccountingError.
+    """
+    kept = tuple(entries)
+    try:
+        first = decode(kept[0]) if kept else None
+    except ValueError:
+        first = None
+    population = first.population if isinstance(first, Opened) else "?"
+    return Ledger.from_entries(population, kept).spent(delta)
+
+
+def _chain(last: bytes, entries: Sequence[bytes]) -> tuple[bytes, ...]:
+    hashes = []
+    for entry in entries:
+        last = hashlib.sha256(last + entry).digest()
+        hashes.append(last)
+    return tuple(hashes)
