@@ -176,10 +176,9 @@ class Charter(Document):
         least = self.secagg_params().minimum
         if least != self.secagg.minimum:
             raise ValueError(f"secagg.minimum must be m_min, which is {least} here")
-        certificates = [
-            row.issuer_certificate for row in (*self.roster, self.aggregator)
-        ]
-        if len(set(certificates)) != len(certificates):
+        certificates = {row.issuer_certificate for row in self.roster}
+        certificates.add(self.aggregator.issuer_certificate)
+        if len(certificates) <= len(self.roster):
             raise ValueError("two parties share an issuer certificate")
         self._check_privacy()
         return self

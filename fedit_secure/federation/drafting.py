@@ -153,7 +153,7 @@ def draft_charter(
             secagg=SecAgg(
                 corrupt=params.corrupt,
                 minimum=params.minimum,
-                ring_bits=params.ring_bits,
+                ring_bits=24 if params.ring_bits == 24 else 32,
                 bound=params.bound,
                 allow_pair=params.allow_pair,
             ),

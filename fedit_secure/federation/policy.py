@@ -7,13 +7,18 @@ anything is spent.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from fedit_secure.errors import PolicyRefusal
+from fedit_secure.errors import BudgetExhausted, PolicyRefusal
 from fedit_secure.federation.charter import Charter
 from fedit_secure.federation.document import Hex32, Part
+
+if TYPE_CHECKING:
+    from fedit_secure.privacy.ledger import Ledger
 
 # Calibration keeps to its target only to the accountants' own rounding.
 _SLACK = 1e-6
@@ -95,3 +100,60 @@ def check_delta(charter: Charter, records: int) -> None:
             f"the charter's delta {delta:g} is too large for this silo's data: it must be "
             f"at most 1/({UNITS_PER_DELTA} * units)"
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """What a charter costs a silo that may take part in it.
+
+    All are epsilons at `delta`, infinite where records are or were used without DP.
+    `run`: the whole plan, spares included. `spent`: every charge so far. `after`: once
+    all of the plan is charged.
+    """
+
+    delta: float | None
+    run: float
+    spent: float
+    after: float
+
+
+def admit(
+    charter: Charter, name: str, policy: Policy, ledger: Ledger | None
+) -> Admitted:
+    """Holds a charter's whole run against the policy and what the ledger has left.
+
+    `ledger` is None before the population's first charter. Raises PolicyRefusal or
+    BudgetExhausted with the reason; what was charged already may always be finished.
+    """
+    check_terms(charter, name, policy)
+    plan = charter.plan_for(name)
+    if plan.kind == "none" or plan.delta is None:
+        return Admitted(None, math.inf, math.inf, math.inf)
+    # The accountants take a second to import, and most refusals come before.
+    from fedit_secure.privacy.accountant import epsilons, plan_epsilons
+
+    claimed, run = charter.dp.epsilon or 0.0, plan_epsilons(plan).published
+    if run > claimed + _SLACK:
+        raise PolicyRefusal(
+            f"the charter names epsilon {claimed:g}, but its noise for silo {name!r} gives "
+            f"{run:.4g}"
+        )
+    if policy.delta is not None and plan.delta > policy.delta * (1 + _SLACK):
+        raise PolicyRefusal(
+            f"the charter's delta is {plan.delta:g}, and this silo's policy allows at most "
+            f"{policy.delta:g}"
+        )
+    if ledger is None:
+        delta = plan.delta if policy.delta is None else policy.delta
+        after = epsilons(plan.run_event(), delta).published
+        if policy.epsilon is not None and after > policy.epsilon + _SLACK:
+            raise BudgetExhausted(
+                f"the run costs epsilon {after:.4g} at delta {delta:g}, and this silo's "
+                f"policy allows {policy.epsilon:g} in all"
+            )
+        return Admitted(delta, run, 0.0, after)
+    own = charter.digest().hex()
+    if len(ledger.intents(own)) < plan.charges:
+        ledger.require_budget(plan, charter=own, cap_epsilon=policy.epsilon)
+    after = ledger.would_cost(plan, charter=own)
+    return Admitted(ledger.delta, run, ledger.spent().published, after)
