@@ -100,6 +100,9 @@ async def drive_aggregator(
                 silo, message = await inbox.get()
         except TimeoutError:
             silo, message = -1, m.Deadline()
+        if _context(message) not in (None, session.ctx):
+            effects = ()  # an earlier attempt's message, late: nobody is to blame for it
+            continue
         try:
             state, effects = await asyncio.to_thread(aggregator_step, state, message)
         except ProtocolError as error:
@@ -135,3 +138,12 @@ async def _perform(
     # Side by side, so that one slow silo holds nobody up.
     gone = await asyncio.gather(*(post(silo, box) for silo, box in mail.items()))
     return {silo for silo in gone if silo is not None}
+
+
+def _context(message: m.Message) -> bytes | None:
+    """The attempt that a silo's message belongs to, if it belongs to one."""
+    if isinstance(message, m.ShareBundle):
+        return message.statement.ctx
+    if isinstance(message, m.MaskedUpload):
+        return message.header.ctx
+    return getattr(message, "ctx", None)

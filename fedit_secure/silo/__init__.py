@@ -1,0 +1,1 @@
+"""One silo: admit, reserve, tune, aggregate, apply. Start with daemon.py."""

@@ -1,0 +1,180 @@
+"""What the federated adapter is held against: base, every silo alone, all data pooled.
+
+All of them start from the same base model and initial adapter and take the plan's steps;
+alone and pooled tune in this process, with the code that the daemons tune with.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.numpy import load_file
+
+from fedit_secure.demo.material import Material
+from fedit_secure.evaluation.score import generate, rate_answers, score
+from fedit_secure.federation.update import to_float32
+from fedit_secure.privacy.plan import DpPlan
+from fedit_secure.silo.jobs import lora_of, optimizer_of
+from fedit_secure.simulation.parties import LocalFederation
+from fedit_secure.tuning.adapter import attach_adapter, write_adapter
+from fedit_secure.tuning.base_model import load_base_model, load_tokenizer
+from fedit_secure.tuning.examples import Example, load_template, make_examples
+from fedit_secure.tuning.local_round import tune_round
+from fedit_secure.tuning.records import Record, load_records
+
+ANSWER_TOKENS = 32
+ANSWERS = 96  # held-out records that get an answer, for ROUGE-L
+Adapter = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the table: held-out NLL (nats a token) and ROUGE-L (0 to 1)."""
+
+    name: str
+    private: bool
+    nll: float
+    rouge_l: float
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One held-out prompt with its reference, answered by the base and the federation."""
+
+    prompt: str
+    reference: str
+    before: str
+    after: str
+
+
+class Baselines:
+    """Scores every adapter of one finished federation on the held-out records."""
+
+    def __init__(self, federation: LocalFederation, material: Material) -> None:
+        charter = federation.charter
+        torch.set_num_threads(os.cpu_count() or 1)
+        self._federation, self._material, self._charter = federation, material, charter
+        self._model = attach_adapter(
+            load_base_model(federation.base_model), lora_of(charter)
+        )
+        self._tokenizer = load_tokenizer(federation.base_model)
+        self._template = load_template(charter.template.name)
+        self._initial = to_float32(federation.initial)
+        step = max(1, len(material.held_out) // ANSWERS)
+        self._asked = list(material.held_out)[::step]
+
+    def table(self, say: Callable[[str], None]) -> list[Row]:
+        """Base, every silo alone with and without DP, the federation, the ceiling."""
+        rows = [self._row("base model", self._initial, private=False)]
+        pooled: list[Example] = []
+        plain = []
+        for name in self._federation.silos:
+            say(f"  {name} alone, with and without DP")
+            examples = self._examples(load_records(self._federation.data[name]))
+            pooled += examples
+            plan = self._charter.plan_for(name)
+            rows.append(
+                self._row(f"{name} alone", self._tuned(examples, plan), private=True)
+            )
+            open_plan = without_dp(plan)
+            adapter = self._tuned(examples, open_plan)
+            plain.append(self._row(f"{name} alone", adapter, private=False))
+        rows.append(self._row("federated", self._federated(), private=True))
+        say("  all data pooled, without DP")
+        plans = [self._charter.plan_for(name) for name in self._federation.silos]
+        batch = sum(plan.expected_batch for plan in plans)
+        together = replace(
+            without_dp(plans[0]),
+            sample_rate=min(1.0, batch / len(pooled)),
+            expected_batch=batch,
+        )
+        ceiling = self._row(
+            "pooled (ceiling)", self._tuned(pooled, together), private=False
+        )
+        return [*rows, *plain, ceiling]
+
+    def samples(self, count: int = 2) -> list[Sample]:
+        """Prompts of different categories on which the federation changed most."""
+        by_category: dict[str, Record] = {}
+        for record in self._asked:
+            by_category.setdefault(record.category or "", record)
+        records = list(by_category.values())
+        before, after = (
+            self._answers(adapter, records)
+            for adapter in (self._initial, self._federated())
+        )
+        gains = [
+            rate_answers([b], [r]).rouge_l - rate_answers([a], [r]).rouge_l
+            for a, b, r in zip(before, after, records, strict=True)
+        ]
+        best = sorted(range(len(records)), key=lambda i: -gains[i])[:count]
+        return [
+            Sample(
+                " | ".join(filter(None, (records[i].instruction, records[i].input))),
+                records[i].response,
+                before[i],
+                after[i],
+            )
+            for i in best
+        ]
+
+    def _row(self, name: str, adapter: Adapter, *, private: bool) -> Row:
+        write_adapter(self._model, adapter)
+        nll = score(
+            self._model,
+            self._tokenizer,
+            self._material.held_out,
+            self._template,
+            self._charter.max_tokens,
+        ).nll
+        rouge = rate_answers(self._answers(adapter, self._asked), self._asked).rouge_l
+        return Row(name, private, nll, rouge)
+
+    def _answers(self, adapter: Adapter, records: Sequence[Record]) -> list[str]:
+        write_adapter(self._model, adapter)
+        prompts = [self._template.prompt(record) for record in records]
+        return generate(self._model, self._tokenizer, prompts, ANSWER_TOKENS)
+
+    def _tuned(self, examples: Sequence[Example], plan: DpPlan) -> Adapter:
+        """As many rounds and steps as a silo takes in the federation."""
+        adapter = self._initial
+        for _ in range(plan.rounds):
+            adapter = adapter + tune_round(
+                self._model,
+                examples,
+                plan,
+                optimizer_of(self._charter),
+                noise_key=os.urandom(32),
+                initial=adapter,
+                max_tokens=self._charter.max_tokens,
+                threads=os.cpu_count() or 1,
+            )
+        return adapter
+
+    def _federated(self) -> Adapter:
+        """The adapter that the aggregator saved, in the charter's order."""
+        run = self._charter.digest().hex()[:16]
+        state = self._federation.folder / "aggregator" / "state" / run
+        tensors = load_file(state / "adapter" / "adapter_model.safetensors")
+        parts = [tensors[name].reshape(-1) for name, _ in self._charter.adapter.layout]
+        return np.concatenate(parts).astype(np.float32)
+
+    def _examples(self, records: Sequence[Record]) -> list[Example]:
+        return make_examples(
+            records,
+            self._tokenizer,
+            self._template,
+            max_tokens=self._charter.max_tokens,
+        )
+
+
+def without_dp(plan: DpPlan) -> DpPlan:
+    """The same steps without clip and noise."""
+    return replace(
+        plan, kind="none", noise_multiplier=0.0, delta=None, target_epsilon=None
+    )

@@ -1,0 +1,121 @@
+"""What the demo shows: a live table while the daemons run, and the summary after."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from fedit_secure.simulation.processes import ProcessEvent
+
+if TYPE_CHECKING:
+    from fedit_secure.demo.baselines import Row, Sample
+
+
+class Display:
+    """A table of the parties on a terminal; plain lines elsewhere."""
+
+    def __init__(self, silos: Sequence[str], rounds: int, *, enabled: bool) -> None:
+        self._console = Console(stderr=not enabled)
+        self._rounds = rounds
+        self._now: dict[str, tuple[int, str]] = dict.fromkeys(silos, (1, "starting"))
+        self._now["aggregator"] = (1, "starting")
+        live = enabled and self._console.is_terminal
+        self._live = (
+            Live(self._table(), console=self._console, transient=True) if live else None
+        )
+        self._said: set[tuple[str, int, str]] = set()
+
+    def __enter__(self) -> Display:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def take(self, event: ProcessEvent) -> None:
+        """Show what one daemon said of itself."""
+        if event.silo != event.party and event.silo:
+            return  # the aggregator repeating a silo's phase
+        self._now[event.party] = (event.round, event.phase)
+        if self._live is not None:
+            self._live.update(self._table())
+            return
+        phase = event.phase.split(" ")[0]
+        line = (event.party, event.round, phase)
+        if line not in self._said:  # one line a phase, not one a step
+            self._said.add(line)
+            self._console.print(f"  round {event.round}: {event.party}: {phase}")
+
+    def _table(self) -> Table:
+        table = Table(box=None, pad_edge=False)
+        for heading in ("party", "round", "phase"):
+            table.add_column(heading)
+        for party, (round, phase) in self._now.items():
+            where = f"{min(round, self._rounds)} of {self._rounds}"
+            table.add_row(Text(party), where, Text(phase))
+        return table
+
+
+def print_summary(
+    facts: Mapping[str, Any],
+    rows: Sequence[Row],
+    samples: Sequence[Sample],
+    *,
+    as_json: bool,
+) -> None:
+    """The table, the budgets, two answers, and where everything lies."""
+    if as_json:
+        whole = {
+            **facts,
+            "table": [asdict(row) for row in rows],
+            "samples": [asdict(sample) for sample in samples],
+        }
+        sys.stdout.write(json.dumps(whole, default=str) + "\n")
+        return
+    console = Console(highlight=False)
+    table = Table(title="Held-out records of all silos", title_justify="left")
+    table.add_column("adapter")
+    for heading in ("differential privacy", "NLL (lower is better)", "ROUGE-L"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        style = "bold" if row.name == "federated" else ""
+        private = "yes" if row.private else "no"
+        cells = (row.name, private, f"{row.nll:.3f}", f"{row.rouge_l:.3f}")
+        table.add_row(*cells, style=style)
+    console.print(table)
+    budgets = Table(
+        title="Privacy budget, from each silo's ledger", title_justify="left"
+    )
+    for heading in ("silo", "records", "ε per record", "ε per patient", "cap", "δ"):
+        budgets.add_column(heading, justify="left" if heading == "silo" else "right")
+    for name, budget in facts["budgets"].items():
+        most = budget["most_records_of_a_patient"]
+        person = budget["epsilon_per_patient"]
+        budgets.add_row(
+            name,
+            f"{budget['records']}",
+            f"{budget['epsilon_per_record']:.2f}",
+            f"{person:.1f} (≤ {most} records)" if person is not None else "-",
+            f"{budget['cap']:g}",
+            f"{budget['delta']:g}",
+        )
+    console.print(budgets)
+    for sample in samples:
+        console.print(Text(f"\nprompt     {sample.prompt}"))
+        console.print(Text(f"reference  {sample.reference}"))
+        console.print(Text(f"before     {sample.before or '(nothing)'}"))
+        console.print(Text(f"after      {sample.after or '(nothing)'}", style="bold"))
+    console.print(f"\nadapter    {facts['adapter']}", soft_wrap=True)
+    console.print(f"charter    {facts['charter']}", soft_wrap=True)
+    console.print(f"ledgers    {facts['ledgers']}", soft_wrap=True)
+    console.print(f"finished in {facts['seconds']:.0f} s", soft_wrap=True)

@@ -1,0 +1,144 @@
+"""`fedit demo`: four hospitals and an aggregator, for real, on this machine.
+
+An aggregator daemon and one daemon per silo, each a process of its own, over mutual TLS on
+loopback: the same programs, files and protocol as on machines of their own. Then the same
+records through the baselines, and all of it in one table.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from fedit_secure.config import PlanFile
+from fedit_secure.demo.base_model_files import base_model_path
+from fedit_secure.demo.baselines import Baselines, Row
+from fedit_secure.demo.display import Display, print_summary
+from fedit_secure.demo.material import Material, own_material, synthetic_material
+from fedit_secure.demo.sizes import DEMO, DemoSizes
+from fedit_secure.privacy.accountant import plan_epsilons
+from fedit_secure.privacy.neighbourhoods import person_epsilon
+from fedit_secure.simulation.parties import LocalFederation, found_federation
+from fedit_secure.simulation.processes import Processes, free_address
+from fedit_secure.simulation.run import run_plan
+
+
+def main(
+    *,
+    data: Path | None = None,
+    model: str | None = None,
+    silos: int = 4,
+    rounds: int = DEMO.rounds,
+    epsilon: float = DEMO.epsilon,
+    output: Path | None = None,
+    seed: int = 0,
+    as_json: bool = False,
+) -> None:
+    """Run the demo and print what came out.
+
+    Raises ConfigError for bad records or a bad model, and what the daemons end with.
+    """
+    began = time.monotonic()
+    folder = output or Path(tempfile.mkdtemp(prefix="fedit-demo-"))
+    say = _speaker(as_json)
+    material = (
+        synthetic_material(folder / "data", silos, seed)
+        if data is None
+        else own_material(data, folder / "data", silos, seed)
+    )
+    say(f"{len(material.silos)} silos in {folder}; calibrating the noise")
+    plan = demo_plan(DEMO, model or str(base_model_path()), rounds, epsilon, seed)
+    federation = found_federation(folder / "federation", plan, material.silos)
+    with Display(list(material.silos), rounds, enabled=not as_json) as display:
+        asyncio.run(_run(federation, display))
+    say("scoring: the base model, every silo alone, the federation, all data pooled")
+    baselines = Baselines(federation, material)
+    rows = baselines.table(say)
+    samples = baselines.samples()
+    facts = _facts(federation, material, time.monotonic() - began)
+    print_summary(facts, rows, samples, as_json=as_json)
+
+
+def demo_plan(
+    sizes: DemoSizes, model: str, rounds: int, epsilon: float, seed: int
+) -> PlanFile:
+    """What a coordinator would write into plan.yaml."""
+    return run_plan(
+        {
+            "federation": "demo",
+            "run": "demo",
+            "aggregator": free_address(),
+            "base_model": model,
+            "max_tokens": sizes.max_tokens,
+            "lora": {
+                "rank": sizes.rank,
+                "alpha": sizes.alpha,
+                "targets": sizes.targets,
+            },
+            "tuning": {
+                "learning_rate": sizes.learning_rate,
+                "local_steps": sizes.local_steps,
+            },
+            "rounds": rounds,
+            "dp": {
+                "epsilon": epsilon,
+                "delta": sizes.delta,
+                "clip": sizes.clip,
+                "expected_batch": sizes.expected_batch,
+            },
+            "schedule": {
+                "tune_deadline_seconds": 900,
+                "phase_deadline_seconds": 60,
+                "silo_deadline_seconds": 120,
+                "ready_slot_seconds": 0.5,
+            },
+            "seed": seed,
+        }
+    )
+
+
+async def _run(federation: LocalFederation, display: Display) -> None:
+    async with Processes(federation, display.take) as processes:
+        await processes.wait()
+
+
+def _facts(
+    federation: LocalFederation, material: Material, seconds: float
+) -> dict[str, Any]:
+    charter = federation.charter
+    run = federation.folder / "aggregator" / "state" / charter.digest().hex()[:16]
+    budgets = {}
+    for name in federation.silos:
+        plan = charter.plan_for(name)
+        most = material.most_per_person[name]
+        budgets[name] = {
+            "records": charter.row(name).records,
+            "epsilon_per_record": plan_epsilons(plan, 0).published,
+            "epsilon_per_patient": person_epsilon(plan, most) if most else None,
+            "most_records_of_a_patient": most,
+            "cap": federation.policy.epsilon,
+            "delta": charter.dp.delta,
+        }
+    return {
+        "budgets": budgets,
+        "adapter": run / "adapter",
+        "ledgers": run / "ledgers",
+        "manifest": run / "manifest.json",
+        "charter": federation.folder / "charter.json",
+        "seconds": round(seconds, 1),
+    }
+
+
+def _speaker(as_json: bool) -> Callable[[str], None]:
+    def say(line: str) -> None:
+        print(line, file=sys.stderr if as_json else sys.stdout, flush=True)
+
+    return say
+
+
+__all__ = ["Row", "demo_plan", "main"]

@@ -1,0 +1,382 @@
+"""What one silo has committed to disk under one charter, and its budget.
+
+Every method that changes something returns only when it is durable, and changes the
+privacy ledger and the update's life in one transaction. So a crash at any point leaves
+the charge at or above what was spent, and no step is ever taken twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedit_secure import __version__
+from fedit_secure.errors import StorageError
+from fedit_secure.federation.charter import Charter
+from fedit_secure.federation.durable import write_durably
+from fedit_secure.federation.heads import sign_head
+from fedit_secure.federation.policy import Policy, check_terms
+from fedit_secure.federation.update import GridState
+from fedit_secure.privacy import ledger as pl
+from fedit_secure.privacy.renyi import best_order
+from fedit_secure.secagg import messages as m
+from fedit_secure.secagg.keys import SigningKey
+from fedit_secure.secagg.transcript import digest
+from fedit_secure.storage.adapter_store import StateStore
+from fedit_secure.storage.journal import Journal
+from fedit_secure.storage.life import MASKED, REVEALED, VOIDED, Life, burn
+from fedit_secure.wire.codec import decode, encode
+from fedit_secure.wire.frames import HeadReceipt
+from fedit_secure.wire.limits import Limits
+
+DELTA_WITHOUT_DP = 1e-6  # of a ledger whose policy sets no budget; nothing is claimed
+ORDER_WITHOUT_DP = 32.0
+Record = m.Reveal | m.VoidStatement | m.Confirmation
+
+
+_EVENTS: dict[str, Callable[..., pl.Event]] = {
+    "mask": pl.Masked,
+    "reveal": pl.Revealed,
+    "void": pl.Voided,
+}
+
+
+def update_digest(update: NDArray[np.float32]) -> bytes:
+    """The name of an update before encoding: what its life is keyed by."""
+    data = np.ascontiguousarray(update, dtype="<f4").data.cast("B")
+    return digest("fedit/update/v1", data)
+
+
+def open_journal(state: Path) -> Journal:
+    """The journal of a state folder, made at the first start and never again.
+
+    Raises StorageError if it was there once and is gone: an empty one in its place would
+    forget what was spent.
+    """
+    state.mkdir(parents=True, exist_ok=True)
+    path, made = state / "journal.sqlite", state / "journal.made"
+    if made.exists() and not path.exists():
+        raise StorageError(f"the ledger {path} is missing; restore it from a backup")
+    journal = Journal.open(path, create=not made.exists())
+    if not made.exists():
+        write_durably(made, b"the journal beside this file was made once\n")
+    return journal
+
+
+class Books:
+    """See the module. Also the driver's `FuseBox`."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        states: StateStore,
+        charter: Charter,
+        name: str,
+        key: SigningKey,
+        policy: Policy,
+    ) -> None:
+        self._journal, self._states, self._charter = journal, states, charter
+        self._name, self._key, self._policy = name, key, policy
+        self._digest = charter.digest()
+        self._row = charter.row(name)
+        self._plan = charter.plan_for(name)
+        self._limits = Limits.of(charter.secagg_params())
+        entries = journal.ledger(self._row.population)
+        self._ledger = (
+            pl.Ledger.from_entries(self._row.population, entries) if entries else None
+        )
+        kept = journal.life(self._digest)
+        self._kept_life = kept
+        self._life = Life() if kept is None else Life.from_bytes(kept)
+
+    # ------------------------------------------------------------------------- the budget
+
+    def admit(self, fingerprints: bytes) -> None:
+        """Hold the charter against the policy, and its whole run against what is left.
+
+        Opens the population's ledger at its first charter; `fingerprints`, 32 bytes,
+        commits to its records. Raises PolicyRefusal and BudgetExhausted; nothing is
+        written then.
+        """
+        check_terms(self._charter, self._name, self._policy)
+        ledger = self._ledger or pl.Ledger.open(self._opening(fingerprints))
+        if not ledger.intents(self._digest.hex()):
+            self._require_budget(ledger)
+        known = _commitment(ledger)
+        if known != fingerprints.hex():
+            version = pl.DataVersion(old=known, new=fingerprints.hex())
+            ledger = ledger.append(version)
+        if ledger is not self._ledger:
+            self._commit(ledger)
+
+    def check_budget(self) -> None:
+        """Raises BudgetExhausted or PolicyRefusal if `reserve` would."""
+        self._require_budget(self._open_ledger())
+
+    def reserve(self, round: int) -> None:
+        """Charge one tuning of this round: durable before the first record is sampled.
+
+        Raises PolicyRefusal or BudgetExhausted; nothing is written then.
+        """
+        after = self._open_ledger().reserve(
+            self._plan,
+            run=self._charter.run,
+            round=round,
+            charter=self._digest.hex(),
+            state_digest=self.state().digest().hex(),
+            weight=self._row.weight,
+            cap_epsilon=self._policy.epsilon,
+            allow_without_dp=self._policy.allow_without_dp,
+            max_lost_charges=self._policy.max_lost_charges,
+        )
+        self._commit(after)
+
+    def spent(self) -> float:
+        """Epsilon of every charge in the ledger at its own delta; inf without DP."""
+        return self._open_ledger().spent().published
+
+    def _require_budget(self, ledger: pl.Ledger) -> None:
+        ledger.require_budget(
+            self._plan,
+            charter=self._digest.hex(),
+            cap_epsilon=self._policy.epsilon,
+            allow_without_dp=self._policy.allow_without_dp,
+        )
+
+    def _opening(self, fingerprints: bytes) -> pl.Opened:
+        public = self._charter.dp.sizes == "public"
+        policy, plan = self._policy, self._plan
+        delta = policy.delta or DELTA_WITHOUT_DP
+        return pl.Opened(
+            silo=self._name,
+            identity=self._key.public.hex(),
+            population=self._row.population,
+            unit=self._charter.dp.unit,
+            adjacency="zero-out" if public else "add-or-remove",
+            delta=delta,
+            cap_epsilon=policy.epsilon,
+            filter_order=(
+                best_order(plan.run_event(), delta, policy.epsilon)
+                if plan.kind != "none" and policy.epsilon is not None
+                else ORDER_WITHOUT_DP
+            ),
+            fingerprints=fingerprints.hex(),
+            software=f"fedit-secure {__version__}",
+        )
+
+    def head(self) -> m.LedgerHead:
+        """The ledger's head as adverts carry it."""
+        ledger = self._open_ledger()
+        return m.LedgerHead(self._row.population, ledger.sequence, ledger.hash)
+
+    def signed_ledger(self) -> tuple[m.LedgerHead, bytes, tuple[bytes, ...]]:
+        """The head, this silo's signature under it, and every entry."""
+        head = self.head()
+        signature = sign_head(self._key, self._name, head)
+        return head, signature, self._open_ledger().entries
+
+    def countersigned(self, head: m.LedgerHead, signature: bytes) -> None:
+        """Keep the aggregator's receipt."""
+        data = encode(HeadReceipt(head, signature))
+        self._journal.commit(population=head.population, receipt=data)
+
+    # ------------------------------------------------------------------ rounds and states
+
+    @property
+    def certified(self) -> int:
+        """The last round that t silos certified the end of; 0 before the first."""
+        proof = self._certificate()
+        return 0 if proof is None else proof.round
+
+    def state(self) -> GridState:
+        """The global state after the last certified round."""
+        proof = self._certificate()
+        if proof is not None:
+            return self._states.get(proof.confirmations[0].state_digest)
+        return self._states.get(bytes.fromhex(self._charter.adapter.initial_digest))
+
+    def has_state(self, state_digest: bytes) -> bool:
+        """Whether this state is on the disk."""
+        return self._states.find(state_digest) is not None
+
+    def keep_state(self, state: GridState) -> None:
+        """Write a state under its digest."""
+        self._states.put(state)
+
+    def close_round(
+        self, proof: m.RoundCertificate, published: m.PublishedSum | None
+    ) -> None:
+        """Take a certificate that the caller has verified; its state must be kept.
+
+        `published` is the sum, if this silo verified it itself.
+        """
+        state_digest, release = proof.confirmations[0].content()
+        if not self.has_state(state_digest):
+            raise StorageError(
+                f"the state that round {proof.round} ended in isn't here"
+            )
+        before, here = self._open_ledger(), (self._digest.hex(), proof.round)
+        after = before
+        if before.has_intent(*here):
+            where = {"charter": here[0], "round": here[1]}
+            after = before.append(
+                pl.Released(
+                    **where,
+                    release_digest=release.hex(),
+                    state_digest=state_digest.hex(),
+                    **self._seen(published),
+                )
+                if release
+                else pl.Aborted(**where)
+            )
+        self._commit(after, notes={self._key_of("certificate"): encode(proof)})
+        self._journal.drop_update(self._digest, proof.round)
+
+    def _seen(self, published: m.PublishedSum | None) -> dict[str, Any]:
+        if published is None:
+            return {}
+        total = np.ascontiguousarray(published.total, dtype="<i4").data.cast("B")
+        names = (self._charter.roster[silo].name for silo in published.contributors)
+        return {
+            "contributors": tuple(sorted(names)),
+            "sum_digest": digest("fedit/sum/v1", total).hex(),
+        }
+
+    def update(self, round: int) -> NDArray[np.float32] | None:
+        """This round's noised update, float32 of shape (length,), once it is tuned."""
+        kept = self._journal.load_update(self._digest, round)
+        return None if kept is None else np.frombuffer(kept[1], dtype="<f4")
+
+    def commit_update(self, round: int, update: NDArray[np.float32]) -> None:
+        """Keep the tuned update, and say in the ledger that it exists."""
+        data = np.ascontiguousarray(update, dtype="<f4").tobytes()
+        name = update_digest(update)
+        self._journal.save_update(self._digest, round, name, data)
+        # Salted with the signature key's own digest under this name: the ledger travels.
+        salted = digest("fedit/update-name/v1", self._key.sign(name))
+        event = pl.Committed(
+            round=round, charter=self._digest.hex(), update_digest=salted.hex()
+        )
+        self._commit(self._open_ledger().append(event))
+
+    def _certificate(self) -> m.RoundCertificate | None:
+        data = self._journal.note(self._key_of("certificate"))
+        if data is None:
+            return None
+        frame = decode(data, self._limits)
+        assert isinstance(frame, m.RoundCertificate)
+        return frame
+
+    # --------------------------------------------------------------------------- the fuses
+
+    @property
+    def life(self) -> Life:
+        """What became of this round's update."""
+        return self._life
+
+    def burn(self, fuse: m.Fuse) -> None:
+        """Commit a fuse: the life, the ledger's event and the record, or nothing."""
+        if fuse.kind == "heads":
+            names = self._charter.roster
+            heads = {names[i].name: head for i, head in fuse.heads}
+            self._journal.commit(peer_heads=heads)
+            return
+        ledger = self._open_ledger()
+        if fuse.kind in _EVENTS:
+            ledger = ledger.append(_EVENTS[fuse.kind](ctx=fuse.ctx.hex()))
+        records = {}
+        if fuse.record is not None:
+            records[self._record_key(fuse)] = encode(fuse.record)
+        self._commit(ledger, life=burn(self._life, fuse), records=records)
+
+    def renewed(self, fuse: m.Fuse, proof: m.VoidCertificate) -> None:
+        """Free an update by t void statements, which the caller has verified."""
+        data = encode(proof)
+        certificate = digest("fedit/void-certificate/v1", data)
+        event = pl.Renewed(ctx=fuse.ctx.hex(), certificate=certificate.hex())
+        self._commit(
+            self._open_ledger().append(event),
+            life=burn(self._life, fuse),
+            records={self._key_of(f"renewed/{fuse.ctx.hex()}"): data},
+        )
+
+    def peer_heads(self) -> dict[int, m.LedgerHead]:
+        """The ledger heads last seen of the roster's populations, by roster index."""
+        known = self._journal.peer_heads()
+        rows = enumerate(self._charter.roster)
+        keys = {i: (row.name, row.population) for i, row in rows}
+        return {i: known[key] for i, key in keys.items() if key in known}
+
+    def record_of(self, ctx: bytes) -> Record | None:
+        """What this silo has signed for good in an attempt: a reveal, or its void."""
+        for kind in ("reveal", "void"):
+            if (found := self._record(f"{kind}/{ctx.hex()}")) is not None:
+                return found
+        return None
+
+    def records_to_resend(self) -> tuple[Record, ...]:
+        """What a restarted silo says again, byte for byte."""
+        found: list[Record] = []
+        if self._life.state in (REVEALED, VOIDED, MASKED):
+            record = self.record_of(self._life.ctx)
+            found += [record] if record is not None else []
+        if self._life.confirmed > self.certified:
+            word = self._record(f"confirm/{self._life.confirmed}")
+            found += [word] if word is not None else []
+        return tuple(found)
+
+    def _record(self, key: str) -> Record | None:
+        data = self._journal.record(self._key_of(key))
+        if data is None:
+            return None
+        frame = decode(data, self._limits)
+        assert isinstance(frame, m.Reveal | m.VoidStatement | m.Confirmation)
+        return frame
+
+    def _record_key(self, fuse: m.Fuse) -> str:
+        what = str(fuse.round) if fuse.kind == "confirm" else fuse.ctx.hex()
+        return self._key_of(f"{fuse.kind}/{what}")
+
+    def _key_of(self, name: str) -> str:
+        return f"{self._digest.hex()}/{name}"
+
+    # -------------------------------------------------------------------------- the ledger
+
+    def _open_ledger(self) -> pl.Ledger:
+        if self._ledger is None:
+            raise StorageError("the privacy ledger isn't open: admit the charter first")
+        return self._ledger
+
+    def _commit(
+        self,
+        after: pl.Ledger,
+        *,
+        life: Life | None = None,
+        records: Mapping[str, bytes] | None = None,
+        notes: Mapping[str, bytes] | None = None,
+    ) -> None:
+        """One transaction; only then does this object know better than before."""
+        before = 0 if self._ledger is None else self._ledger.sequence
+        data = None if life is None else life.to_bytes()
+        self._journal.commit(
+            population=self._row.population,
+            expected_sequence=before,
+            entries=after.entries[before:],
+            life=None if data is None else (self._digest, self._kept_life, data),
+            records=records,
+            notes=notes,
+        )
+        self._ledger = after
+        if life is not None:
+            self._life, self._kept_life = life, data
+
+
+def _commitment(ledger: pl.Ledger) -> str:
+    for event in reversed(ledger.events):
+        if isinstance(event, pl.DataVersion):
+            return event.new
+    return ledger.opened.fingerprints

@@ -1,0 +1,60 @@
+"""From a silo's configuration and the charter to one tuning job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from safetensors.numpy import save_file
+
+from fedit_secure.config import SiloConfig
+from fedit_secure.federation.charter import Charter
+from fedit_secure.federation.update import GridState, to_float32
+from fedit_secure.tuning.job import DataSource, LoraConfig, OptimizerConfig, TuneJob
+
+
+def tune_job(
+    config: SiloConfig, charter: Charter, state: GridState, folder: Path
+) -> TuneJob:
+    """The job of one round: what to tune is the charter's, on which data the silo's."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state_path = folder / "state.safetensors"
+    save_file({"adapter": to_float32(state)}, state_path)
+    return TuneJob(
+        model=config.model,
+        model_digest=charter.base_model.digest,
+        data=DataSource.model_validate(config.data.model_dump()),
+        template=charter.template.name,
+        max_tokens=charter.max_tokens,
+        lora=lora_of(charter),
+        optimizer=optimizer_of(charter),
+        plan=charter.plan_for(config.name).as_dict(),
+        state_path=str(state_path),
+        layout=charter.adapter.layout,
+        token_budget=config.token_budget,
+        threads=config.threads,
+        device=config.device,
+    )
+
+
+def lora_of(charter: Charter) -> LoraConfig:
+    """The charter's LoRA configuration."""
+    adapter = charter.adapter
+    return LoraConfig(
+        rank=adapter.rank,
+        alpha=adapter.alpha,
+        dropout=adapter.dropout,
+        targets=adapter.targets,
+    )
+
+
+def optimizer_of(charter: Charter) -> OptimizerConfig:
+    """The charter's local optimiser."""
+    tuning = charter.tuning
+    return OptimizerConfig(
+        name=tuning.optimizer,
+        learning_rate=tuning.learning_rate,
+        weight_decay=tuning.weight_decay,
+        betas=tuning.betas,
+        eps=tuning.eps,
+        momentum=tuning.momentum,
+    )

@@ -1,0 +1,95 @@
+"""`fedit silo serve`: one daemon from its configuration to the end of the run."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedit_secure.config import SiloConfig, load_policy
+from fedit_secure.errors import ConfigError
+from fedit_secure.federation.approval import check_approved
+from fedit_secure.federation.charter import Charter
+from fedit_secure.federation.identity import issue_leaf, load_identity
+from fedit_secure.federation.update import GridState
+from fedit_secure.silo.books import Books, open_journal
+from fedit_secure.silo.daemon import Charge, SiloDaemon
+from fedit_secure.silo.fingerprints import commitment
+from fedit_secure.silo.jobs import tune_job
+from fedit_secure.silo.tuner import tune_in_child
+from fedit_secure.storage.adapter_store import StateStore
+from fedit_secure.tuning.job import DataSource, Progress
+from fedit_secure.tuning.records import load_records
+from fedit_secure.wire.client import connect
+from fedit_secure.wire.limits import Limits
+from fedit_secure.wire.link import SiloLink
+from fedit_secure.wire.tls import Tls
+
+_log = logging.getLogger(__name__)
+PATIENCE_SECONDS = 600.0  # without an aggregator, before the daemon gives up
+
+
+async def serve(
+    config: SiloConfig, on_event: Callable[[int, str], None] = lambda round, phase: None
+) -> GridState:
+    """Run the daemon until the run ends; SIGTERM and SIGINT end it cleanly before.
+
+    Raises the refusal of the silo's own policy before it connects to anybody.
+    """
+    identity = load_identity(config.identity)
+    if identity.name != config.name:
+        raise ConfigError(
+            f"the identity in {config.identity} is that of {identity.name!r}, and the "
+            f"configuration's 'name' is {config.name!r}"
+        )
+    charter = Charter.load(config.charter)
+    charter.check_card(identity.card)
+    charter.check_date(datetime.now(UTC).date())
+    check_approved(config.state, charter)
+    limits = Limits.of(charter.secagg_params())
+    states = StateStore(config.state / "states")
+    with open_journal(config.state) as journal:
+        policy = load_policy(config.policy)
+        books = Books(journal, states, charter, config.name, identity.signing, policy)
+        source = DataSource.model_validate(config.data.model_dump())
+        books.admit(commitment(load_records(source), identity.signing))
+
+        async def dial() -> SiloLink:
+            leaf = issue_leaf(identity, (), datetime.now(UTC))
+            hub = charter.aggregator
+            tls = Tls.of_silo(leaf, hub.name, hub.issuer_certificate)
+            address = config.aggregator.address or hub.address
+            return await connect(
+                address, tls, limits, patience_seconds=PATIENCE_SECONDS
+            )
+
+        async def tune(
+            round: int, state: GridState, charge: Charge
+        ) -> NDArray[np.float32]:
+            def tell(progress: Progress) -> None:
+                on_event(round, f"{progress.phase} {progress.step}/{progress.of}")
+
+            job = tune_job(config, charter, state, config.state / "tuning")
+            return await tune_in_child(job, tell, before_sampling=charge)
+
+        daemon = SiloDaemon(
+            charter, config.name, identity.signing, books, tune, on_event=on_event
+        )
+        return await _until_stopped(daemon, dial)
+
+
+async def _until_stopped(daemon: SiloDaemon, dial: Callable[[], object]) -> GridState:
+    task = asyncio.ensure_future(daemon.run(dial))  # type: ignore[arg-type]
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, task.cancel)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        _log.info("stopped; what was reserved stays charged")
+        raise SystemExit(0) from None

@@ -1,0 +1,239 @@
+"""`simulate`: the same federation in one process, over an in-memory link.
+
+Protocol, wire codec, ledgers, tuning and update rule are the very ones that the daemons
+run; only the network, and the process around each tuning job, are left out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedit_secure.aggregator.run_folder import RunFolder
+from fedit_secure.aggregator.service import Aggregator, Event
+from fedit_secure.config import PlanFile
+from fedit_secure.errors import ConfigError
+from fedit_secure.federation.charter import Charter
+from fedit_secure.federation.update import GridState, to_float32
+from fedit_secure.silo.books import Books, open_journal
+from fedit_secure.silo.daemon import Charge, SiloDaemon
+from fedit_secure.silo.fingerprints import commitment
+from fedit_secure.silo.jobs import lora_of, optimizer_of
+from fedit_secure.simulation.parties import LocalFederation, found_federation
+from fedit_secure.storage.adapter_store import StateStore
+from fedit_secure.tuning.adapter import attach_adapter
+from fedit_secure.tuning.base_model import load_base_model, load_tokenizer
+from fedit_secure.tuning.examples import Example, load_template, make_examples
+from fedit_secure.tuning.job import DataSource
+from fedit_secure.tuning.local_round import ReadyRound, prepare_round, run_round
+from fedit_secure.tuning.records import load_records
+from fedit_secure.wire.limits import Limits
+from fedit_secure.wire.link import Published, SiloLink, memory_pair
+
+
+@dataclass(frozen=True, slots=True)
+class Simulation:
+    """What a run left behind.
+
+    `adapter`: float32 of shape (m,), ordered as `charter.adapter.layout`. `epsilons`:
+    per silo, what its ledger says was spent. `folder`: the run folder, with `adapter/`
+    in PEFT layout.
+    """
+
+    charter: Charter
+    state: GridState
+    adapter: NDArray[np.float32]
+    epsilons: Mapping[str, float]
+    folder: Path
+
+
+class Tuner:
+    """Tunes for all silos of one federation in this process, one job at a time."""
+
+    def __init__(
+        self, federation: LocalFederation, *, threads: int = 1, token_budget: int = 4096
+    ) -> None:
+        self._charter = federation.charter
+        self._threads, self._token_budget = threads, token_budget
+        self._model = attach_adapter(
+            load_base_model(federation.base_model), lora_of(federation.charter)
+        )
+        self._tokenizer = load_tokenizer(federation.base_model)
+        self._examples: dict[str, Sequence[Example]] = {}
+        self._data = federation.data
+        self._lock = asyncio.Lock()
+
+    def examples(self, silo: str) -> Sequence[Example]:
+        """The silo's records as tokens, read once."""
+        if silo not in self._examples:
+            charter = self._charter
+            self._examples[silo] = make_examples(
+                load_records(self._data[silo]),
+                self._tokenizer,
+                load_template(charter.template.name),
+                max_tokens=charter.max_tokens,
+            )
+        return self._examples[silo]
+
+    async def tune(
+        self, silo: str, state: GridState, charge: Charge
+    ) -> NDArray[np.float32]:
+        """One round of one silo: the noised update, float32 of shape (m,)."""
+        async with self._lock:
+            ready = await asyncio.to_thread(self._prepare, silo, to_float32(state))
+            await charge()
+            return await asyncio.to_thread(self._run, silo, ready)
+
+    def _prepare(self, silo: str, initial: NDArray[np.float32]) -> ReadyRound:
+        return prepare_round(
+            self._model,
+            self._charter.plan_for(silo),
+            initial=initial,
+            max_tokens=self._charter.max_tokens,
+            token_budget=self._token_budget,
+        )
+
+    def _run(self, silo: str, ready: ReadyRound) -> NDArray[np.float32]:
+        return run_round(
+            ready,
+            self.examples(silo),
+            optimizer_of(self._charter),
+            noise_key=os.urandom(32),
+            threads=self._threads,
+        )
+
+
+def simulate(
+    data: Mapping[str, str | Path | DataSource],
+    plan: Mapping[str, Any] | PlanFile,
+    *,
+    folder: Path | None = None,
+    threads: int = 1,
+    token_budget: int = 4096,
+    on_event: Callable[[Event], None] = lambda event: None,
+) -> Simulation:
+    """Run a federation of these silos' records in this process; returns what it left.
+
+    Args:
+        data: silo name -> where its instruction records are.
+        plan: what plan.yaml holds. `federation`, `run`, `aggregator` and `expires` may
+            be left out.
+        folder: where the parties' folders go; a temporary one that stays by default.
+        threads: torch threads; one silo tunes at a time.
+        token_budget: tokens of a physical batch.
+        on_event: called as rounds and phases pass.
+
+    Raises:
+        ConfigError, PolicyRefusal, BudgetExhausted, QuorumLost: as the daemons do.
+    """
+    import torch
+
+    torch.set_num_threads(threads)
+    sources = {name: _source(where) for name, where in data.items()}
+    federation = found_federation(
+        folder or Path(tempfile.mkdtemp(prefix="fedit-")),
+        plan if isinstance(plan, PlanFile) else run_plan(plan),
+        sources,
+        threads=threads,
+        token_budget=token_budget,
+    )
+    tuner = Tuner(federation, threads=threads, token_budget=token_budget)
+    return asyncio.run(run_in_memory(federation, tuner, on_event))
+
+
+async def run_in_memory(
+    federation: LocalFederation,
+    tuner: Tuner,
+    on_event: Callable[[Event], None] = lambda event: None,
+) -> Simulation:
+    """All rounds of a founded federation over in-memory links."""
+    charter, folder = federation.charter, federation.folder / "run"
+    run_folder = RunFolder(folder, charter, federation.initial)
+    aggregator = Aggregator(
+        charter,
+        federation.approvals,
+        federation.aggregator.signing,
+        run_folder,
+        base_model=str(federation.base_model),
+        on_event=on_event,
+    )
+    limits, published = Limits.of(charter.secagg_params()), Published(aggregator)
+    with ExitStack() as stack:
+        jobs, epsilons = [], {}
+        all_books = {}
+        for name, identity in federation.silos.items():
+            home = federation.folder / name / "state"
+            journal = stack.enter_context(open_journal(home))
+            states = StateStore(home / "states")
+            key = identity.signing
+            books = Books(journal, states, charter, name, key, federation.policy)
+            books.admit(commitment(load_records(federation.data[name]), key))
+            all_books[name] = books
+            jobs.append(_silo_job(charter, name, key, books, tuner, aggregator,
+                                  limits, published))  # fmt: skip
+        async with asyncio.TaskGroup() as group:
+            for job in jobs:
+                group.create_task(job)
+            state = await aggregator.run()
+        for name, books in all_books.items():
+            epsilons[name] = books.spent()
+    return Simulation(charter, state, to_float32(state), epsilons, folder)
+
+
+async def _silo_job(
+    charter: Charter,
+    name: str,
+    key: Any,
+    books: Books,
+    tuner: Tuner,
+    aggregator: Aggregator,
+    limits: Limits,
+    published: Published,
+) -> None:
+    async def tune(round: int, state: GridState, charge: Charge) -> NDArray[np.float32]:
+        return await tuner.tune(name, state, charge)
+
+    serving: list[asyncio.Task[None]] = []
+
+    async def dial() -> SiloLink:
+        silo = charter.silo_index(name)
+        own, peer = memory_pair(silo, name, published, limits)
+
+        async def serve_peer() -> None:
+            hello = await peer.receive()
+            await aggregator.on_connect(peer, hello)  # type: ignore[arg-type]
+
+        serving.append(asyncio.create_task(serve_peer()))
+        return own
+
+    await SiloDaemon(charter, name, key, books, tune).run(dial)
+    await asyncio.gather(*serving)
+
+
+def run_plan(plan: Mapping[str, Any]) -> PlanFile:
+    """A plan with what a local federation needn't decide filled in."""
+    expires = (datetime.now(UTC) + timedelta(days=365)).date().isoformat()
+    local = {
+        "federation": "local",
+        "run": "simulation",
+        "aggregator": "127.0.0.1:47100",
+        "expires": expires,
+    }
+    try:
+        return PlanFile.model_validate({**local, **plan}, context={})
+    except ValueError as error:
+        raise ConfigError(f"the plan: {error}") from error
+
+
+def _source(where: str | Path | DataSource) -> DataSource:
+    return where if isinstance(where, DataSource) else DataSource(path=str(where))

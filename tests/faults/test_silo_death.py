@@ -1,0 +1,143 @@
+"""Silos that die at each step of a round, and what it costs: whole daemons in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_federation import Killed, SmallFederation, found
+
+from fedit_secure.federation.update import to_float32
+from fedit_secure.secagg import messages as m
+from fedit_secure.silo.books import open_journal
+from fedit_secure.storage.life import MASKED, Life
+from fedit_secure.wire import frames as f
+
+SECONDS = 30
+
+
+def charges(federation: SmallFederation, silo: str) -> int:
+    """Intents in a silo's ledger: what it was charged for."""
+    with open_journal(federation.root / silo) as journal:
+        entries = journal.ledger(silo)
+    return sum(json.loads(entry)["kind"] == "intent" for entry in entries)
+
+
+def life(federation: SmallFederation, silo: str) -> Life:
+    with open_journal(federation.root / silo) as journal:
+        kept = journal.life(federation.charter.digest())
+    return Life.from_bytes(kept) if kept else Life()
+
+
+async def run(
+    federation: SmallFederation, dying: dict[str, dict[str, type]], *, revive: bool
+):
+    """All silos; those in `dying` are killed there, and restarted if `revive`."""
+    hub = federation.new_aggregator()
+
+    async def silo(party):
+        if party.name in dying:
+            with pytest.raises(Killed):
+                await federation.run_silo(party, lambda: hub, **dying[party.name])
+            if not revive:
+                return None
+        return await federation.run_silo(party, lambda: hub)
+
+    async with asyncio.timeout(SECONDS), asyncio.TaskGroup() as group:
+        silos = [group.create_task(silo(party)) for party in federation.silos]
+        state = await hub.run()
+    ends = [task.result() for task in silos]
+    assert all(end is None or end.digest() == state.digest() for end in ends)
+    return state
+
+
+def assert_sum(
+    federation: SmallFederation, state, round: int, names: list[str]
+) -> None:
+    bound = federation.charter.secagg_params().step + 2.0**-24
+    error = np.abs(to_float32(state) - federation.mean_of(round, names)).max()
+    assert error <= bound, error
+
+
+async def test_all_silos_alive(tmp_path: Path) -> None:
+    federation = found(tmp_path, 4)
+    state = await run(federation, {}, revive=False)
+    assert_sum(federation, state, 1, ["s0", "s1", "s2", "s3"])
+    assert [charges(federation, f"s{i}") for i in range(4)] == [1] * 4
+
+
+@pytest.mark.parametrize("at", [m.Advert, m.ShareBundle, m.MaskedUpload, m.Agreement])
+async def test_one_of_five_dies_in_the_release(tmp_path: Path, at: type) -> None:
+    federation = found(tmp_path, 5)
+    state = await run(federation, {"s2": {"at_send": at}}, revive=False)
+    summed = ["s0", "s1", "s3", "s4"] + (["s2"] if at is m.Agreement else [])
+    assert_sum(federation, state, 1, summed)
+
+
+async def test_one_of_five_dies_while_tuning(tmp_path: Path) -> None:
+    federation = found(tmp_path, 5, tune_deadline_seconds=2.0)
+    state = await run(federation, {"s2": {"at_send": f.Ready}}, revive=False)
+    assert_sum(federation, state, 1, ["s0", "s1", "s3", "s4"])
+    assert charges(federation, "s2") == 1
+
+
+async def test_two_of_five_die_before_mask_and_it_costs_nothing(tmp_path: Path) -> None:
+    """They vanish once U2 stands: the rest mask in vain, void by certificate, and the same
+    updates enter the next attempt. Nobody is charged twice."""
+    federation = found(tmp_path, 5)
+    dying = {name: {"at_receive": m.ShareSet} for name in ("s1", "s3")}
+    state = await run(federation, dying, revive=True)
+    names = [f"s{i}" for i in range(5)]
+    assert_sum(federation, state, 1, names)
+    assert [charges(federation, name) for name in names] == [1] * 5
+    assert all(len(federation.updates[name, 1]) == 1 for name in names)
+
+
+async def test_two_of_five_die_after_mask_and_the_attempt_is_voided(
+    tmp_path: Path,
+) -> None:
+    """The fuse is burnt, the upload never arrives: restarted silos void at once."""
+    federation = found(tmp_path, 5)
+    dying = {name: {"at_send": m.MaskedUpload} for name in ("s1", "s3")}
+    state = await run(federation, dying, revive=True)
+    names = [f"s{i}" for i in range(5)]
+    assert_sum(federation, state, 1, names)
+    assert [charges(federation, name) for name in names] == [1] * 5
+    closed = life(federation, "s1").closed
+    assert len(closed) >= 1
+    assert "void" in [event.phase for event in federation.events]
+
+
+async def test_a_silo_killed_at_the_mask_fuse_stays_masked_on_disk(
+    tmp_path: Path,
+) -> None:
+    federation = found(tmp_path, 5)
+    await run(federation, {"s2": {"at_send": m.MaskedUpload}}, revive=False)
+    after = life(federation, "s2")
+    assert (after.state, after.round) == (MASKED, 1)
+
+
+async def test_silos_and_aggregator_restart_between_rounds(tmp_path: Path) -> None:
+    federation = found(tmp_path, 4, rounds=3)
+    first = federation.new_aggregator()
+    silos = [
+        asyncio.create_task(federation.run_silo(party, lambda: current[0]))
+        for party in federation.silos
+    ]
+    current = [first]
+    task = asyncio.create_task(first.run())
+    async with asyncio.timeout(SECONDS):
+        while not any(
+            e.round == 1 and e.phase == "certified" for e in federation.events
+        ):
+            await asyncio.sleep(0.005)
+        task.cancel()
+        for job in silos:
+            job.cancel()
+        await asyncio.gather(task, *silos, return_exceptions=True)
+        state = await run(federation, {}, revive=False)
+    total = sum(federation.mean_of(r, [f"s{i}" for i in range(4)]) for r in (1, 2, 3))
+    assert np.abs(to_float32(state) - total).max() < 1e-5

@@ -1,0 +1,89 @@
+"""A federation of real processes over loopback mTLS."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from fedit_secure.simulation.parties import LocalFederation, found_federation
+from fedit_secure.simulation.processes import Processes, ProcessEvent, free_address
+from fedit_secure.simulation.run import run_plan
+from fedit_secure.tuning.job import DataSource
+
+SECONDS = 240
+
+
+@pytest.fixture
+def federation(
+    plan: dict[str, object], records: dict[str, Path], tmp_path: Path
+) -> LocalFederation:
+    sources = {name: DataSource(path=str(path)) for name, path in records.items()}
+    whole = run_plan({**plan, "aggregator": free_address()})
+    return found_federation(tmp_path / "federation", whole, sources)
+
+
+def run_folder(federation: LocalFederation) -> Path:
+    state = federation.folder / "aggregator" / "state"
+    return state / federation.charter.digest().hex()[:16]
+
+
+async def test_daemons_tune_and_the_aggregator_never_imports_torch(
+    federation: LocalFederation,
+) -> None:
+    events: list[ProcessEvent] = []
+    async with (
+        asyncio.timeout(SECONDS),
+        Processes(federation, events.append) as running,
+    ):
+        await running.wait()
+    phases = {(e.party, e.phase.split(" ")[0]) for e in events}
+    for name in federation.silos:
+        assert {(name, "tuning"), (name, "mask"), (name, "applied")} <= phases
+    adapter = load_file(
+        run_folder(federation) / "adapter" / "adapter_model.safetensors"
+    )
+    assert max(np.abs(value).max() for value in adapter.values()) > 0
+    entries = (run_folder(federation) / "ledgers" / "north.jsonl").read_bytes()
+    assert sum(json.loads(e)["kind"] == "intent" for e in entries.splitlines()) == 2
+
+
+async def test_a_silo_killed_in_the_masking_window_is_missed_by_nobody(
+    federation: LocalFederation,
+) -> None:
+    """It is killed as it masks; the others go on, it restarts and rejoins the next round."""
+    killed = asyncio.Event()
+    holder: list[Processes] = []
+
+    def watch(event: ProcessEvent) -> None:
+        if (event.party, event.phase) == ("west", "share") and not killed.is_set():
+            holder[0].kill("west")
+            killed.set()
+
+    running = Processes(federation, watch)
+    holder.append(running)
+    async with asyncio.timeout(SECONDS), running:
+        await killed.wait()
+        await asyncio.sleep(0.5)
+        await running.start("west")
+        await running.wait()
+    certified = sorted((run_folder(federation) / "rounds").glob("*/certificate.frame"))
+    assert len(certified) == 2
+    entries = (run_folder(federation) / "ledgers" / "west.jsonl").read_bytes()
+    kinds = [json.loads(entry)["kind"] for entry in entries.splitlines()]
+    assert kinds.count("intent") == 2
+
+
+def test_the_aggregator_process_has_no_torch() -> None:
+    import subprocess
+
+    code = (
+        "import sys, fedit_secure.aggregator.serve, fedit_secure.silo.serve\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,87 @@
+"""`fedit_secure.simulate`: a whole federation in one process."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import dp_accounting
+import numpy as np
+import pytest
+from fedit_secure.privacy.ledger import recompute
+
+import fedit_secure
+from fedit_secure.errors import PolicyRefusal
+from fedit_secure.federation.policy import Policy
+from fedit_secure.simulation.parties import found_federation
+from fedit_secure.simulation.run import Tuner, run_in_memory, run_plan
+from fedit_secure.tuning.job import DataSource
+
+
+@pytest.fixture
+def simulation(
+    plan: dict[str, object], records: dict[str, Path], tmp_path: Path
+) -> fedit_secure.Simulation:
+    return fedit_secure.simulate(records, plan, folder=tmp_path / "run")
+
+
+def test_it_moves_the_adapter_and_saves_it_for_peft(
+    simulation: fedit_secure.Simulation, tiny_base: Path
+) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    assert np.abs(simulation.adapter).max() > 0
+    base = AutoModelForCausalLM.from_pretrained(tiny_base)
+    tuned = PeftModel.from_pretrained(base, simulation.folder / "adapter")
+    saved = {k: v for k, v in tuned.state_dict().items() if "lora_B" in k}
+    assert any(v.abs().max() > 0 for v in saved.values())
+    for round in ("001", "002"):
+        folder = simulation.folder / "rounds" / round / "adapter"
+        PeftModel.from_pretrained(
+            AutoModelForCausalLM.from_pretrained(tiny_base), folder
+        )
+
+
+def test_epsilon_is_what_the_entries_say(simulation: fedit_secure.Simulation) -> None:
+    """The printed epsilon, and one recomputed by dp-accounting from the entries alone."""
+    for name, printed in simulation.epsilons.items():
+        path = simulation.folder / "ledgers" / f"{name}.jsonl"
+        entries = path.read_bytes().splitlines()
+        assert recompute(entries, 1e-3).published == pytest.approx(printed, abs=1e-6)
+        intents = [e for e in map(json.loads, entries) if e["kind"] == "intent"]
+        assert len(intents) == 2
+        accountant = dp_accounting.pld.PLDAccountant(
+            dp_accounting.NeighboringRelation.REPLACE_SPECIAL
+        )
+        for intent in intents:
+            step = dp_accounting.PoissonSampledDpEvent(
+                intent["sample_rate"],
+                dp_accounting.GaussianDpEvent(intent["noise_multiplier"]),
+            )
+            accountant.compose(dp_accounting.SelfComposedDpEvent(step, intent["steps"]))
+        assert accountant.get_epsilon(1e-3) <= printed + 1e-6
+        assert printed <= 8.0
+
+
+def test_the_ledger_travels_before_the_sum(simulation: fedit_secure.Simulation) -> None:
+    for name in simulation.epsilons:
+        path = simulation.folder / "ledgers" / f"{name}.jsonl"
+        kinds = [json.loads(line)["kind"] for line in path.read_bytes().splitlines()]
+        assert kinds[0] == "opened"
+        for released in (i for i, kind in enumerate(kinds) if kind == "released"):
+            assert "intent" in kinds[:released]
+            assert "revealed" in kinds[:released]
+
+
+async def test_a_policy_refuses_before_anything_is_spent(
+    plan: dict[str, object], records: dict[str, Path], tmp_path: Path
+) -> None:
+    sources = {name: DataSource(path=str(path)) for name, path in records.items()}
+    tight = Policy(epsilon=0.5, delta=1e-3, tell_record_count=True)
+    federation = found_federation(
+        tmp_path / "run", run_plan(plan), sources, policy=tight
+    )
+    with pytest.raises(PolicyRefusal) as refused:
+        await run_in_memory(federation, Tuner(federation))
+    assert refused.value.exit_status == 7

@@ -1,0 +1,228 @@
+"""A small federation in memory for fault tests: real daemons, journals and codec; tuning is
+a seeded draw instead of a model, so that every sum can be recomputed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedit_secure.aggregator.run_folder import RunFolder
+from fedit_secure.aggregator.service import Aggregator, Event
+from fedit_secure.federation.approval import Approval, approve
+from fedit_secure.federation.charter import (
+    Adapter,
+    AggregatorRow,
+    BaseModelRow,
+    Charter,
+    Dp,
+    Schedule,
+    SecAgg,
+    SiloDp,
+    SiloRow,
+    TemplateRow,
+    Tuning,
+    UpdateRule,
+)
+from fedit_secure.federation.identity import Identity, create_identity
+from fedit_secure.federation.policy import Policy
+from fedit_secure.federation.update import GridState, from_float32
+from fedit_secure.secagg.params import SecAggParams
+from fedit_secure.silo.books import Books, open_journal
+from fedit_secure.silo.daemon import Charge, SiloDaemon
+from fedit_secure.storage.adapter_store import StateStore
+from fedit_secure.wire.frames import Frame
+from fedit_secure.wire.limits import Limits
+from fedit_secure.wire.link import Published, SiloLink, memory_pair
+
+LENGTH = 24
+LAYOUT = (
+    ("base_model.model.a.lora_A.weight", (2, 6)),
+    ("base_model.model.a.lora_B.weight", (6, 2)),
+)
+
+
+class Killed(Exception):
+    """This silo's process is gone."""
+
+
+@dataclass
+class FaultyLink:
+    """A silo's link that kills the silo at a frame: before sending, or on receiving it."""
+
+    inner: SiloLink
+    at_send: type | None = None
+    at_receive: type | None = None
+
+    async def send(self, frame: Frame) -> None:
+        if type(frame) is self.at_send:
+            raise Killed
+        await self.inner.send(frame)
+
+    async def receive(self) -> Frame:
+        frame = await self.inner.receive()
+        if type(frame) is self.at_receive:
+            raise Killed
+        return frame
+
+    async def upload(self, upload: object) -> None:
+        await self.inner.upload(upload)  # type: ignore[arg-type]
+
+    async def fetch(self, *args: object) -> bytes:
+        return await self.inner.fetch(*args)  # type: ignore[arg-type]
+
+    async def close(self) -> None:
+        await self.inner.close()
+
+
+@dataclass
+class SmallFederation:
+    """Its parties' files under `root`; `updates[silo, round]` are what was tuned."""
+
+    root: Path
+    charter: Charter
+    silos: list[Identity]
+    aggregator: Identity
+    approvals: list[Approval]
+    initial: GridState
+    updates: dict[tuple[str, int], list[NDArray[np.float32]]] = field(
+        default_factory=dict
+    )
+    events: list[Event] = field(default_factory=list)
+
+    def new_aggregator(self) -> Aggregator:
+        """An aggregator process, from what is on the disk."""
+        folder = RunFolder(self.root / "run", self.charter, self.initial)
+        return Aggregator(
+            self.charter,
+            self.approvals,
+            self.aggregator.signing,
+            folder,
+            on_event=self.events.append,
+        )
+
+    async def run_silo(
+        self,
+        silo: Identity,
+        hub: Callable[[], Aggregator],
+        *,
+        at_send: type | None = None,
+        at_receive: type | None = None,
+        tune_seconds: float = 0.0,
+    ) -> GridState:
+        """One silo process until the run ends, or until it is killed at a frame."""
+        charter, name = self.charter, silo.name
+        home = self.root / name
+        limits = Limits.of(charter.secagg_params())
+        store = StateStore(home / "states")
+        store.put(self.initial)
+
+        async def tune(
+            round: int, state: GridState, charge: Charge
+        ) -> NDArray[np.float32]:
+            await charge()
+            await asyncio.sleep(tune_seconds)
+            drawn = self.updates.setdefault((name, round), [])
+            seed = [charter.silo_index(name), round, len(drawn)]
+            values = np.random.default_rng(seed).normal(0, 0.02, LENGTH)
+            drawn.append(values.astype(np.float32))
+            return drawn[-1]
+
+        serving: list[asyncio.Task[None]] = []
+
+        async def dial() -> SiloLink:
+            aggregator, index = hub(), charter.silo_index(name)
+            own, peer = memory_pair(index, name, Published(aggregator), limits)
+
+            async def serve_peer() -> None:
+                await aggregator.on_connect(peer, await peer.receive())  # type: ignore[arg-type]
+
+            serving.append(asyncio.create_task(serve_peer()))
+            return FaultyLink(own, at_send, at_receive)
+
+        with open_journal(home) as journal:
+            books = Books(
+                journal,
+                store,
+                charter,
+                name,
+                silo.signing,
+                Policy(epsilon=8.0, delta=1e-5, tell_record_count=True),
+            )
+            books.admit(bytes(32))
+            try:
+                return await SiloDaemon(charter, name, silo.signing, books, tune).run(
+                    dial
+                )
+            finally:
+                await asyncio.gather(*serving)
+
+    def mean_of(self, round: int, names: list[str]) -> NDArray[np.float64]:
+        """The mean of what these silos tuned last in a round."""
+        return np.mean([self.updates[name, round][-1] for name in names], axis=0)
+
+
+def found(
+    root: Path, silos: int, rounds: int = 1, **schedule: float
+) -> SmallFederation:
+    """Identities, charter and approvals for `silos` silos named s0, s1, ..."""
+    now = datetime.now(UTC)
+    parties = [
+        create_identity(
+            root / f"s{i}" / "identity", f"s{i}", "silo", "x", now=now, records=100
+        )
+        for i in range(silos)
+    ]
+    hub = create_identity(root / "hub" / "identity", "hub", "aggregator", "x", now=now)
+    initial = from_float32(LAYOUT, np.zeros(LENGTH, np.float32))
+    sizes = SecAggParams.create(silos, length=LENGTH, bound=0.25)
+    times = {"tune_deadline_seconds": 20.0, "phase_deadline_seconds": 0.5}
+    times |= {"silo_deadline_seconds": 1.0, "ready_slot_seconds": 0.01} | schedule
+    charter = Charter(
+        federation="small",
+        epoch=1,
+        predecessor=None,
+        run="run",
+        expires=date(2100, 1, 1),
+        roster=tuple(
+            SiloRow(
+                name=party.name,
+                identity=party.card.identity,
+                issuer_certificate=party.card.issuer_certificate,
+                population=party.name,
+                weight=1,
+                records=100,
+                dp=SiloDp(sample_rate=0.1, noise_multiplier=2.0, expected_batch=10),
+            )
+            for party in parties
+        ),
+        aggregator=AggregatorRow(
+            name=hub.name,
+            identity=hub.card.identity,
+            issuer_certificate=hub.card.issuer_certificate,
+            address="127.0.0.1:1",
+        ),
+        base_model=BaseModelRow(name="none", digest="00" * 32),
+        template=TemplateRow(name="alpaca", digest="00" * 32),
+        max_tokens=64,
+        adapter=Adapter(rank=2, initial_digest=initial.digest().hex(), layout=LAYOUT),
+        tuning=Tuning(learning_rate=1e-3, local_steps=3),
+        rounds=rounds,
+        dp=Dp(epsilon=8.0, delta=1e-5, clip=1.0),
+        secagg=SecAgg(
+            corrupt=sizes.corrupt,
+            minimum=sizes.minimum,
+            ring_bits=24,
+            bound=sizes.bound,
+            allow_pair=False,
+        ),
+        update_rule=UpdateRule(),
+        schedule=Schedule(**times),
+    )
+    approvals = [approve(charter, party.name, party.signing) for party in parties]
+    return SmallFederation(root, charter, parties, hub, approvals, initial)
