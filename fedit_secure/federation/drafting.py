@@ -261,19 +261,22 @@ def _weight(plan: RunPlan, card: Card) -> int:
 
 def _noise(plan: RunPlan, records: Mapping[str, int | None]) -> dict[str, SiloDp]:
     """Each silo's q, sigma and B-bar; sigma is the smallest that keeps to epsilon."""
+    batches = {name: _expected_batch(plan, name) for name in records}
+    rates = {
+        name: _sample_rate(plan, name, batches[name], count)
+        for name, count in records.items()
+    }
     steps = (plan.rounds + plan.dp.spare_charges) * plan.tuning.local_steps
     # Silos of equal rates share a calibration, which takes a while.
-    sigmas: dict[float, float] = {}
-    rows = {}
-    for name, count in records.items():
-        batch = _expected_batch(plan, name)
-        rate = _sample_rate(plan, name, batch, count)
-        if rate not in sigmas:
-            sigmas[rate] = _sigma(plan, rate, steps)
-        rows[name] = SiloDp(
-            sample_rate=rate, noise_multiplier=sigmas[rate], expected_batch=batch
+    sigmas = {rate: _sigma(plan, rate, steps) for rate in sorted(set(rates.values()))}
+    return {
+        name: SiloDp(
+            sample_rate=rates[name],
+            noise_multiplier=sigmas[rates[name]],
+            expected_batch=batches[name],
         )
-    return rows
+        for name in records
+    }
 
 
 def _expected_batch(plan: RunPlan, name: str) -> int:

@@ -11,6 +11,8 @@ from fedit_secure.federation.identity import create_identity
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 TODAY = NOW.date()
 LAYOUT = (("layer.0.lora_A", (2, 3)), ("layer.0.lora_B", (4, 2)))
+# One sample rate for all: each other one would take a calibration of its own.
+BATCHES = {"clinic-a": 64, "clinic-b": 32, "clinic-c": 128, "clinic-d": 64}
 RECORDS = {"clinic-a": 800, "clinic-b": 400, "clinic-c": 1600, "clinic-d": 800}
 
 
@@ -42,7 +44,7 @@ def _plan(**changes):
         "rounds": 3,
         "expires": date(2027, 1, 31),
         "tuning": {"learning_rate": 1e-3, "local_steps": 8},
-        "dp": {"epsilon": 8, "delta": 1e-6, "expected_batch": 64},
+        "dp": {"epsilon": 8, "delta": 1e-6, "expected_batch": BATCHES},
     }
     return RunPlan.model_validate(fields | changes)
 

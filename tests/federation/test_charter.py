@@ -186,8 +186,8 @@ def test_an_unknown_silo_is_refused(charter):
 
 def test_the_plan_of_a_silo(charter):
     plan = charter.plan_for("clinic-b")
-    assert plan.sample_rate == 64 / 400
-    assert (plan.expected_batch, plan.local_steps, plan.rounds) == (64, 8, 3)
+    assert plan.sample_rate == 32 / 400
+    assert (plan.expected_batch, plan.local_steps, plan.rounds) == (32, 8, 3)
     assert (plan.clip, plan.delta, plan.spare_charges) == (1.0, 1e-6, 1)
     assert plan.noise_multiplier > 0
 
@@ -304,7 +304,7 @@ def test_a_plan_that_does_not_do(make_plan, make_charter, cards, changes, why):
 
 
 def test_cards_that_do_not_do(make_plan, make_charter, cards, parties):
-    plan, hub = make_plan(), parties["hub"].card
+    plan, hub = make_plan(dp=BASE_DP), parties["hub"].card
     silos = [card for card in cards if card.role == "silo"]
     forged = silos[0].model_copy(update={"records": 799})
     for given, why in [

@@ -12,6 +12,7 @@ from fedit_secure.privacy.ledger import Ledger, Opened
 from fedit_secure.privacy.renyi import best_order
 
 ME = "clinic-a"
+EQUAL = {"epsilon": 8, "delta": 1e-6, "expected_batch": 32}
 
 
 def policy(**changes):
@@ -89,7 +90,7 @@ def test_without_dp_only_where_allowed(make_plan, make_charter, cards):
 
 def test_a_pair_only_where_allowed(make_plan, make_charter, cards):
     pair = [card for card in cards if card.name in (ME, "clinic-b", "hub")]
-    two = make_charter(make_plan(secagg={"allow_pair": True}), pair)
+    two = make_charter(make_plan(secagg={"allow_pair": True}, dp=EQUAL), pair)
     with pytest.raises(PolicyRefusal, match="federation of two"):
         check_terms(two, ME, policy())
     check_terms(two, ME, policy(allow_pair=True))
@@ -111,19 +112,21 @@ def test_a_policy_needs_a_budget_unless_dp_may_be_off():
 # --------------------------------------------------------------------------------- delta
 
 
-def test_delta_is_bounded_by_the_records(make_plan, make_charter, cards):
-    dp = {"epsilon": 8, "expected_batch": 64}
-    exact = make_charter(make_plan(dp=dp | {"delta": 1 / 8000}), cards)
+def with_dp(charter, **changes):
+    """The charter with parts of its DP section replaced, its noise as it was."""
+    return charter.model_copy(update={"dp": charter.dp.model_copy(update=changes)})
+
+
+def test_delta_is_bounded_by_the_records(charter):
+    exact = with_dp(charter, delta=1 / 8000)
     check_delta(exact, 800)
-    with pytest.raises(PolicyRefusal, match=r"delta 0.000125 is too large"):
+    with pytest.raises(PolicyRefusal, match=r"delta 0\.000125 is too large"):
         check_delta(exact, 801)
 
 
-def test_the_refusal_tells_no_record_count(make_plan, make_charter, cards):
-    dp = {"epsilon": 8, "expected_batch": 64, "delta": 1e-3}
-    loose = make_charter(make_plan(dp=dp), cards)
+def test_the_refusal_tells_no_record_count(charter):
     with pytest.raises(PolicyRefusal) as caught:
-        check_delta(loose, 98765)
+        check_delta(with_dp(charter, delta=1e-3), 98765)
     assert "98765" not in str(caught.value)
 
 
@@ -185,19 +188,14 @@ def test_records_that_were_used_without_dp_have_no_budget(
         admit(charter, ME, policy(), used)
 
 
-def test_a_delta_above_the_policys_is_refused(make_plan, make_charter, cards):
-    dp = {"epsilon": 8, "expected_batch": 64, "delta": 1e-5}
-    loose = make_charter(make_plan(dp=dp), cards)
+def test_a_delta_above_the_policys_is_refused(charter):
     with pytest.raises(PolicyRefusal, match=r"delta is 1e-05, .* at most 1e-06"):
-        admit(loose, ME, policy(), None)
+        admit(with_dp(charter, delta=1e-5), ME, policy(), None)
 
 
 def test_noise_that_misses_the_epsilon_that_the_charter_names(charter):
-    weak = charter.model_copy(
-        update={"dp": charter.dp.model_copy(update={"epsilon": 7.0})}
-    )
     with pytest.raises(PolicyRefusal, match=r"names epsilon 7, but its noise .* gives"):
-        admit(weak, ME, policy(), None)
+        admit(with_dp(charter, epsilon=7.0), ME, policy(), None)
 
 
 def test_a_missing_field_is_a_configuration_error(tmp_path):
