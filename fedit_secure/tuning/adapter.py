@@ -44,7 +44,7 @@ def peft_config(lora: LoraConfig) -> Any:
 
 
 def attach_adapter(model: nn.Module, lora: LoraConfig) -> PeftModel:
-    """Freeze `model` and put a LoRA adapter on it, in place.
+    """Freeze `model` and put a LoRA adapter on it, in place, in evaluation mode.
 
     Move the model to its device first: a later move would leave the optimiser with
     parameters that nothing reads.
@@ -64,6 +64,7 @@ def attach_adapter(model: nn.Module, lora: LoraConfig) -> PeftModel:
             reason = str(wrong).strip().split(". ")[0].splitlines()[0].rstrip(".")
             raise ConfigError(f"LoRA doesn't fit the base model: {reason}") from None
     adapter_parameters(tuned)
+    tuned.eval()
     return tuned
 
 

@@ -39,7 +39,8 @@ def main() -> int:
     parent = os.getppid()
     die_with_parent(parent)
     wire = take_standard_output()
-    lines = sys.stdin.buffer
+    # Unbuffered: a buffer's lock, held by the watching thread, would abort our exit.
+    lines = open(0, "rb", buffering=0, closefd=False)  # noqa: SIM115
     job_line = lines.readline()
     start = _watch_standard_input(lines)
 
@@ -69,41 +70,46 @@ def main() -> int:
 def tune(job: TuneJob, tell: Any, start: threading.Event) -> bytes:
     """The update of `job` as little-endian float32 bytes."""
     tell(phase="loading")
-    # The heavy imports: seconds, and only once the job has been read.
-    import torch
-
     from fedit_secure.privacy.plan import DpPlan
-    from fedit_secure.tuning import adapter, base_model
+    from fedit_secure.tuning import base_model
     from fedit_secure.tuning.examples import load_template, make_examples
-    from fedit_secure.tuning.local_round import prepare_round, run_round
     from fedit_secure.tuning.records import load_records
 
-    torch.set_num_threads(job.threads)
+    # What can be wrong without a model is looked at before its libraries are loaded,
+    # which takes seconds.
     try:
         plan = DpPlan.from_dict(job.plan)
     except ValueError as wrong:
         raise ConfigError(f"tuning job: plan: {wrong}") from None
     template = load_template(job.template)
     records = load_records(job.data)
+    initial = read_state(Path(job.state_path), job.length)
     folder = base_model.resolve_base_model(job.model)
     if job.model_digest is not None:
         base_model.check_digest(folder, job.model_digest)
     tokenizer = base_model.load_tokenizer(folder)
-    model = base_model.load_base_model(folder)
-    base_model.refuse_too_long(model, tokenizer, job.max_tokens)
     examples = make_examples(
         records,
         tokenizer,
         template,
-        max_tokens=job.max_tokens,
+        job.max_tokens,
         response_only=job.train_on_response_only,
     )
+
+    import torch
+
+    from fedit_secure.tuning import adapter
+    from fedit_secure.tuning.local_round import prepare_round, run_round
+
+    torch.set_num_threads(job.threads)
+    model = base_model.load_base_model(folder)
+    base_model.refuse_too_long(model, tokenizer, job.max_tokens)
     tuned = adapter.attach_adapter(model, job.lora)
     adapter.check_layout(tuned, job.layout)
     ready = prepare_round(
         tuned,
         plan,
-        initial=read_state(Path(job.state_path), job.length),
+        initial=initial,
         max_tokens=job.max_tokens,
         token_budget=job.token_budget,
     )

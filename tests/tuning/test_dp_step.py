@@ -1,0 +1,406 @@
+"""The sum before noise: right, equal to Opacus's, and whole whatever fails on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from opacus import PrivacyEngine
+from opacus.optimizers import DPOptimizer
+from peft import PeftModel
+from tiny_models import SHAPES, random_examples, tuned_model
+from torch.utils.data import DataLoader, TensorDataset
+
+from fedit_secure.errors import ConfigError, TuningFailed
+from fedit_secure.tuning import dp_step
+from fedit_secure.tuning.adapter import adapter_parameters
+from fedit_secure.tuning.batches import physical_batch
+from fedit_secure.tuning.dp_step import BatchGradient, sensitivity
+from fedit_secure.tuning.examples import Example
+from fedit_secure.tuning.record_gradients import RecordGradients, clip_rows
+from fedit_secure.tuning.record_loss import summed_loss
+
+CLIP = 0.3
+EVERYONE = np.arange(9)
+
+
+def gradient(
+    model: PeftModel,
+    examples: list[Example],
+    *,
+    clip: float | None = CLIP,
+    selective: bool = True,
+    budget: int = 60,
+) -> BatchGradient:
+    return BatchGradient(
+        model, examples, clip=clip, selective=selective, token_budget=budget
+    )
+
+
+def one_by_one(model: PeftModel, examples: list[Example]) -> np.ndarray:
+    """Every record's own gradient by plain autograd, float64, (records, d)."""
+    parameters = [p for _, p in adapter_parameters(model)]
+    rows = []
+    for slot in range(len(examples)):
+        alone = physical_batch(examples, np.array([slot]))
+        loss = summed_loss(model, alone, selective=False)
+        flat = [g.reshape(-1) for g in torch.autograd.grad(loss, parameters)]
+        rows.append(torch.cat(flat).double().numpy())
+    return np.stack(rows)
+
+
+def clipped(rows: np.ndarray, clip: float) -> np.ndarray:
+    norms = np.linalg.norm(rows, axis=1)
+    return rows * np.minimum(1, clip / norms)[:, None]
+
+
+def same(actual: np.ndarray, expected: np.ndarray) -> bool:
+    """Equal up to float32 rounding; half a record more or less would be 0.1."""
+    gap = float(np.linalg.norm(actual - expected))
+    return gap < 2e-5 * float(np.linalg.norm(expected))
+
+
+def leftovers(model: PeftModel) -> list[str]:
+    """What hooks have left on the model."""
+    kept = ("activations", "max_batch_len", "autograd_grad_sample_hooks")
+    found = [
+        f"{name}.{attribute}"
+        for name, module in model.named_modules()
+        for attribute in kept
+        if attribute in module.__dict__
+    ]
+    kept = ("grad_sample", "_forward_counter", "_current_grad_sample")
+    found += [
+        f"{name}.{attribute}"
+        for name, parameter in model.named_parameters()
+        for attribute in kept
+        if hasattr(parameter, attribute)
+    ]
+    hooks = ("_forward_hooks", "_backward_hooks")
+    found += [
+        name
+        for name, module in model.named_modules()
+        if any(getattr(module, hook) for hook in hooks)
+    ]
+    return found
+
+
+@pytest.mark.parametrize("family", SHAPES)
+def test_a_record_has_the_gradient_that_it_has_alone(family: str) -> None:
+    model, examples = tuned_model(family), random_examples(9)
+    expected = one_by_one(model, examples)
+    hooks = RecordGradients(model)
+    loss = summed_loss(model, physical_batch(examples, EVERYONE), selective=True)
+    rows = torch.cat(hooks.rows(loss, 9), dim=1).double().numpy()
+    hooks.close()
+    gaps = np.linalg.norm(rows - expected, axis=1) / np.linalg.norm(expected, axis=1)
+    # What padding and grouping move. These models' weights are large; the real base
+    # model's records move by 3e-7, see `sensitivity`.
+    assert gaps.max() < 5e-5
+    assert leftovers(model) == []
+
+
+@pytest.mark.parametrize("family", SHAPES)
+@pytest.mark.parametrize("budget", [1, 60, 10_000])
+def test_the_sum_is_that_of_clipped_records(family: str, budget: int) -> None:
+    model, examples = tuned_model(family), random_examples(9)
+    rows = one_by_one(model, examples)
+    clip = float(np.median(np.linalg.norm(rows, axis=1)))
+    sums = gradient(model, examples, clip=clip, budget=budget)
+    slots = np.array([0, 2, 3, 5, 8])
+    total = sums.sum(slots)
+    assert total.dtype == np.float64
+    expected = clipped(rows, clip)[slots].sum(axis=0)
+    assert same(total, expected)
+
+
+def test_the_full_path_gives_the_same_sum() -> None:
+    model, examples = tuned_model("gemma2"), random_examples(9)
+    selected = gradient(model, examples)
+    expected = selected.sum(EVERYONE)
+    selected.close()
+    assert same(gradient(model, examples, selective=False).sum(EVERYONE), expected)
+
+
+def test_the_sum_equals_that_of_opacus_privacy_engine() -> None:
+    examples = random_examples(9)
+    ours = gradient(tuned_model(), examples, budget=10_000).sum(EVERYONE)
+
+    model = tuned_model().train()
+    batch = physical_batch(examples, EVERYONE)
+    loader = DataLoader(TensorDataset(torch.from_numpy(batch.tokens)), batch_size=9)
+    parameters = [p for _, p in adapter_parameters(model)]
+    hooks, optimizer, _ = PrivacyEngine().make_private(
+        module=model,
+        optimizer=torch.optim.SGD(parameters, lr=1.0),
+        data_loader=loader,
+        noise_multiplier=1.0,
+        max_grad_norm=CLIP,
+        poisson_sampling=False,
+        loss_reduction="sum",
+        grad_sample_mode="hooks",
+        wrap_model=False,
+    )
+    assert isinstance(optimizer, DPOptimizer)
+    summed_loss(model, batch, selective=False).backward()
+    optimizer.clip_and_accumulate()
+    theirs = torch.cat([p.summed_grad.reshape(-1) for p in parameters]).numpy()
+    hooks.cleanup()
+    assert np.linalg.norm(ours - theirs) < 1e-6 * np.linalg.norm(theirs)
+    assert np.linalg.norm(ours) > CLIP  # several clipped records, not none
+
+
+def test_without_privacy_the_same_batches_are_summed_unclipped() -> None:
+    model, examples = tuned_model(), random_examples(9)
+    expected = one_by_one(model, examples)[[1, 4, 7]].sum(axis=0)
+    sums = gradient(model, examples, clip=None)
+    total = sums.sum(np.array([1, 4, 7]))
+    assert same(total, expected)
+    assert leftovers(model) == []
+
+
+def test_an_empty_batch_sums_to_zero() -> None:
+    for clip in (CLIP, None):
+        sums = gradient(tuned_model(), random_examples(3), clip=clip)
+        total = sums.sum(np.array([], np.int64))
+        assert total.any() == np.False_
+        assert total.dtype == np.float64
+
+
+def test_no_examples_at_all_sum_to_zero() -> None:
+    assert not gradient(tuned_model(), []).sum(np.array([], np.int64)).any()
+
+
+def test_a_record_without_labels_keeps_its_slot_and_gives_zero() -> None:
+    model, examples = tuned_model(), random_examples(9)
+    without = list(examples)
+    without[4] = Example(examples[4].tokens, len(examples[4].tokens))
+    total = gradient(model, without).sum(EVERYONE)
+    expected = gradient(tuned_model(), examples).sum(np.delete(EVERYONE, 4))
+    assert same(total, expected)
+    assert not gradient(tuned_model(), without).sum(np.array([4])).any()
+
+
+@pytest.mark.parametrize("clip", [CLIP, None])
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e30])
+def test_a_record_that_is_not_finite_gives_zero(
+    clip: float | None, value: float
+) -> None:
+    model, examples = tuned_model(), random_examples(9)
+    poisoned = Example(np.array([VICTIM, 5, 6, VICTIM, 7]), 1)
+    examples = [
+        Example(np.where(e.tokens == VICTIM, 4, e.tokens), e.first_label)
+        for e in examples
+    ]
+    clean = list(examples)
+    examples[3] = poisoned
+    with torch.no_grad():
+        model.get_input_embeddings().weight[VICTIM] = value
+    if value == 1e30:  # finite, but its square isn't
+        model.get_output_embeddings().weight.data[:] *= 1e20
+        clean = examples
+    sums = gradient(model, examples, clip=clip, budget=10_000)
+    total = sums.sum(EVERYONE)
+    assert np.isfinite(total).all()
+    if value != 1e30:
+        others = gradient(tuned_model(), clean, clip=clip).sum(np.delete(EVERYONE, 3))
+        assert same(total, others)
+        assert sums.zeroed == 1
+
+
+VICTIM = 299
+
+
+def test_clipping_bounds_the_norm_in_float32() -> None:
+    random = torch.Generator().manual_seed(0)
+    scale = torch.logspace(-12, 16, 400)[:, None]
+    rows = [torch.randn(400, n, generator=random) * scale for n in (30, 500, 7)]
+    before = torch.cat(rows, dim=1).double().norm(dim=1)
+    after, zeroed = clip_rows(rows, 0.25)
+    norms = torch.cat(after, dim=1).double().norm(dim=1)
+    assert zeroed == 0
+    assert float(norms.max()) <= 0.25 * (1 + 1e-6)
+    assert torch.allclose(norms, before.clamp(max=0.25), rtol=1e-4, atol=0)
+
+
+def test_a_norm_that_overflows_counts_as_not_finite() -> None:
+    rows = [torch.full((2, 3), 1e25), torch.tensor([[1.0], [torch.nan]])]
+    after, zeroed = clip_rows(rows, 1.0)
+    assert zeroed == 2
+    assert not any(row.any() for row in after)
+
+
+def test_the_noise_pays_for_rounding() -> None:
+    assert sensitivity(0.5, 10) == pytest.approx(0.5 * 1.0001)
+    assert sensitivity(0.5, 10_000) == pytest.approx(0.5 * 1.01)
+
+
+# --- failures in a pass: the sum is what it would have been, or there is none
+
+
+def modules(model: PeftModel) -> list[str]:
+    """Every module that takes part in a pass."""
+    called: list[str] = []
+    handles = [
+        module.register_forward_hook(lambda *_, name=name: called.append(name))
+        for name, module in model.named_modules()
+    ]
+    batch = physical_batch(random_examples(2), np.arange(2))
+    summed_loss(model, batch, selective=True)
+    for handle in handles:
+        handle.remove()
+    return sorted(set(called))
+
+
+def fail_at(
+    model: PeftModel, name: str, where: str, error: Exception, calls: int = 1
+) -> Callable[[], int]:
+    """Raise at this module's nth call, once; tells how often that was reached."""
+    reached = 0
+
+    def hook(*_: object) -> None:
+        nonlocal reached
+        reached += 1
+        if reached == calls:
+            raise error
+
+    getattr(model.get_submodule(name), f"register_{where}")(hook)
+    return lambda: reached
+
+
+PLACES = ("forward_pre_hook", "forward_hook", "full_backward_hook")
+ALL_MODULES = modules(tuned_model())
+A_LORA = next(n for n in ALL_MODULES if n.endswith("k_proj.lora_B.default"))
+
+
+@pytest.mark.parametrize("where", PLACES)
+def test_memory_that_runs_out_anywhere_changes_no_sum(where: str) -> None:
+    examples = random_examples(6)
+    expected = gradient(tuned_model(), examples).sum(np.arange(6))
+    assert len(ALL_MODULES) > 40
+    failures = 0
+    for name in ALL_MODULES:
+        model = tuned_model()
+        # The second physical batch fails: the first one's rows are summed already.
+        reached = fail_at(model, name, where, torch.OutOfMemoryError(), calls=2)
+        sums = gradient(model, examples)
+        total = sums.sum(np.arange(6))
+        assert same(total, expected), name
+        if reached() >= 2:
+            failures += 1
+            assert sums.token_budget < 60
+    # Backward hooks don't fire where no gradient passes, as at the embedding.
+    assert failures >= (30 if where == "full_backward_hook" else len(ALL_MODULES))
+
+
+@pytest.mark.parametrize("where", PLACES)
+def test_memory_that_runs_out_without_privacy_changes_no_sum(where: str) -> None:
+    examples = random_examples(6)
+    expected = gradient(tuned_model(), examples, clip=None).sum(np.arange(6))
+    for name in ALL_MODULES[::7]:
+        model = tuned_model()
+        fail_at(model, name, where, torch.OutOfMemoryError(), calls=2)
+        total = gradient(model, examples, clip=None).sum(np.arange(6))
+        assert same(total, expected), name
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to ..."),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] . DefaultCPUAllocator: not "
+                     "enough memory"),
+    ],
+)  # fmt: skip
+def test_every_kind_of_memory_failure_is_known(error: Exception) -> None:
+    model, examples = tuned_model(), random_examples(6)
+    expected = gradient(tuned_model(), examples).sum(np.arange(6))
+    fail_at(model, A_LORA, "forward_hook", error)
+    assert same(gradient(model, examples).sum(np.arange(6)), expected)
+
+
+def test_the_budget_halves_until_it_fits() -> None:
+    examples = [Example(np.arange(3, 23), 5) for _ in range(16)]
+    expected = gradient(tuned_model(), examples, budget=40).sum(np.arange(16))
+    model = tuned_model()
+
+    def too_large(_: object, inputs: tuple[torch.Tensor, ...]) -> None:
+        if inputs[0].shape[0] > 3:
+            raise torch.OutOfMemoryError
+
+    model.get_input_embeddings().register_forward_pre_hook(too_large)
+    sums = gradient(model, examples, budget=320)
+    assert same(sums.sum(np.arange(16)), expected)
+    assert sums.token_budget == 40
+    assert same(sums.sum(np.arange(16)), expected)
+
+
+def test_a_record_that_does_not_fit_alone_voids_the_attempt() -> None:
+    model, examples = tuned_model(), random_examples(6)
+
+    def never(*_: object) -> None:
+        raise torch.OutOfMemoryError
+
+    model.get_input_embeddings().register_forward_pre_hook(never)
+    with pytest.raises(TuningFailed, match="a single record doesn't fit into memory"):
+        gradient(model, examples).sum(np.arange(6))
+
+
+def test_another_error_ends_the_attempt_and_leaves_no_stale_rows() -> None:
+    model, examples = tuned_model(), random_examples(6)
+    expected = gradient(tuned_model(), examples).sum(np.arange(6))
+    fail_at(model, A_LORA, "full_backward_hook", KeyError("secret value"))
+    sums = gradient(model, examples)
+    with pytest.raises(TuningFailed, match=r"^a tuning step failed \(KeyError\)$"):
+        sums.sum(np.arange(6))
+    assert same(sums.sum(np.arange(6)), expected)
+
+
+def test_stale_hook_state_would_mix_records() -> None:
+    """Why the hooks are rebuilt: without it, the sum after a failure is wrong."""
+    model, examples = tuned_model(), random_examples(6)
+    expected = gradient(tuned_model(), examples).sum(np.arange(6))
+    fail_at(model, A_LORA, "full_backward_hook", torch.OutOfMemoryError())
+    sums = gradient(model, examples)
+    assert sums._hooks is not None
+    sums._hooks.rebuild = lambda: None  # type: ignore[method-assign]
+    try:
+        total = sums.sum(np.arange(6))
+    except (TuningFailed, ConfigError):
+        return
+    assert not same(total, expected)
+
+
+def test_a_lost_record_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forgetful(lengths: object, slots: np.ndarray, budget: int) -> list[np.ndarray]:
+        return [slots[:-1]]
+
+    monkeypatch.setattr(dp_step, "split_by_length", forgetful)
+    with pytest.raises(TuningFailed, match="aren't the ones that were drawn"):
+        gradient(tuned_model(), random_examples(6)).sum(np.arange(6))
+
+
+def test_a_module_that_sees_no_record_rows_is_refused() -> None:
+    model = tuned_model()
+    attention = model.base_model.model.model.layers[0].self_attn
+    inner = attention.q_proj.forward
+
+    def flattened(x: torch.Tensor) -> torch.Tensor:
+        return inner(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], -1)
+
+    attention.q_proj.forward = flattened
+    with pytest.raises(ConfigError, match=r"q_proj\.lora_A\.weight one row per record"):
+        gradient(model, random_examples(6)).sum(np.arange(6))
+
+
+def test_the_model_is_left_without_a_trace() -> None:
+    model = tuned_model()
+    sums = gradient(model, random_examples(6))
+    sums.sum(np.arange(6))
+    sums.close()
+    assert leftovers(model) == []
+    assert not any(module.training for module in model.modules())

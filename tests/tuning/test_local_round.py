@@ -1,0 +1,228 @@
+"""A round takes its steps exactly, on the drawn batches, with the plan's noise."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import make_plan, random_examples, tuned_model
+
+from fedit_secure.errors import ConfigError
+from fedit_secure.privacy.noise import CryptoNoise
+from fedit_secure.tuning import local_round
+from fedit_secure.tuning.adapter import attach_adapter, read_adapter
+from fedit_secure.tuning.batches import poisson_slots
+from fedit_secure.tuning.dp_step import BatchGradient, sensitivity
+from fedit_secure.tuning.examples import Example
+from fedit_secure.tuning.job import LoraConfig, OptimizerConfig
+from fedit_secure.tuning.local_round import prepare_round, run_round, tune_round
+
+KEY = bytes(range(32))
+ADAMW = OptimizerConfig(learning_rate=0.01)
+EXAMPLES = random_examples(30)
+
+
+def tune(plan: Any, **changes: Any) -> np.ndarray:
+    model = changes.pop("model", None) or tuned_model()
+    arguments = {
+        "examples": EXAMPLES,
+        "optimizer": ADAMW,
+        "noise_key": KEY,
+        "initial": read_adapter(model),
+    } | changes
+    return tune_round(model, plan=plan, **arguments)
+
+
+def gradient_sums(plan: Any, clip: float | None) -> np.ndarray:
+    """The first step's sum on the drawn batch, worked out on its own."""
+    slots = poisson_slots(CryptoNoise(KEY), 0, len(EXAMPLES), plan.sample_rate)
+    sums = BatchGradient(
+        tuned_model(), EXAMPLES, clip=clip, selective=False, token_budget=64
+    )
+    return sums.sum(slots)
+
+
+def test_a_step_is_clipped_sum_plus_noise_over_the_expected_batch() -> None:
+    plan = make_plan(local_steps=1)
+    sgd = OptimizerConfig(name="sgd", learning_rate=1.0)
+    update = tune(plan, optimizer=sgd)
+    noised = CryptoNoise(KEY).add_grid_noise(
+        gradient_sums(plan, plan.clip),
+        0,
+        plan.noise_multiplier,
+        sensitivity(plan.clip, plan.expected_batch),
+    )
+    assert update.dtype == np.float32
+    assert np.allclose(update, -noised / plan.expected_batch, rtol=1e-3, atol=2e-6)
+
+
+def test_the_noise_in_the_update_has_the_plans_deviation() -> None:
+    """Noise off, halved or forgotten in a step shows here."""
+    steps, sigma, clip, batch = 3, 2.0, 0.1, 8
+    plan = make_plan(local_steps=steps, noise_multiplier=sigma, clip=clip)
+    update = tune(
+        plan,
+        optimizer=OptimizerConfig(name="sgd", learning_rate=1e-3),
+        model=tuned_model(rank=8),
+    )
+    # Clipped gradients are small against this noise, coordinate by coordinate.
+    expected = 1e-3 * sigma * clip / batch * np.sqrt(steps)
+    assert update.std() == pytest.approx(expected, rel=0.1)
+
+
+def test_an_empty_batch_takes_a_step_of_noise_alone() -> None:
+    plan = make_plan(local_steps=1, sample_rate=1e-9)
+    sgd = OptimizerConfig(name="sgd", learning_rate=1.0)
+    update = tune(plan, optimizer=sgd)
+    length = len(update)
+    noised = CryptoNoise(KEY).add_grid_noise(
+        np.zeros(length), 0, 1.0, sensitivity(plan.clip, plan.expected_batch)
+    )
+    assert np.allclose(update, -noised / 8, rtol=1e-3, atol=1e-6)
+    assert update.std() == pytest.approx(plan.clip / 8, rel=0.1)
+
+
+def test_without_privacy_nothing_is_clipped_or_noised() -> None:
+    plan = make_plan(kind="none", local_steps=1)
+    sgd = OptimizerConfig(name="sgd", learning_rate=1e-3)
+    expected = -1e-3 * gradient_sums(plan, None) / plan.expected_batch
+    assert np.allclose(tune(plan, optimizer=sgd), expected, rtol=1e-2, atol=1e-7)
+
+
+def test_the_same_key_gives_the_same_update_and_another_one_another() -> None:
+    plan = make_plan()
+    first = tune(plan)
+    assert np.array_equal(tune(plan), first)
+    assert not np.allclose(tune(plan, noise_key=bytes(32)), first)
+
+
+def test_the_token_budget_changes_nothing_but_rounding() -> None:
+    plan = make_plan(local_steps=1)
+    sgd = OptimizerConfig(name="sgd", learning_rate=1.0)
+    small, large = (tune(plan, optimizer=sgd, token_budget=b) for b in (1, 4096))
+    assert np.linalg.norm(small - large) < 1e-4 * np.linalg.norm(large)
+
+
+def test_the_batches_trained_on_are_the_ones_the_coins_drew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trained: list[list[int]] = []
+    inner = BatchGradient.sum
+
+    def watched(self: BatchGradient, slots: np.ndarray) -> np.ndarray:
+        if len(self._examples) == len(EXAMPLES):  # not the synthetic ones
+            trained.append(slots.tolist())
+        return inner(self, slots)
+
+    monkeypatch.setattr(BatchGradient, "sum", watched)
+    plan = make_plan(local_steps=5, sample_rate=0.2)
+    tune(plan)
+    noise = CryptoNoise(KEY)
+    drawn = [noise.coins(s, len(EXAMPLES), 0.2).nonzero()[0].tolist() for s in range(5)]
+    assert trained == drawn
+    assert len({len(batch) for batch in trained}) > 1
+
+
+def test_every_round_starts_with_a_fresh_optimizer() -> None:
+    model, plan = tuned_model(), make_plan()
+    initial = read_adapter(model)
+    first = tune(plan, model=model, initial=initial)
+    again = tune(plan, model=model, initial=initial)
+    assert np.array_equal(first, again)
+    assert np.allclose(read_adapter(model), initial + again, atol=1e-6)
+
+
+def test_weight_decay_acts_after_the_noise() -> None:
+    plan = make_plan(local_steps=1)
+    plain, decayed = (
+        tune(plan, optimizer=OptimizerConfig(learning_rate=0.01, weight_decay=w))
+        for w in (0.0, 0.5)
+    )
+    initial = read_adapter(tuned_model())
+    assert np.allclose(decayed - plain, -0.01 * 0.5 * initial, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_optimizers_follow_their_configuration(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = OptimizerConfig(
+        name=name,
+        learning_rate=0.02,
+        weight_decay=0.1,
+        betas=(0.8, 0.95),
+        eps=1e-6,
+        momentum=0.5,
+    )
+    made = local_round._optimizer([torch.nn.Parameter(torch.zeros(3))], config)
+    group = made.param_groups[0]
+    assert (group["lr"], group["weight_decay"]) == (0.02, 0.1)
+    if name == "sgd":
+        assert group["momentum"] == 0.5
+    else:
+        assert (group["betas"], group["eps"]) == ((0.8, 0.95), 1e-6)
+
+
+def test_learning_learns() -> None:
+    """Without noise, the loss on a repeated record falls."""
+    examples = [Example(np.arange(10, 30), 5)] * 16
+    plan = make_plan(kind="none", local_steps=15, expected_batch=8)
+    model = tuned_model()
+    tokens = torch.from_numpy(examples[0].tokens)[None]
+    losses = []
+    for _ in range(2):
+        with torch.no_grad():
+            losses.append(float(model(tokens, labels=tokens).loss))
+        tune(plan, model=model, examples=examples)
+    assert losses[1] < 0.85 * losses[0]
+
+
+def test_dropout_is_refused_under_privacy_and_allowed_without() -> None:
+    from tiny_models import base_model
+
+    def dropping() -> Any:
+        return attach_adapter(base_model(), LoraConfig(rank=2, dropout=0.4))
+
+    model = dropping()
+    initial = np.random.default_rng(0).normal(0, 0.1, read_adapter(model).shape)
+    initial = initial.astype("f4")
+    with pytest.raises(ConfigError, match="dropout, which must be 0"):
+        tune(make_plan(), model=model, initial=initial)
+    plan = make_plan(kind="none")
+    first, again = (tune(plan, model=dropping(), initial=initial) for _ in range(2))
+    assert np.array_equal(first, again)  # the key seeds the masks
+    still = attach_adapter(base_model(), LoraConfig(rank=2))
+    assert not np.allclose(first, tune(plan, model=still, initial=initial))
+
+
+def test_nothing_is_sampled_before_the_checks(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(*_: object) -> None:
+        raise AssertionError("a record was sampled")
+
+    monkeypatch.setattr(CryptoNoise, "coins", forbidden)
+    model = tuned_model()
+    ready = prepare_round(
+        model, make_plan(), initial=read_adapter(model), max_tokens=32
+    )
+    with pytest.raises(AssertionError, match="a record was sampled"):
+        run_round(ready, EXAMPLES, ADAMW, noise_key=KEY)
+
+
+def test_the_model_is_left_clean_after_a_failure() -> None:
+    model = tuned_model()
+    ready = prepare_round(
+        model, make_plan(), initial=read_adapter(model), max_tokens=32
+    )
+    broken = dataclasses.replace(ready, steps=dataclasses.replace(ready.steps, steps=3))
+
+    def stop(_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_round(broken, EXAMPLES, ADAMW, noise_key=KEY, on_phase=stop)
+    assert not any(module.training for module in model.modules())
+    assert not any(hasattr(p, "grad_sample") for p in model.parameters())
+    assert all(p.grad is None for p in model.parameters())

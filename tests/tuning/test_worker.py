@@ -1,0 +1,246 @@
+"""The worker says what it may, ends with its parent, and names what is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+from safetensors.numpy import save_file
+from tiny_models import make_plan
+
+from fedit_secure.errors import ConfigError
+from fedit_secure.federation.base_model import base_model_digest
+from fedit_secure.tuning import worker
+from fedit_secure.tuning.job import ColumnMap, DataSource, OptimizerConfig, TuneJob
+
+WORKER = [sys.executable, "-m", "fedit_secure.tuning.worker"]
+
+
+def make_job(files: SimpleNamespace, **changes: Any) -> TuneJob:
+    values = {
+        "model": str(files.model),
+        "data": DataSource(path=str(files.data)),
+        "max_tokens": 128,
+        "lora": files.lora,
+        "optimizer": OptimizerConfig(learning_rate=0.01),
+        "plan": make_plan(local_steps=2).as_dict(),
+        "state_path": str(files.state),
+        "layout": files.layout,
+    }
+    return TuneJob(**(values | changes))
+
+
+def tune(job: TuneJob) -> tuple[np.ndarray, list[dict[str, object]]]:
+    """The worker's job in this process, told to go at once."""
+    told: list[dict[str, object]] = []
+    go = threading.Event()
+    go.set()
+    content = worker.tune(job, lambda **fields: told.append(fields), go)
+    return np.frombuffer(content, "<f4"), told
+
+
+def test_a_job_yields_an_update_and_tells_only_the_steps(job_files) -> None:
+    digest = base_model_digest(job_files.model).hex()
+    job = make_job(job_files, model_digest=digest)
+    update, told = tune(job)
+    assert update.shape == (job.length,)
+    assert np.isfinite(update).all()
+    assert update.any()
+    assert told == [
+        {"phase": "loading"},
+        {"phase": "ready"},
+        {"phase": "tuning", "step": 1, "of": 2},
+        {"phase": "tuning", "step": 2, "of": 2},
+    ]
+
+
+def test_every_attempt_draws_its_own_noise(job_files) -> None:
+    first, second = (tune(make_job(job_files))[0] for _ in range(2))
+    assert not np.allclose(first, second)
+
+
+def test_nothing_is_sampled_before_the_parent_says_so(
+    job_files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+
+    class Asked(Exception):
+        pass
+
+    class Gate(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            raise Asked
+
+    monkeypatch.setattr(worker.os, "urandom", lambda _: pytest.fail("a key was drawn"))
+    with pytest.raises(Asked):
+        worker.tune(
+            make_job(job_files), lambda **fields: told.append(fields["phase"]), Gate()
+        )
+    assert told == ["loading", "ready"]
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"data": DataSource(path="nowhere.jsonl")}, "nowhere.jsonl: no such file"),
+        ({"template": "klingon"}, "unknown template 'klingon'"),
+        ({"model": "./nowhere"}, "nowhere: no such base model folder"),
+        ({"model_digest": "00" * 32}, "isn't the base model that was agreed on"),
+        ({"state_path": "nowhere"}, "nowhere: the adapter state can't be read"),
+        ({"plan": {"clip": 1}}, "tuning job: plan: the plan lacks the field"),
+        ({"max_tokens": 4096}, "max_tokens is 4096, but the base model has 128"),
+        ({"layout": (("a", (3,)),)}, "must hold one float32 vector 'adapter' of 3"),
+    ],
+)
+def test_bad_jobs_are_refused_in_one_sentence(
+    job_files, change: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(ConfigError, match=sentence) as caught:
+        tune(make_job(job_files, **change))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_column_that_is_missing_is_refused(job_files) -> None:
+    source = DataSource(path=str(job_files.data), columns=ColumnMap(person="patient"))
+    with pytest.raises(ConfigError, match="has no column 'patient'"):
+        tune(make_job(job_files, data=source))
+
+
+def test_a_layout_of_another_model_is_refused(job_files) -> None:
+    (first, *rest) = job_files.layout
+    layout = (("base_model.other.weight", first[1]), *rest)
+    with pytest.raises(ConfigError, match="where the base model has"):
+        tune(make_job(job_files, layout=layout))
+
+
+@pytest.mark.parametrize("kind", ["other name", "float64", "no safetensors"])
+def test_a_wrong_adapter_state_is_refused(job_files, tmp_path: Path, kind: str) -> None:
+    job = make_job(job_files, state_path=str(tmp_path / "s"))
+    vector = np.zeros(job.length, np.float64 if kind == "float64" else np.float32)
+    if kind == "no safetensors":
+        (tmp_path / "s").write_bytes(b"hello")
+    else:
+        save_file(
+            {"vector" if kind == "other name" else "adapter": vector}, job.state_path
+        )
+    with pytest.raises(ConfigError, match="adapter"):
+        tune(job)
+
+
+def run(job: TuneJob | str, code: str | None = None) -> tuple[int, bytes]:
+    """The worker as a process; `code` prepares it. Its status, and what it said."""
+    command = WORKER
+    if code is not None:
+        code += "; from fedit_secure.tuning import worker; sys.exit(worker.main())"
+        command = [sys.executable, "-c", "import os, sys; " + code]
+    line = job if isinstance(job, str) else job.to_json()
+    child = subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    assert child.stdin is not None
+    assert child.stdout is not None
+    child.stdin.write(line.encode() + b"\nsample\n")
+    child.stdin.flush()
+    said = child.stdout.read()
+    return child.wait(), said
+
+
+def test_a_failure_is_one_line_and_the_documented_status(job_files) -> None:
+    status, said = run(make_job(job_files, template="klingon"))
+    assert status == ConfigError.exit_status == 4
+    last = json.loads(said.splitlines()[-1])
+    assert last["phase"] == "failed"
+    assert last["exit_status"] == 4
+    assert last["error"].startswith("unknown template 'klingon'")
+
+
+def test_a_broken_job_line_is_refused() -> None:
+    status, said = run("{nonsense")
+    assert status == 4
+    assert b"tuning job: " in said
+
+
+def test_a_foreign_error_does_not_quote_records(job_files) -> None:
+    code = (
+        "import fedit_secure.tuning.records as r; "
+        "r.load_records = lambda source: {}['patient 7']"
+    )
+    status, said = run(make_job(job_files), code)
+    assert status == 1
+    assert json.loads(said.splitlines()[-1])["error"] == (
+        "the tuning worker failed (KeyError)"
+    )
+    assert b"patient 7" not in said
+
+
+def test_stray_prints_do_not_reach_the_wire() -> None:
+    code = (
+        "import os; from fedit_secure.tuning import worker;"
+        "wire = worker.take_standard_output();"
+        "print('stray', flush=True); os.system('echo stray'); os.write(1, b'stray');"
+        "wire.write(b'said'); wire.flush()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert done.stdout == b"said"
+    assert done.stderr.count(b"stray") == 3
+
+
+def gone(pid: int) -> bool:
+    """Whether the process ends within ten seconds."""
+    for _ in range(200):
+        try:
+            if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+                return True
+        except psutil.NoSuchProcess:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_the_worker_ends_with_its_standard_input() -> None:
+    child = subprocess.Popen(WORKER, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert child.stdin is not None
+    child.stdin.write(b"{}")  # half a line
+    child.stdin.close()
+    assert child.wait(30) != 0
+    child.stdout.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the Linux kernel")
+def test_the_worker_dies_with_its_parent() -> None:
+    # Somebody else holds the pipe open, so the end of standard input can't be the cause.
+    reader, writer = os.pipe()
+    code = (
+        "import subprocess, sys, time;"
+        "child = subprocess.Popen("
+        f"[sys.executable, '-m', 'fedit_secure.tuning.worker'], stdin={reader});"
+        "time.sleep(2); print(child.pid, flush=True); time.sleep(60)"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, pass_fds=[reader]
+    )
+    assert parent.stdout is not None
+    pid = int(parent.stdout.readline())
+    try:
+        assert psutil.Process(pid).is_running()
+        parent.send_signal(signal.SIGKILL)
+        parent.wait(10)
+        assert gone(pid)
+    finally:
+        parent.stdout.close()
+        os.close(reader)
+        os.close(writer)
