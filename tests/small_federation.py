@@ -120,7 +120,6 @@ class SmallFederation:
         home = self.root / name
         limits = Limits.of(charter.secagg_params())
         store = StateStore(home / "states")
-        store.put(self.initial)
 
         async def tune(
             round: int, state: GridState, charge: Charge

@@ -127,7 +127,7 @@ class Books:
             run=self._charter.run,
             round=round,
             charter=self._digest.hex(),
-            state_digest=self.state().digest().hex(),
+            state_digest=self.state_digest.hex(),
             weight=self._row.weight,
             cap_epsilon=self._policy.epsilon,
             allow_without_dp=self._policy.allow_without_dp,
@@ -192,12 +192,17 @@ class Books:
         proof = self._certificate()
         return 0 if proof is None else proof.round
 
-    def state(self) -> GridState:
-        """The global state after the last certified round."""
+    @property
+    def state_digest(self) -> bytes:
+        """Names the global state after the last certified round, or the charter's."""
         proof = self._certificate()
         if proof is not None:
-            return self._states.get(proof.confirmations[0].state_digest)
-        return self._states.get(bytes.fromhex(self._charter.adapter.initial_digest))
+            return proof.confirmations[0].state_digest
+        return bytes.fromhex(self._charter.adapter.initial_digest)
+
+    def state(self) -> GridState:
+        """The global state after the last certified round. StorageError if it isn't here."""
+        return self._states.get(self.state_digest)
 
     def has_state(self, state_digest: bytes) -> bool:
         """Whether this state is on the disk."""

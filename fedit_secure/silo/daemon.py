@@ -119,15 +119,9 @@ class SiloDaemon:
 
     async def _serve(self, link: SiloLink) -> GridState:
         books = self._books
-        state = books.state()
-        hello = (
-            self._digest,
-            f.WIRE_VERSION,
-            __version__,
-            books.certified,
-            state.digest(),
-        )
-        await link.send(f.Hello(self._name, *hello, books.head().sequence))
+        standing = (books.certified, books.state_digest, books.head().sequence)
+        hello = (self._digest, f.WIRE_VERSION, __version__, *standing)
+        await link.send(f.Hello(self._name, *hello))
         welcome = await link.receive()
         if isinstance(welcome, f.CannotServe):
             raise _refusal(welcome)
@@ -137,6 +131,7 @@ class SiloDaemon:
         self._link = link
         if welcome.certificate is not None and welcome.round > books.certified:
             await self._adopt(welcome.certificate)
+        await self._fetch_state(books.state_digest)
         await self._send_ledger()
         for record in books.records_to_resend():
             await link.send(record)
@@ -145,7 +140,7 @@ class SiloDaemon:
             if frame is None:
                 await self._own_deadline()
             elif isinstance(frame, f.RunEnded):
-                if frame.state_digest != self._books.state().digest():
+                if frame.state_digest != self._books.state_digest:
                     raise FaultyAggregator(
                         "it ended the run in a state without a quorum"
                     )
@@ -218,7 +213,7 @@ class SiloDaemon:
         if offer.certificate is not None and offer.certificate.round >= self._round:
             await self._adopt(offer.certificate)
         where = (offer.offer.round, offer.offer.state_digest)
-        if where != (self._round, self._books.state().digest()):
+        if where != (self._round, self._books.state_digest):
             raise FaultyAggregator(
                 f"it offers round {where[0]} on a state that no quorum certified"
             )
@@ -385,7 +380,7 @@ class SiloDaemon:
         """Answered at our own deadline: the aggregator can't cut a live round short."""
         checks.by_aggregator(self._any_session(), request)
         ours = (request.charter, request.round, request.state_digest)
-        if ours != (self._digest, self._round, self._books.state().digest()):
+        if ours != (self._digest, self._round, self._books.state_digest):
             raise FaultyAggregator("it asked to skip another round")
         if self._books.life.confirmed < self._round:
             self._skip = request
@@ -449,12 +444,7 @@ class SiloDaemon:
         digest, release = checks.certified(self._roster, self._digest, proof, signers)
         if proof.round < self._round:
             return
-        if not self._books.has_state(digest):
-            assert self._link is not None
-            size = 64 * self._params.length + (1 << 24)
-            check = lambda blob: GridState.from_bytes(blob).digest()  # noqa: E731
-            blob = await self._link.fetch(digest, size, check)
-            await asyncio.to_thread(self._books.keep_state, GridState.from_bytes(blob))
+        await self._fetch_state(digest)
         await self._stop_tuning()
         await asyncio.to_thread(self._books.close_round, proof, self._published)
         self._attempt, self._session, self._skip, self._published = (
@@ -466,12 +456,22 @@ class SiloDaemon:
         self._tell("applied" if release else "skipped")
         await self._send_ledger()
 
+    async def _fetch_state(self, digest: bytes) -> None:
+        """Have the state of this digest on disk; what isn't it is refused."""
+        if self._books.has_state(digest):
+            return
+        assert self._link is not None
+        size = 8 * self._params.length + (1 << 24)  # its integers, and names and shapes
+        check = lambda blob: GridState.from_bytes(blob).digest()  # noqa: E731
+        blob = await self._link.fetch(digest, size, check)
+        await asyncio.to_thread(self._books.keep_state, GridState.from_bytes(blob))
+
     def _new_session(self, offer: m.Offer) -> s.Session:
-        where = (offer.round, offer.attempt, self._books.state().digest())
+        where = (offer.round, offer.attempt, self._books.state_digest)
         return s.Session(self._params, self._roster, self._digest, *where)
 
     def _any_session(self) -> s.Session:
-        where = (self._round, 1, self._books.state().digest())
+        where = (self._round, 1, self._books.state_digest)
         return s.Session(self._params, self._roster, self._digest, *where)
 
     def _tell(self, phase: str) -> None:

@@ -100,7 +100,10 @@ async def _read_line(child: Process) -> dict[str, Any]:
     line = await child.stdout.readline()
     if not line.endswith(b"\n"):
         raise await _death(child)
-    said: dict[str, Any] = json.loads(line)
+    try:
+        said: dict[str, Any] = json.loads(line)
+    except ValueError:
+        raise TuningFailed("the tuning worker said what isn't JSON") from None
     return said
 
 

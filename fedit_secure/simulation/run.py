@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from fedit_secure.aggregator.run_folder import RunFolder
 from fedit_secure.aggregator.service import Aggregator, Event
 from fedit_secure.config import PlanFile
-from fedit_secure.errors import ConfigError
+from fedit_secure.errors import ConfigError, ConnectError, FeditError
 from fedit_secure.federation.charter import Charter
 from fedit_secure.federation.update import GridState, to_float32
 from fedit_secure.silo.books import Books, open_journal
@@ -181,10 +181,14 @@ async def run_in_memory(
             all_books[name] = books
             jobs.append(_silo_job(charter, name, key, books, tuner, aggregator,
                                   limits, published))  # fmt: skip
-        async with asyncio.TaskGroup() as group:
-            for job in jobs:
-                group.create_task(job)
-            state = await aggregator.run()
+        try:
+            async with asyncio.TaskGroup() as group:
+                for job in jobs:
+                    group.create_task(job)
+                state = await aggregator.run()
+        except BaseExceptionGroup as failures:
+            # Whichever party failed first, its one sentence is what the user needs.
+            raise next(_leaves(failures)) from None
         for name, books in all_books.items():
             epsilons[name] = books.spent()
     return Simulation(charter, state, to_float32(state), epsilons, folder)
@@ -210,14 +214,26 @@ async def _silo_job(
         own, peer = memory_pair(silo, name, published, limits)
 
         async def serve_peer() -> None:
-            hello = await peer.receive()
-            await aggregator.on_connect(peer, hello)  # type: ignore[arg-type]
+            with suppress(ConnectError):
+                hello = await peer.receive()
+                await aggregator.on_connect(peer, hello)  # type: ignore[arg-type]
 
         serving.append(asyncio.create_task(serve_peer()))
         return own
 
     await SiloDaemon(charter, name, key, books, tune).run(dial)
     await asyncio.gather(*serving)
+
+
+def _leaves(failures: BaseExceptionGroup[Any]) -> Iterator[BaseException]:
+    """The single errors of a group, ours first."""
+    matched, rest = failures.split(FeditError)
+    for group in filter(None, (matched, rest)):
+        for failure in group.exceptions:
+            if isinstance(failure, BaseExceptionGroup):
+                yield from _leaves(failure)
+            else:
+                yield failure
 
 
 def run_plan(plan: Mapping[str, Any]) -> PlanFile:
