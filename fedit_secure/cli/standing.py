@@ -1,0 +1,194 @@
+"""Where a silo or an aggregator stands, read from its folders without changing them."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from fedit_secure.aggregator.run_folder import Progress
+from fedit_secure.config import AggregatorConfig, SiloConfig, load_policy
+from fedit_secure.errors import ConfigError, StorageError
+from fedit_secure.federation.approval import highest_approved, load_approvals
+from fedit_secure.federation.charter import Charter
+from fedit_secure.federation.identity import Identity, load_identity
+from fedit_secure.privacy.ledger import Aborted, Intent, Ledger, Released
+from fedit_secure.storage.journal import Journal
+
+UNBOUNDED = "unbounded"
+
+
+def identity_of(config: SiloConfig) -> Identity:
+    """The silo's identity; raises ConfigError if it is another party's."""
+    identity = load_identity(config.identity)
+    if identity.card.role != "silo" or identity.name != config.name:
+        raise ConfigError(
+            f"the identity in {config.identity} is that of {identity.card.role} "
+            f"{identity.name!r}, and the configuration's 'name' is {config.name!r}"
+        )
+    return identity
+
+
+def ledger_of(config: SiloConfig, population: str) -> Ledger | None:
+    """The population's ledger, None before its first charter; takes no lock.
+
+    Raises StorageError if the journal is damaged, or gone after it was there.
+    """
+    path = config.state / "journal.sqlite"
+    if not path.exists():
+        if path.with_name("journal.made").exists():
+            raise StorageError(
+                f"the ledger {path} is missing; restore it from a backup"
+            )
+        return None
+    with Journal.open(path, read_only=True) as journal:
+        entries = journal.ledger(population)
+    return Ledger.from_entries(population, entries) if entries else None
+
+
+def silo_facts(config: SiloConfig) -> dict[str, Any]:
+    """Identity, charter and approval, rounds, budget. None: not there yet."""
+    identity = identity_of(config)
+    charter = Charter.load(config.charter) if config.charter.exists() else None
+    facts: dict[str, Any] = {
+        "name": identity.name,
+        "identity": identity.card.identity,
+        "card_expires": identity.card.expires,
+        "federation": charter and charter.federation,
+        "epoch": charter and charter.epoch,
+        "approved": None,
+        "rounds": charter and charter.rounds,
+        "rounds_released": None,
+        "rounds_without_release": None,
+        "rounds_charged": None,
+    }
+    ledger = ledger_of(config, _population(identity))
+    if charter is not None:
+        last = highest_approved(config.state, charter.federation)
+        own = charter.digest().hex()
+        facts["approved"] = last is not None and last.digest == own
+        if ledger is not None:
+            facts["rounds_released"] = len(_rounds(ledger, Released, own))
+            facts["rounds_without_release"] = len(_rounds(ledger, Aborted, own))
+            facts["rounds_charged"] = len({i.round for i in ledger.intents(own)})
+    return facts | budget_facts(config)
+
+
+def budget_facts(config: SiloConfig) -> dict[str, Any]:
+    """Epsilon spent, the cap and what is left, by the ledger and every accountant."""
+    population = _population(identity_of(config))
+    policy = load_policy(config.policy)
+    ledger = ledger_of(config, population)
+    if ledger is None:
+        return {
+            "population": population,
+            "ledger_entries": 0,
+            "delta": policy.delta,
+            "epsilon_cap": policy.epsilon,
+            "epsilon_spent": 0.0,
+            "epsilon_left": policy.epsilon,
+        }
+    spent = ledger.spent()
+    cap = min(ledger.cap_epsilon, policy.epsilon or math.inf)
+    return {
+        "population": population,
+        "ledger_entries": ledger.sequence,
+        "ledger_head": ledger.hash.hex(),
+        "delta": ledger.delta,
+        "epsilon_cap": _figure(cap),
+        "epsilon_spent": _figure(spent.published),
+        "epsilon_left": max(0.0, cap - spent.published) if cap < math.inf else None,
+        "epsilon_pld": _figure(spent.pld),
+        "epsilon_prv": _figure(spent.prv),
+        "epsilon_rdp_bound": _figure(spent.rdp),
+    }
+
+
+def charges_table(config: SiloConfig) -> list[dict[str, Any]]:
+    """One row a charter: its charges, and what they cost by themselves."""
+    ledger = ledger_of(config, _population(identity_of(config)))
+    if ledger is None:
+        return []
+    by_charter: dict[str, list[Intent]] = {}
+    for intent in ledger.intents():
+        by_charter.setdefault(intent.charter, []).append(intent)
+    return [
+        _charges_row(ledger, charter, intents)
+        for charter, intents in by_charter.items()
+    ]
+
+
+def aggregator_facts(config: AggregatorConfig) -> dict[str, Any]:
+    """Identity, charter, approvals and rounds. None: not there yet."""
+    identity = load_identity(config.identity)
+    facts: dict[str, Any] = {
+        "name": identity.name,
+        "identity": identity.card.identity,
+        "card_expires": identity.card.expires,
+        "listen": config.listen,
+    }
+    if not config.charter.exists():
+        return facts | {"federation": None, "epoch": None}
+    charter = Charter.load(config.charter)
+    approvals = load_approvals([config.approvals]) if config.approvals.exists() else ()
+    good = {a.name for a in approvals if a.digest == charter.digest().hex()}
+    folder = config.state / charter.digest().hex()[:16]
+    progress = _progress(folder / "progress.json")
+    return facts | {
+        "federation": charter.federation,
+        "epoch": charter.epoch,
+        "approvals_missing": [r.name for r in charter.roster if r.name not in good],
+        "rounds": charter.rounds,
+        "rounds_certified": progress.certified if progress else 0,
+        "run_folder": folder if progress else None,
+        "adapter": folder / "adapter" if progress and progress.certified else None,
+    }
+
+
+def _progress(path: Path) -> Progress | None:
+    if not path.exists():
+        return None
+    try:
+        return Progress(**json.loads(path.read_bytes()))
+    except (ValueError, TypeError) as error:
+        raise StorageError(f"{path} is damaged: {error}") from error
+
+
+def _charges_row(ledger: Ledger, charter: str, intents: list[Intent]) -> dict[str, Any]:
+    # The accountants take a second to import; a silo without charges needs none.
+    from dp_accounting import ComposedDpEvent
+
+    from fedit_secure.privacy.accountant import epsilons
+
+    first = intents[0]
+    event = ComposedDpEvent([intent.event() for intent in intents])
+    return {
+        "run": first.run,
+        "charter": charter[:16],
+        "charged": len(intents),
+        "planned": first.charges,
+        "released": len(_rounds(ledger, Released, charter)),
+        "sample_rate": first.sample_rate,
+        "noise": first.noise_multiplier,
+        "steps": first.steps,
+        "epsilon_alone": _figure(epsilons(event, ledger.delta).published),
+    }
+
+
+def _rounds(
+    ledger: Ledger, kind: type[Released] | type[Aborted], charter: str
+) -> set[int]:
+    return {
+        event.round
+        for event in ledger.events
+        if isinstance(event, kind) and event.charter == charter
+    }
+
+
+def _population(identity: Identity) -> str:
+    return identity.card.population or identity.name
+
+
+def _figure(epsilon: float) -> float | str:
+    return epsilon if epsilon < math.inf else UNBOUNDED
