@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from fedit_secure.config import (
@@ -7,6 +9,7 @@ from fedit_secure.config import (
     load_plan,
     load_policy,
     load_silo_config,
+    load_simulation,
 )
 from fedit_secure.errors import ConfigError
 
@@ -227,3 +230,31 @@ def test_a_policy_ignores_the_environment(write, monkeypatch):
     monkeypatch.setenv("FEDIT_EPSILON", "100")
     policy = load_policy(write("epsilon: 8\ndelta: 1e-6\n", "policy.yaml"))
     assert policy.epsilon == 8
+
+
+EXAMPLES = sorted((Path(__file__).parents[1] / "silos").glob("*/silo.yaml"))
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.parent.name)
+def test_the_example_silos_are_valid(path):
+    config = load_silo_config(path)
+    assert config.name == path.parent.name
+    assert load_policy(config.policy).epsilon
+
+
+def test_a_simulation(write, tmp_path):
+    text = (
+        "base_model: ./base\noutput: out\nrounds: 2\n"
+        "tuning: {learning_rate: 1e-3, local_steps: 2}\n"
+        "dp: {kind: none, expected_batch: 8}\n"
+        "data:\n  a: {path: ./a.jsonl}\n  b: {path: ./b.jsonl, columns: {input: null}}\n"
+    )
+    config = load_simulation(write(text, "simulation.yaml"))
+    assert config.data["a"].path == str(tmp_path / "a.jsonl")
+    assert config.data["b"].columns.input is None
+    assert config.output == tmp_path / "out"
+    bad = text.replace("columns: {input", "columns: {inpt")
+    with pytest.raises(
+        ConfigError, match=r"line 8: .*'data\.b\.columns\.inpt'.*'input'"
+    ):
+        load_simulation(write(bad, "simulation.yaml"))

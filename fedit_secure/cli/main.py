@@ -127,8 +127,8 @@ def _ended(error: BaseException, debug: bool) -> int:
             return ConfigError.exit_status
         case _:
             text = f"unexpected {type(error).__name__}: {error}".splitlines()[0]
-            hint = "this is a bug of fedit; run it again with --debug for the traceback"
-            problem(f"{text} ({hint})")
+            hint = "" if debug else "; run it again with --debug for the traceback"
+            problem(f"{text} (this is a bug of fedit{hint})")
             return _BUG
 
 
