@@ -6,7 +6,6 @@ from typing import Any
 
 from fedit_secure.cli.output import note
 from fedit_secure.config import SimulationConfig
-from fedit_secure.simulation import simulate
 from fedit_secure.tuning.job import DataSource
 
 _PLAN_KEYS = frozenset(
@@ -22,6 +21,9 @@ def simulated_facts(
 
     Raises what the run itself raises.
     """
+    # Imports torch, which nothing else on the command line may.
+    from fedit_secure.simulation import simulate
+
     result = simulate(
         {
             name: DataSource.model_validate(source.model_dump())
