@@ -11,8 +11,9 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from fedit_secure.aggregator.events import PHASES, Event, Teller
 from fedit_secure.aggregator.ledger_copies import LedgerCopies
 from fedit_secure.aggregator.run_folder import RunFolder
 from fedit_secure.driver import drive_aggregator
@@ -39,15 +40,6 @@ _log = logging.getLogger(__name__)
 MAX_ATTEMPTS = 10  # in one round; each is free for the silos until shares are revealed
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
-    """Something to show: `silo` is empty for the aggregator's own phases."""
-
-    round: int
-    silo: str
-    phase: str
-
-
 class Aggregator:
     """See the module. `on_event` is called in the event loop and must not block."""
 
@@ -67,7 +59,7 @@ class Aggregator:
             raise PolicyRefusal("the charter pins another identity for the aggregator")
         self._charter, self._digest, self._key = charter, charter.digest(), key
         self._approvals = tuple(a.to_bytes() for a in approvals)
-        self._folder, self._base_model, self._event = folder, base_model, on_event
+        self._folder, self._base_model = folder, base_model
         self._params, self._roster = charter.secagg_params(), charter.secagg_roster()
         self._copies = LedgerCopies(folder.folder / "ledgers", charter, key)
         self._links: dict[int, PeerLink] = {}
@@ -79,8 +71,7 @@ class Aggregator:
         self._words: asyncio.Queue[m.Confirmation] = asyncio.Queue()
         self._sum: tuple[m.PublishedSum, GridState] | None = None
         self._pending: f.Frame | None = None  # told again to a silo that reconnects
-        self._told: dict[str, Event] = {}
-        self._now = folder.progress.round
+        self._teller = Teller(on_event, folder.progress.round)
         self._ended = False
 
     # -------------------------------------------------------------------- the connections
@@ -103,7 +94,7 @@ class Aggregator:
             await link.send(f.RunEnded(done, state))
         self._links[link.silo] = link
         self._seen.add(link.silo)
-        self._tell(link.name, "idle")
+        self._teller.tell(link.name, "idle")
         if self._pending is not None:
             await link.send(self._pending)
         if not self._ended:
@@ -119,7 +110,7 @@ class Aggregator:
                 del self._links[link.silo]
                 self._ready.discard(link.silo)
                 self._lose(link.silo)
-                self._tell(link.name, "away")
+                self._teller.tell(link.name, "away")
 
     async def _take(self, link: PeerLink, frame: f.Frame) -> None:
         now = self._folder.progress.round
@@ -130,14 +121,14 @@ class Aggregator:
         elif isinstance(frame, f.Ready):
             if frame.round == now:
                 self._ready.add(link.silo)
-                self._tell(link.name, "tuned")
+                self._teller.tell(link.name, "tuned")
         elif isinstance(frame, f.Refused):
             if frame.round == now:
                 _log.warning("silo %r refuses: %s", link.name, frame.reason)
                 self._refused[link.silo] = frame.reason
-                self._tell(link.name, "refused")
+                self._teller.tell(link.name, "refused")
         elif isinstance(frame, f.Phase):
-            self._tell(link.name, frame.name)
+            self._teller.tell(link.name, frame.name)
         elif isinstance(frame, f.Withdraw):
             _log.warning("silo %r left the attempt: %s", link.name, frame.reason)
             self._lose(link.silo)
@@ -171,12 +162,6 @@ class Aggregator:
             except FeditError as error:
                 _log.info("silo %r can't be reached: %s", link.name, error)
 
-    def _tell(self, silo: str, phase: str) -> None:
-        event = Event(self._now, silo, phase)
-        if self._told.get(silo) != event:
-            self._told[silo] = event
-            self._event(event)
-
     # ------------------------------------------------------------------------- the rounds
 
     async def run(self) -> GridState:
@@ -191,11 +176,11 @@ class Aggregator:
         await self._broadcast(
             f.RunEnded(self._folder.progress.certified, state.digest())
         )
-        self._tell("", "ended")
+        self._teller.tell("", "ended")
         return state
 
     async def _round(self, now: int) -> None:
-        self._now = now
+        self._teller.now = now
         before = self._folder.state()
         self._ready, self._refused = set(), {}
         self._seen = set(self._links)
@@ -203,7 +188,7 @@ class Aggregator:
         if self._folder.progress.open and not await self._close_open_attempt(before):
             await self._skip(now, before, "an attempt was cut off")
             return
-        self._tell("", "tuning")
+        self._teller.tell("", "tuning")
         for link in list(self._links.values()):
             await self._offer_round(link)
         for _ in range(MAX_ATTEMPTS):
@@ -323,8 +308,8 @@ class Aggregator:
     ) -> None:
         """Keep the transcript, and apply the sum as every silo does."""
         now = session.round
-        if type(state) in _PHASES:
-            self._tell("", _PHASES[type(state)])
+        if type(state) in PHASES:
+            self._teller.tell("", PHASES[type(state)])
         if isinstance(state, s.Voiding):
             self._pending = checks.sign(self._key, m.VoidRequest(session.ctx))
         if isinstance(state, s.Sharing):
@@ -350,14 +335,14 @@ class Aggregator:
         await asyncio.to_thread(
             self._folder.certify, now, certificate, after, self._base_model
         )
-        self._tell("", "certified")
+        self._teller.tell("", "certified")
 
     async def _skip(self, now: int, before: GridState, reason: str) -> None:
         """Close the round with the state unchanged: t silos must say so."""
         digest = before.digest()
         request = checks.sign(self._key, m.SkipRequest(self._digest, now, digest))
         self._pending, self._words = request, asyncio.Queue()
-        self._tell("", "skipped")
+        self._teller.tell("", "skipped")
         _log.warning("round %d is skipped: %s", now, reason)
         await self._broadcast(request)
         words: dict[int, m.Confirmation] = {}
@@ -385,17 +370,6 @@ class Aggregator:
     def _session(self, now: int, attempt: int, before: GridState) -> s.Session:
         where = (self._digest, now, attempt, before.digest())
         return s.Session(self._params, self._roster, *where)
-
-
-_PHASES: dict[type, str] = {
-    s.Gathering: "advertise",
-    s.Sharing: "share",
-    s.Masking: "mask",
-    s.Agreeing: "agree",
-    s.Revealing: "reveal",
-    s.Published: "confirm",
-    s.Voiding: "void",
-}
 
 
 def _sender(frame: f.Frame) -> int | None:
