@@ -18,44 +18,35 @@ from cryptography.hazmat.primitives.ciphers.algorithms import AES256
 from cryptography.hazmat.primitives.ciphers.modes import CTR
 from numpy.typing import NDArray
 
-from fedit_secure.secagg.keys import hkdf
-from fedit_secure.secagg.transcript import join, u64
+from fedit_secure.secagg.keys import ExchangeKey, hkdf
+from fedit_secure.secagg.transcript import Bound, join, u64
 
 TAG_PRIME: Final = 2**61 - 1
 TILE: Final = 1 << 18  # coordinates: 1 MiB, so that a tile stays in cache
 ZEROS: Final = memoryview(bytes(4 * TILE))  # a cipher turns them into keystream
 
 
-def derive_self_seed(
-    b_u: bytes, ctx: bytes, key_set: bytes, dealers_digest: bytes
-) -> bytes:
-    """self_u: the 32-byte seed of a silo's own mask, from its shared secret b_u."""
-    return hkdf(b_u, b"", join(b"fedit/self/v1", ctx, key_set, dealers_digest))
+def self_stream(b_u: bytes, bound: Bound, sign: int) -> tuple[bytes, int]:
+    """(self_u, sign): the stream of a silo's own mask, from its shared secret b_u."""
+    return hkdf(b_u, b"", join(b"fedit/self/v1", *bound[1:])), sign
 
 
-def derive_pair_seed(
-    shared_secret: bytes,
-    charter: bytes,
-    ctx: bytes,
-    key_set: bytes,
-    dealers_digest: bytes,
-    low: int,
-    high: int,
-) -> bytes:
-    """s_uw: the 32-byte seed of the mask that silos `low` < `high` share.
+def pair_stream(
+    own: ExchangeKey, peer_public: bytes, bound: Bound, me: int, peer: int
+) -> tuple[bytes, int]:
+    """(s_uw, sign): `me`'s half of the mask that two silos share; the other cancels it.
 
-    Silos that were shown different models, rosters, sets or rounds differ in ctx, K or
-    H(U2), hence in their seeds: what they upload sums to noise.
+    The lower roster index adds the stream, the higher subtracts it. Silos that were
+    shown different models, rosters, sets or rounds differ in ctx, K or H(U2), hence in
+    their seeds: what they upload sums to noise.
+
+    Raises:
+        BadPublicKey: if no secret can be shared with `peer_public`.
     """
-    if not low < high:
-        raise ValueError(f"a pair of silos is named lower first, not {low}, {high}")
-    bound_to = (ctx, key_set, dealers_digest, u64(low), u64(high))
-    return hkdf(shared_secret, charter, join(b"fedit/mask/v1", *bound_to))
-
-
-def pair_sign(me: int, peer: int) -> int:
-    """+1 for the lower roster index of a pair, -1 for the higher."""
-    return 1 if me < peer else -1
+    low, high = sorted((me, peer))
+    info = join(b"fedit/mask/v1", *bound[1:], u64(low), u64(high))
+    seed = hkdf(own.exchange(peer_public), bound.charter, info)
+    return seed, 1 if me < peer else -1
 
 
 def keystream(seed: bytes, block: int = 0) -> CipherContext:

@@ -112,9 +112,8 @@ class PublishedSum(Signed):
 
     def signed_digest(self) -> bytes:
         """Covers X through the release digest, so that it is hashed in place."""
-        return digest(
-            self.label, self.release_digest(), u64(self.tag), encode(self.agreements)
-        )
+        rest = (u64(self.tag), encode(self.agreements))
+        return digest(self.label, self.release_digest(), *rest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +165,10 @@ class ShareStatement(Signed):
     self_commitments: tuple[bytes, ...]
     key_commitments: tuple[bytes, ...]
 
+    @property
+    def silo(self) -> int:
+        return self.dealer
+
 
 @dataclass(frozen=True, slots=True)
 class ShareBundle:
@@ -209,7 +212,7 @@ class Agreement(Signed):
     headers_digest: bytes
 
     def content(self) -> tuple[bytes, ...]:
-        """What a quorum must sign in common."""
+        """What a quorum must sign in common: all but who signs it."""
         sets = (self.dealers_digest, self.survivors_digest, self.headers_digest)
         return (self.ctx, self.key_set, *sets)
 
@@ -320,7 +323,8 @@ class Fuse:
     """Commit this to disk before any effect that follows it; stop if it is refused.
 
     kind is a step of an update's life (storage/life.py), or "heads": remember these
-    peers' ledger heads, by roster index. `record` is what a restarted silo must resend byte for byte.
+    peers' ledger heads, by roster index. `record` is what a restarted silo must resend
+    byte for byte.
     """
 
     kind: str

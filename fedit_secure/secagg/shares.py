@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Final
 
-from fedit_secure.secagg.transcript import digest, u64
+from fedit_secure.secagg.transcript import Bound, digest, u64
 
 PRIME: Final = 2**256 + 297  # the least prime above every 32-byte secret
 SHARE_BYTES: Final = 33
@@ -67,11 +67,11 @@ def combine(shares: Mapping[int, bytes], threshold: int) -> bytes:
 
 
 def share_commitment(
-    ctx: bytes, key_set: bytes, dealer: int, holder: int, kind: str, share: bytes
+    bound: Bound, dealer: int, holder: int, kind: str, share: bytes
 ) -> bytes:
     """What a dealer signs of one share. It hides it: a share is 257 uniform bits."""
-    place = (u64(dealer), u64(holder), kind.encode())
-    return digest("fedit/share/v1", ctx, key_set, *place, share)
+    place = (bound.ctx, bound.key_set, u64(dealer), u64(holder), kind.encode())
+    return digest("fedit/share/v1", *place, share)
 
 
 def secret_commitment(ctx: bytes, silo: int, secret: bytes) -> bytes:

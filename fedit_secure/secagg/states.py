@@ -6,16 +6,19 @@ window is a dropout, so there is nothing to save.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedit_secure.secagg import messages as m
+from fedit_secure.secagg.envelope import Letter
 from fedit_secure.secagg.keys import ExchangeKey, SigningKey
 from fedit_secure.secagg.params import Roster, SecAggParams
-from fedit_secure.secagg.transcript import context
+from fedit_secure.secagg.tag import TagKey
+from fedit_secure.secagg.transcript import Bound, context
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +34,19 @@ class Session:
     round: int
     attempt: int
     state_digest: bytes
+    ctx: bytes = field(init=False)
 
-    @property
-    def ctx(self) -> bytes:
-        codec = self.params.codec_digest()
+    def __post_init__(self) -> None:
         where = (self.charter, self.round, self.attempt, self.state_digest)
-        return context(*where, codec)
+        object.__setattr__(self, "ctx", context(*where, self.params.codec_digest()))
+
+    def bound(self, key_set: bytes, dealers: tuple[int, ...] = ()) -> Bound:
+        """What binds this attempt once K, and later U2, are known."""
+        return Bound(self.charter, self.ctx, key_set, m.silo_set(dealers))
+
+    def fuse(self, kind: str, **facts: Any) -> m.Fuse:
+        """A fuse of this attempt."""
+        return m.Fuse(kind, self.round, self.attempt, self.ctx, **facts)
 
 
 # --------------------------------------------------------------------------------- silo
@@ -63,7 +73,8 @@ class Secrets:
 @dataclass(frozen=True, slots=True)
 class Invited:
     """`update` is the encoded update, int32 of shape (length,); `update_digest` names the
-    update before encoding; `peer_heads` are the ledger heads last seen, by roster index."""
+    update before encoding; `peer_heads` are the ledger heads last seen, by roster index,
+    each of the population in that silo's charter row."""
 
     session: Session
     me: Me
@@ -71,6 +82,10 @@ class Invited:
     update_digest: bytes
     head: m.LedgerHead
     peer_heads: Mapping[int, m.LedgerHead]
+
+    @property
+    def start(self) -> Invited:
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,18 +101,17 @@ class Shared:
     secrets: Secrets
     adverts: m.AdvertSet
     statement: m.ShareStatement
-    own_shares: tuple[bytes, bytes] = field(repr=False)  # of b_u, of the mask key
+    letter: Letter  # to itself
 
 
 @dataclass(frozen=True, slots=True)
 class Masked:
-    """Holds peers' shares and G's parts; its own seed and keys are gone already."""
+    """Holds the letters of U2 and the expanded G; its own seed and keys are gone already."""
 
     start: Invited
-    key_set: bytes
-    dealers: tuple[int, ...]  # U2
-    shares: Mapping[int, tuple[bytes, bytes]] = field(repr=False)
-    contributions: Mapping[int, bytes] = field(repr=False)
+    bound: Bound
+    letters: Mapping[int, Letter]
+    tag_key: TagKey
     header: m.UploadHeader
     acked: bool = False
 
@@ -112,11 +126,12 @@ class Agreed:
 
 @dataclass(frozen=True, slots=True)
 class Revealed:
-    """`masked` holds no shares any more, only G, which checks the sum's tag."""
+    """Every secret of the attempt is gone but G, which checks the sum's tag."""
 
     start: Invited
-    masked: Masked
+    key_set: bytes
     survivors: tuple[int, ...]
+    tag_key: TagKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,64 +157,76 @@ SiloState = Voidable | Revealed | Verified | Confirmed | Voided
 
 
 @dataclass(frozen=True, slots=True)
-class Gathering:
-    session: Session
-    key: SigningKey
-    waiting: frozenset[int]
-    adverts: tuple[m.Advert, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Sharing:
-    session: Session
-    key: SigningKey
-    adverts: m.AdvertSet
-    waiting: frozenset[int]
-    bundles: tuple[m.ShareBundle, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Masking:
-    """`total` (uint32, length) and `tag` grow in place as uploads arrive: one vector in
-    memory, however many silos. The state that comes next owns them."""
+class Phase:
+    """A phase that collects answers. `asked` may answer, once each; `gone` are those that
+    nobody waits for; `got` are the answers by roster index."""
 
     session: Session
     key: SigningKey
-    adverts: m.AdvertSet
-    statements: tuple[m.ShareStatement, ...]  # of U2
-    waiting: frozenset[int]
-    total: NDArray[np.uint32] = field(repr=False)
-    tag: int = 0
-    headers: tuple[m.UploadHeader, ...] = ()
+    asked: frozenset[int]
+    gone: frozenset[int]
+    got: Mapping[int, Any] = field(default_factory=dict, kw_only=True)
 
     @property
-    def dealers(self) -> tuple[int, ...]:
-        return tuple(s.dealer for s in self.statements)
+    def waiting(self) -> frozenset[int]:
+        return self.asked - self.gone - self.got.keys()
+
+    def then(
+        self, asked: Collection[int]
+    ) -> tuple[Session, SigningKey, frozenset[int], frozenset[int]]:
+        """What the next phase takes over from this one."""
+        return self.session, self.key, frozenset(asked), self.gone
 
 
 @dataclass(frozen=True, slots=True)
-class Agreeing:
-    masking: Masking
-    survivors: m.SurvivorSet
-    waiting: frozenset[int]
-    agreements: tuple[m.Agreement, ...] = ()
+class Gathering(Phase):
+    """Waits for adverts."""
 
 
 @dataclass(frozen=True, slots=True)
-class Revealing:
+class Sharing(Phase):
+    """Waits for the bundles of U1."""
+
+    adverts: m.AdvertSet
+
+
+@dataclass(frozen=True, slots=True)
+class Masking(Phase):
+    """Waits for the uploads of U2, and keeps their headers.
+
+    `total` (uint32, length) grows in place as uploads arrive: one vector in memory,
+    however many silos. The state that comes next owns it.
+    """
+
+    adverts: m.AdvertSet
+    statements: Mapping[int, m.ShareStatement]
+    bound: Bound
+    total: NDArray[np.uint32] = field(repr=False)
+    tag: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Agreeing(Phase):
+    """Waits for the agreements of U3; another member of U2 may help."""
+
     masking: Masking
     survivors: m.SurvivorSet
+
+
+@dataclass(frozen=True, slots=True)
+class Revealing(Phase):
+    """Waits for shares until t of each secret that is due are there."""
+
+    masking: Masking
+    survivors: tuple[int, ...]  # U3
     agreements: tuple[m.Agreement, ...]
-    waiting: frozenset[int]
-    reveals: tuple[m.Reveal, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Published:
-    session: Session
-    waiting: frozenset[int]
+class Published(Phase):
+    """Waits for t equal confirmations, of whoever is in the roster."""
+
     published: m.PublishedSum
-    confirmations: tuple[m.Confirmation, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,11 +245,10 @@ class Voiding:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """No sum. `free`: no upload was ever revealed, so every update may go on."""
+    """No sum. `free`: no upload can ever be opened, so every update may go on."""
 
     reason: str
     free: bool
 
 
-Collecting = Gathering | Sharing | Masking | Agreeing | Revealing | Published
-AggregatorState = Collecting | Certified | Voiding | Ended
+AggregatorState = Phase | Voiding | Certified | Ended

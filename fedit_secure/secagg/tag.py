@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from fedit_secure.secagg.keys import Secret, hkdf
 from fedit_secure.secagg.masks import TAG_PRIME, elements
-from fedit_secure.secagg.transcript import digest, join
+from fedit_secure.secagg.transcript import Bound, digest, join
 
 PRIME: Final = TAG_PRIME
 _ROW: Final = 256  # coordinates a row: rho_(i,j) = alpha_i * beta_j
@@ -48,31 +48,12 @@ class TagKey(Secret):
 
     @classmethod
     def derive(
-        cls,
-        ctx: bytes,
-        key_set: bytes,
-        dealers: tuple[int, ...],
-        contributions: Mapping[int, bytes],
-        length: int,
-        dealers_digest: bytes,
+        cls, bound: Bound, contributions: Mapping[int, bytes], length: int
     ) -> TagKey:
-        """Expand the group's contributions, each checked against its commitment.
-
-        Args:
-            ctx: the attempt's context.
-            key_set: K.
-            dealers: U2, roster indices.
-            contributions: g_u, 32 bytes, of every silo of U2.
-            length: coordinates of the update.
-            dealers_digest: H(U2).
-
-        Raises:
-            ValueError: if the contributions aren't those of U2.
-        """
-        if sorted(contributions) != sorted(set(dealers)):
-            raise ValueError("the group key takes one contribution per silo of U2")
-        ordered = (contributions[u] for u in sorted(dealers))
-        group = digest("fedit/group/v1", ctx, key_set, dealers_digest, *ordered)
+        """Expand the contributions g_u of U2 (32 bytes each, by roster index), each
+        checked against its commitment, for updates of `length` coordinates."""
+        ordered = (contributions[u] for u in sorted(contributions))
+        group = digest("fedit/group/v1", *bound[1:], *ordered)
         alpha = hkdf(group, b"", join(b"fedit/tag-rows/v1"))
         beta = hkdf(group, b"", join(b"fedit/tag-columns/v1"))
         pads = hkdf(group, b"", join(b"fedit/tag-pads/v1"))
@@ -80,7 +61,7 @@ class TagKey(Secret):
             length,
             elements(alpha, 0, -(-length // _ROW)).astype(np.int64),
             elements(beta, 0, _ROW).astype(np.int64),
-            {u: int(elements(pads, u, 1)[0]) for u in dealers},
+            {u: int(elements(pads, u, 1)[0]) for u in contributions},
         )
 
     def inner(self, values: NDArray[np.int32]) -> int:

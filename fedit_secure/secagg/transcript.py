@@ -8,7 +8,17 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
+
+
+class Bound(NamedTuple):
+    """What every key, seed and commitment of an attempt is tied to: the charter R, the
+    context ctx, the key set K and, once it's known, H(U2)."""
+
+    charter: bytes
+    ctx: bytes
+    key_set: bytes
+    dealers_digest: bytes = b""
 
 
 def u64(n: int) -> bytes:
@@ -24,10 +34,7 @@ def u64(n: int) -> bytes:
 
 def join(*parts: bytes | memoryview) -> bytes:
     """The parts, each behind its length in bytes as a `u64`."""
-    out: list[bytes | memoryview] = []
-    for part in parts:
-        out += (u64(memoryview(part).nbytes), part)
-    return b"".join(out)
+    return b"".join(x for part in parts for x in (u64(memoryview(part).nbytes), part))
 
 
 def digest(label: str, *parts: bytes | memoryview) -> bytes:
@@ -64,9 +71,7 @@ def encode(value: Any) -> bytes:
         return value.encode()
     if isinstance(value, int):
         return u64(value)
-    if isinstance(value, tuple):
-        return join(*map(encode, value))
-    return join(*(encode(getattr(value, name)) for name in _covered(value)))
+    return join(*map(encode, value if isinstance(value, tuple) else _covered(value)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,8 +82,8 @@ class Signed:
     signature: bytes = b""
 
     def signed_digest(self) -> bytes:
-        return digest(self.label, *(encode(getattr(self, n)) for n in _covered(self)))
+        return digest(self.label, *map(encode, _covered(self)))
 
 
-def _covered(value: Any) -> list[str]:
-    return [f.name for f in fields(value) if f.name != "signature"]
+def _covered(value: Any) -> list[Any]:
+    return [getattr(value, f.name) for f in fields(value) if f.name != "signature"]

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
@@ -9,11 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedit_secure.secagg import masks
-from fedit_secure.secagg.keys import hkdf
-from fedit_secure.secagg.transcript import join, u64
+from fedit_secure.secagg.keys import BadPublicKey, ExchangeKey, hkdf
+from fedit_secure.secagg.transcript import Bound, join, u64
 
 P = 2**61 - 1
 SEED, OTHER = bytes(range(32)), bytes(range(32, 64))
+BOUND = Bound(b"R", b"ctx", b"K", b"U2")
+KEYS = [ExchangeKey.from_bytes(bytes([i + 1]) * 32) for i in range(6)]
 
 
 def blocks(seed: bytes, first: int, count: int) -> bytes:
@@ -123,9 +123,8 @@ def test_pairwise_masks_cancel_in_the_sum(n, length):
         vector = np.zeros(length, np.uint32)
         streams = []
         for peer in set(range(n)) - {me}:
-            low, high = sorted((me, peer))
-            seed = masks.derive_pair_seed(b"dh", b"R", b"ctx", b"K", b"U2", low, high)
-            streams.append((seed, masks.pair_sign(me, peer)))
+            half = (KEYS[me], KEYS[peer].public, BOUND, me, peer)
+            streams.append(masks.pair_stream(*half))
         tag += masks.add_streams(vector, streams, 1)
         assert vector.any() or length < 3
         total += vector
@@ -172,36 +171,25 @@ def test_only_signs_are_signs(sign):
 
 
 def test_seeds_are_derived_as_the_protocol_says():
-    assert masks.derive_self_seed(b"b", b"ctx", b"K", b"U2") == hkdf(
-        b"b", b"", join(b"fedit/self/v1", b"ctx", b"K", b"U2")
-    )
-    assert masks.derive_pair_seed(b"dh", b"R", b"ctx", b"K", b"U2", 3, 7) == hkdf(
-        b"dh", b"R", join(b"fedit/mask/v1", b"ctx", b"K", b"U2", u64(3), u64(7))
-    )
+    expected = hkdf(b"b", b"", join(b"fedit/self/v1", b"ctx", b"K", b"U2"))
+    assert masks.self_stream(b"b", BOUND, -1) == (expected, -1)
+    info = join(b"fedit/mask/v1", b"ctx", b"K", b"U2", u64(3), u64(7))
+    expected = hkdf(KEYS[3].exchange(KEYS[5].public), b"R", info)
+    assert masks.pair_stream(KEYS[3], KEYS[5].public, BOUND, 3, 7) == (expected, 1)
+    assert masks.pair_stream(KEYS[5], KEYS[3].public, BOUND, 7, 3) == (expected, -1)
 
 
 def test_a_seed_changes_with_whatever_it_is_bound_to():
-    base = (b"dh", b"R", b"ctx", b"K", b"U2", 3, 7)
-    variants = [base] + [
-        (*base[:i], other, *base[i + 1 :])
-        for i, other in enumerate((b"x", b"x", b"x", b"x", b"x", 2, 8))
-    ]
-    seeds = [masks.derive_pair_seed(*v) for v in variants]
-    seeds += [
-        masks.derive_self_seed(*v)
-        for v in itertools.product(
-            (b"b", b"x"), (b"ctx",), (b"K", b"k"), (b"U2", b"u2")
-        )
-    ]
-    assert len(set(seeds)) == len(seeds) == 16
+    bounds = [BOUND, *(BOUND._replace(**{name: b"x"}) for name in BOUND._fields)]
+    places = [(bound, 3, 7) for bound in bounds] + [(BOUND, 2, 7), (BOUND, 3, 8)]
+    pairs = [masks.pair_stream(KEYS[0], KEYS[1].public, *place)[0] for place in places]
+    pairs.append(masks.pair_stream(KEYS[0], KEYS[2].public, BOUND, 3, 7)[0])
+    # A silo's own secret needs no salt: it never serves another charter.
+    own = [masks.self_stream(b"b", bound, 1)[0] for bound in (BOUND, *bounds[2:])]
+    own.append(masks.self_stream(b"x", BOUND, 1)[0])
+    assert len(set(pairs + own)) == len(pairs + own) == 13
 
 
-@pytest.mark.parametrize(("low", "high"), [(1, 1), (2, 1)])
-def test_a_pair_is_named_lower_first(low, high):
-    with pytest.raises(ValueError, match="lower first"):
-        masks.derive_pair_seed(b"dh", b"R", b"ctx", b"K", b"U2", low, high)
-
-
-def test_the_lower_index_adds():
-    assert masks.pair_sign(1, 2) == 1
-    assert masks.pair_sign(2, 1) == -1
+def test_no_mask_is_shared_with_a_low_order_key():
+    with pytest.raises(BadPublicKey):
+        masks.pair_stream(KEYS[0], bytes(32), BOUND, 0, 1)

@@ -16,7 +16,7 @@ from fedit_secure.secagg.shares import (
     share_commitment,
     split,
 )
-from fedit_secure.secagg.transcript import join, u64
+from fedit_secure.secagg.transcript import Bound, join, u64
 
 
 def stream(seed: int = 0):
@@ -192,7 +192,7 @@ def test_commitments_are_those_of_the_protocol():
         return hashlib.sha256(join(*fields)).digest()
 
     share, ctx, key_set = b"s" * 33, b"c" * 32, b"k" * 32
-    assert share_commitment(ctx, key_set, 1, 2, "self", share) == sha(
+    assert share_commitment(Bound(b"R", ctx, key_set), 1, 2, "self", share) == sha(
         b"fedit/share/v1", ctx, key_set, u64(1), u64(2), b"self", share
     )
     assert secret_commitment(ctx, 1, b"b" * 32) == sha(

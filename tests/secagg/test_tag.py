@@ -12,16 +12,14 @@ from hypothesis import strategies as st
 from fedit_secure.secagg import tag as tag_module
 from fedit_secure.secagg.keys import hkdf
 from fedit_secure.secagg.tag import PRIME, BadTag, TagKey
-from fedit_secure.secagg.transcript import digest, join
+from fedit_secure.secagg.transcript import Bound, digest, join
 
-PLACE = (b"ctx", b"K")
-DEALERS = (0, 3, 7)
-GIVEN = {u: bytes([u]) * 32 for u in DEALERS}
+BOUND = Bound(b"R", b"ctx", b"K", b"U2")
+GIVEN = {u: bytes([u]) * 32 for u in (0, 3, 7)}
 
 
-def derive(length: int, dealers=DEALERS, contributions=None) -> TagKey:
-    contributions = GIVEN if contributions is None else contributions
-    return TagKey.derive(*PLACE, dealers, contributions, length, b"U2")
+def derive(length: int, contributions=None) -> TagKey:
+    return TagKey.derive(BOUND, contributions or GIVEN, length)
 
 
 class Reference:
@@ -29,7 +27,7 @@ class Reference:
 
     def __init__(self) -> None:
         fields = [GIVEN[u] for u in sorted(GIVEN)]
-        self.group = digest("fedit/group/v1", *PLACE, b"U2", *fields)
+        self.group = digest("fedit/group/v1", b"ctx", b"K", b"U2", *fields)
 
     def element(self, part: bytes, index: int) -> int:
         key = hkdf(self.group, b"", join(b"fedit/tag-" + part + b"/v1"))
@@ -101,7 +99,7 @@ def test_the_inner_product_is_linear(length, seed, data):
 def test_pads_belong_to_roster_indices():
     key = derive(10)
     reference = Reference()
-    assert dict(key.pads) == {u: reference.element(b"pads", u) for u in DEALERS}
+    assert dict(key.pads) == {u: reference.element(b"pads", u) for u in GIVEN}
 
 
 def test_a_tag_is_the_inner_product_and_the_silo_s_pad():
@@ -181,30 +179,23 @@ def test_a_vector_of_another_length_is_refused(length):
 def test_the_key_changes_with_whatever_it_is_bound_to():
     values = uniform(10, -100, 100)
     tags = {
-        TagKey.derive(ctx, k, DEALERS, given_, 10, u2).tag(0, values)
-        for ctx, k, given_, u2 in [
-            (b"ctx", b"K", GIVEN, b"U2"),
-            (b"cty", b"K", GIVEN, b"U2"),
-            (b"ctx", b"L", GIVEN, b"U2"),
-            (b"ctx", b"K", GIVEN | {3: bytes(32)}, b"U2"),
-            (b"ctx", b"K", GIVEN, b"U3"),
+        TagKey.derive(bound, given_, 10).tag(0, values)
+        for bound, given_ in [
+            (BOUND, GIVEN),
+            (BOUND._replace(ctx=b"cty"), GIVEN),
+            (BOUND._replace(key_set=b"L"), GIVEN),
+            (BOUND, GIVEN | {3: bytes(32)}),
+            (BOUND, GIVEN | {4: bytes(32)}),
+            (BOUND._replace(dealers_digest=b"U3"), GIVEN),
         ]
     }
-    assert len(tags) == 5
+    assert len(tags) == 6
 
 
 def test_every_contribution_counts_once_and_in_roster_order():
     values = uniform(10, -100, 100)
     shuffled = {u: GIVEN[u] for u in (7, 0, 3)}
-    assert derive(10, (7, 3, 0), shuffled).tag(3, values) == derive(10).tag(3, values)
-
-
-@pytest.mark.parametrize(
-    "contributions", [{0: b"", 3: b""}, GIVEN | {1: bytes(32)}, {}]
-)
-def test_contributions_of_other_silos_are_refused(contributions):
-    with pytest.raises(ValueError, match="one contribution per silo"):
-        derive(10, contributions=contributions)
+    assert derive(10, shuffled).tag(3, values) == derive(10).tag(3, values)
 
 
 def test_a_tag_key_is_neither_printed_nor_serialised():

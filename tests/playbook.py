@@ -1,0 +1,474 @@
+"""A release in memory whose every message a test may read, change, drop, repeat or forge.
+
+The machines are the real ones: `silo_step` and `aggregator_step`, and a `Life` per silo that
+burns every fuse. The aggregator's machine is honest; a malicious aggregator is played by
+changing what it sends and signing it again with its key. Randomness is seeded.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fedit_secure.errors import FeditError, FuseBlown, ProtocolError
+from fedit_secure.secagg import checks, fixed_point
+from fedit_secure.secagg import messages as m
+from fedit_secure.secagg import states as s
+from fedit_secure.secagg.keys import SigningKey
+from fedit_secure.secagg.params import Member, Roster, SecAggParams
+from fedit_secure.secagg.protocol import (
+    SILO,
+    aggregator_step,
+    open_attempt,
+    silo_step,
+    voided,
+)
+from fedit_secure.secagg.transcript import digest
+from fedit_secure.storage.life import MASKED, VOIDED, Life, burn
+
+SPOKEN = (m.Advert, m.ShareBundle, m.MaskedUpload, m.Agreement, m.Reveal)
+
+
+@dataclass(frozen=True)
+class Mail:
+    """A message under way; None is the aggregator."""
+
+    sender: int | None
+    to: int | None
+    message: Any
+
+
+@dataclass
+class Cast:
+    """Who plays: keys, roster, sizes, and what outlives an attempt."""
+
+    params: SecAggParams
+    keys: list[SigningKey]
+    aggregator_key: SigningKey
+    updates: dict[int, np.ndarray]
+    charter: bytes = b"R" * 32
+    lives: dict[int, Life] = field(default_factory=dict)
+    heads: dict[int, dict[int, m.LedgerHead]] = field(default_factory=dict)
+
+    @property
+    def roster(self) -> Roster:
+        members = (Member(name(i), key.public) for i, key in enumerate(self.keys))
+        return Roster(tuple(members), self.aggregator_key.public)
+
+
+def name(silo: int) -> str:
+    return f"silo-{silo}"
+
+
+def cast(
+    silos: int = 4,
+    *,
+    length: int = 24,
+    seed: int = 1,
+    updates: dict[int, np.ndarray] | None = None,
+    bound: float = 1.0,
+    **sizes: Any,
+) -> Cast:
+    """A cast whose updates are uniform over all that the encoding holds."""
+    params = SecAggParams.create(silos, length=length, bound=bound, **sizes)
+    rng = np.random.default_rng(seed)
+    top = params.magnitude
+    drawn = {i: rng.integers(-top, top, length, np.int32, True) for i in range(silos)}
+    *keys, last = (SigningKey.from_seed(rng.bytes(32)) for _ in range(silos + 1))
+    made = Cast(params, keys, last, drawn if updates is None else updates)
+    made.lives = {i: Life() for i in range(silos)}
+    made.heads = {i: {} for i in range(silos)}
+    return made
+
+
+class Play:
+    """One attempt. Everything that a silo sends is in `sent`: the aggregator saw it."""
+
+    def __init__(
+        self,
+        who: Cast | int = 4,
+        *,
+        round: int = 1,
+        attempt: int = 1,
+        state_digest: bytes = b"d" * 32,
+        seed: int = 1,
+        invited: Iterable[int] | None = None,
+        sequence: int | None = None,
+        sessions: dict[int, dict[str, Any]] | None = None,
+        **sizes: Any,
+    ) -> None:
+        self.cast = cast(who, seed=seed, **sizes) if isinstance(who, int) else who
+        who = self.cast
+        self.rand = random.Random(f"{seed} {round} {attempt}").randbytes
+        self.session = s.Session(
+            who.params, who.roster, who.charter, round, attempt, state_digest
+        )
+        count = 10 * round + attempt if sequence is None else sequence
+        self.states: dict[int, Any] = {
+            i: s.Invited(
+                replace(self.session, **(sessions or {}).get(i, {})),
+                s.Me(i, who.keys[i]),
+                who.updates[i],
+                digest("update", who.updates[i].tobytes()),
+                head(i, count),
+                dict(who.heads[i]),
+            )
+            for i in range(who.params.silos)
+        }
+        self.mail: deque[Mail] = deque()
+        self.sent: list[Mail] = []  # by silos
+        self.shown: list[Mail] = []  # by the aggregator, as it arrives
+        self.errors: dict[int | None, FeditError] = {}
+        self.blame: list[ProtocolError] = []  # by the aggregator
+        self.records: dict[int, Any] = {}
+        self.certificates: dict[int, m.RoundCertificate] = {}
+        self.released: m.PublishedSum | None = None
+        self.verified: dict[int, m.PublishedSum] = {}
+        self._hooks: list[tuple[type, int | None, int | None, Callable[..., Any]]] = []
+        asked = range(who.params.silos) if invited is None else invited
+        self.aggregator: Any
+        self.aggregator, effects = open_attempt(self.session, who.aggregator_key, asked)
+        self._post(None, effects)
+
+    # ------------------------------------------------------------------------ the script
+
+    def alter(
+        self,
+        kind: type,
+        do: Callable[..., Any],
+        *,
+        to: int | None = None,
+        sender: int | None = None,
+    ) -> Play:
+        """Pass messages of this kind (to or from these parties) through `do`, which gives
+        back what arrives instead: a message, several in a list, or None for nothing."""
+        self._hooks.append((kind, to, sender, do))
+        return self
+
+    def drop(self, kind: type, **where: int) -> Play:
+        return self.alter(kind, lambda message: None, **where)
+
+    def forge(
+        self, kind: type, do: Callable[..., Any], *, to: int | None = None
+    ) -> Play:
+        """`alter` for what the aggregator signs: it signs the changed message again."""
+        return self.alter(kind, lambda message: self.by_aggregator(do(message)), to=to)
+
+    def cheat(self, kind: type, silo: int, do: Callable[..., Any]) -> Play:
+        """`alter` for what a malicious silo signs."""
+        return self.alter(kind, lambda x: self.by_silo(silo, do(x)), sender=silo)
+
+    def by_aggregator(self, message: Any) -> Any:
+        return checks.sign(self.cast.aggregator_key, message)
+
+    def by_silo(self, silo: int, message: Any) -> Any:
+        if isinstance(message, m.ShareBundle):
+            signed = checks.sign(self.cast.keys[silo], message.statement)
+            return replace(message, statement=signed)
+        if isinstance(message, m.MaskedUpload):
+            return replace(
+                message, header=checks.sign(self.cast.keys[silo], message.header)
+            )
+        return checks.sign(self.cast.keys[silo], message)
+
+    def run(self, deadlines: bool = True, until: type | None = None) -> Play:
+        """Deliver until nothing is under way; then time passes for the aggregator.
+
+        `until`: stop before the aggregator's machine leaves the state of this type.
+        """
+        while True:
+            while self.mail:
+                self._deliver(self.mail.popleft())
+                if until is not None and isinstance(self.aggregator, until):
+                    return self
+            waits = not isinstance(self.aggregator, s.Certified | s.Ended)
+            if not deadlines or not waits or None in self.errors:
+                return self
+            self.aggregate(m.Deadline())
+
+    # ----------------------------------------------------------------- single deliveries
+
+    def step(self, silo: int, message: Any) -> None:
+        """Hand a silo a message. An error is kept, and the silo sits the attempt out."""
+        self.shown.append(Mail(None, silo, message))
+        if isinstance(message, m.RoundCertificate):
+            self.certificates[silo] = message
+            return
+        if isinstance(message, m.VoidCertificate):
+            self.renew(silo, message)
+            return
+        state = self.states.get(silo)
+        if silo in self.errors or (type(state), type(message)) not in SILO:
+            if isinstance(message, m.VoidRequest):
+                self._void_again(silo, message)
+            elif state is not None and silo not in self.errors:
+                with pytest.raises(ProtocolError, match="takes no"):
+                    silo_step(state, message, self.rand)
+            return
+        try:
+            after, effects = silo_step(state, message, self.rand)
+            self.perform(silo, effects)
+            self.states[silo] = after
+        except FeditError as error:
+            self.errors[silo] = error
+            self.aggregate(m.Lost(silo), sender=silo)
+
+    def perform(self, silo: int, effects: Iterable[m.Effect]) -> None:
+        for effect in effects:
+            if isinstance(effect, m.Fuse) and effect.kind == "heads":
+                self.cast.heads[silo].update(effect.heads)
+            elif isinstance(effect, m.Fuse):
+                self.cast.lives[silo] = burn(self.cast.lives[silo], effect)
+                self.records[silo] = effect.record or self.records.get(silo)
+            elif isinstance(effect, m.Release):
+                self.verified[silo] = effect.published
+                applied = m.StateApplied(effect.published.release_digest())
+                self.mail.append(Mail(silo, silo, applied))
+            else:
+                self._post(silo, (effect,))
+
+    def aggregate(self, message: Any, sender: int | None = None) -> None:
+        """Hand the aggregator a message, as its driver does: a silo whose message it
+        refuses is lost, and what isn't the sender's fault ends the attempt."""
+        try:
+            self.aggregator, effects = aggregator_step(self.aggregator, message)
+        except ProtocolError as error:
+            self.blame.append(error)
+            suspect = getattr(error, "suspect", "")
+            if sender is None or suspect not in ("", name(sender)):
+                self.errors[None] = error
+                return
+            self.aggregate(m.Lost(sender))
+        else:
+            self._post(None, effects)
+
+    def restart(self, silo: int) -> None:
+        """Its memory is gone; its disk is read back."""
+        del self.states[silo]
+        life = self.cast.lives[silo]
+        self.cast.lives[silo] = Life.from_bytes(life.to_bytes())
+        assert self.cast.lives[silo] == life
+
+    def void(self, silo: int) -> m.VoidStatement:
+        """What a silo without a state does to close this attempt. Raises FuseBlown."""
+        who, at = self.cast, self.session
+        me = s.Me(silo, who.keys[silo])
+        fuse, statement = voided(me, at.round, at.attempt, at.ctx)
+        who.lives[silo] = burn(who.lives[silo], fuse)
+        return statement
+
+    def renew(self, silo: int, proof: m.VoidCertificate) -> None:
+        """A void certificate makes the update fresh."""
+        checks.void_certificate(self.cast.roster, self.cast.params, proof)
+        life, at = self.cast.lives[silo], self.session
+        if life.ctx == proof.ctx and life.state in (MASKED, VOIDED):
+            fuse = m.Fuse("renew", at.round, at.attempt, proof.ctx)
+            self.cast.lives[silo] = burn(life, fuse)
+
+    def _void_again(self, silo: int, request: m.VoidRequest) -> None:
+        """A silo that has no state any more answers from its disk."""
+        checks.by_aggregator(self.session, request)
+        word = self.records.get(silo)
+        if word is None:
+            try:
+                word = self.void(silo)
+            except FuseBlown:
+                return
+        if isinstance(word, m.VoidStatement):
+            self._post(silo, (m.Send(None, word),))
+
+    def next_round(self, **changes: Any) -> Play:
+        """The next round of the same cast, with new updates."""
+        who = self.cast
+        who.updates = {i: -update for i, update in who.updates.items()}
+        return Play(who, **{"round": self.session.round + 1, **changes})
+
+    def again(self, **changes: Any) -> Play:
+        """The next attempt of the same round, by the same cast."""
+        here = {"round": self.session.round, "attempt": self.session.attempt + 1}
+        return Play(self.cast, **{**here, **changes})
+
+    # ------------------------------------------------------------------------ the results
+
+    def plain_sum(self, silos: Iterable[int]) -> np.ndarray:
+        """The sum of the encoded updates, in 64 bits."""
+        return sum(self.cast.updates[i].astype(np.int64) for i in silos)
+
+    def heard(self, kind: type, silo: int | None = None) -> list[Any]:
+        """What silos sent of this kind, tampered with or not."""
+        mails = (x for x in self.sent if silo is None or x.sender == silo)
+        return [x.message for x in mails if isinstance(x.message, kind)]
+
+    def got(self, kind: type, silo: int) -> list[Any]:
+        """What arrived at a silo of this kind."""
+        mails = (x.message for x in self.shown if x.to == silo)
+        return [message for message in mails if isinstance(message, kind)]
+
+    # ----------------------------------------------------------------------------- inside
+
+    def _post(self, sender: int | None, effects: Iterable[m.Effect]) -> None:
+        for effect in effects:
+            if isinstance(effect, m.Send):
+                mail = Mail(sender, effect.to, effect.message)
+                if sender is not None:
+                    self.sent.append(mail)
+                self.mail.append(mail)
+            elif isinstance(effect, m.Release):
+                self.released = effect.published
+                for silo in self.states:
+                    self.mail.append(Mail(None, silo, effect.published))
+
+    def _deliver(self, mail: Mail) -> None:
+        for message in self._tampered(mail):
+            if mail.to is None:
+                self.aggregate(message, sender=mail.sender)
+            else:
+                self.step(mail.to, message)
+
+    def _tampered(self, mail: Mail) -> list[Any]:
+        arriving = [mail.message]
+        for kind, to, sender, do in self._hooks:
+            if to not in (None, mail.to) or sender not in (None, mail.sender):
+                continue
+            passed: list[Any] = []
+            for message in arriving:
+                if not isinstance(message, kind):
+                    passed.append(message)
+                    continue
+                after = do(message)
+                passed += after if isinstance(after, list) else [after]
+            arriving = [message for message in passed if message is not None]
+        return arriving
+
+
+def head(silo: int, sequence: int, population: str = "") -> m.LedgerHead:
+    """The head of an honest ledger: the same count always comes with the same hash."""
+    population = population or f"population of {name(silo)}"
+    return m.LedgerHead(population, sequence, digest("chain", population.encode()))
+
+
+# ------------------------------------------------------------------------------ assertions
+
+
+def assert_released(play: Play, contributors: Iterable[int]) -> None:
+    """The exact sum of exactly these came out, and a quorum certified it."""
+    among = tuple(sorted(contributors))
+    assert not play.errors
+    assert play.released is not None
+    assert play.released.contributors == among
+    np.testing.assert_array_equal(play.released.total, play.plain_sum(among))
+    assert isinstance(play.aggregator, s.Certified)
+    assert_nothing_leaked(play)
+
+
+def assert_refused(
+    play: Play, silo: int, error: type[FeditError], suspect: str | None, what: str
+) -> None:
+    """This silo raised exactly this error about exactly this suspect."""
+    raised = play.errors.get(silo)
+    assert type(raised) is error, f"{silo} raised {raised!r}"
+    assert getattr(raised, "suspect", None) == suspect, raised
+    assert what in str(raised), raised
+
+
+def assert_blamed(
+    play: Play, error: type[FeditError], suspect: str | None, what: str
+) -> None:
+    """The aggregator raised this first."""
+    assert play.blame, "the aggregator blamed nobody"
+    assert type(play.blame[0]) is error, play.blame
+    assert getattr(play.blame[0], "suspect", None) == suspect, play.blame
+    assert what in str(play.blame[0]), play.blame
+
+
+def opened(
+    plays: Iterable[Play] | Play, corrupt: Iterable[int] = ()
+) -> set[tuple[int, str]]:
+    """(silo, kind) of every secret that the aggregator can open, per attempt, with all
+    that it was sent and all that the corrupt silos hold."""
+    found = set()
+    for play in [plays] if isinstance(plays, Play) else plays:
+        bad = set(corrupt)
+        holders: dict[tuple[int, str], set[int]] = {}
+        for reveal in play.heard(m.Reveal):
+            for kind, given in (
+                ("self", reveal.self_shares),
+                ("key", reveal.key_shares),
+            ):
+                for peer, _ in given:
+                    holders.setdefault((peer, kind), set()).add(reveal.silo)
+        for i in range(play.cast.params.silos):
+            for kind in ("self", "key"):
+                shares = holders.get((i, kind), set()) | bad
+                if i not in bad and len(shares) >= play.cast.params.threshold:
+                    found.add((i, kind))
+    return found
+
+
+def assert_nothing_leaked(play: Play, corrupt: Iterable[int] = ()) -> None:
+    """No silo answered twice, nobody's two secrets open, no upload shows a coordinate; and
+    without a sum, no secret opens at all."""
+    for silo in range(play.cast.params.silos):
+        for kind in SPOKEN:
+            said = play.heard(kind, silo)
+            assert len(said) <= 1, (
+                f"{name(silo)} said {kind.__name__} {len(said)} times"
+            )
+        for reveal in play.heard(m.Reveal, silo):
+            selves = {peer for peer, _ in reveal.self_shares}
+            keys = {peer for peer, _ in reveal.key_shares}
+            assert not selves & keys, f"{name(silo)} revealed both shares of a peer"
+            assert silo not in keys, f"{name(silo)} revealed its own mask key's share"
+            assert len(selves) >= play.cast.params.minimum
+    open_now = opened(play, corrupt)
+    twice = {i for i, kind in open_now if (i, "self") in open_now and kind == "key"}
+    assert not twice, f"both secrets of {twice} open"
+    for upload in play.heard(m.MaskedUpload):
+        ring = fixed_point.unpack(
+            upload.payload[:-8], play.cast.params.length, play.cast.params.ring_bits
+        )
+        plain = play.cast.updates[upload.header.silo].astype(np.uint32)
+        width = np.uint32((1 << play.cast.params.ring_bits) - 1)
+        assert not np.any(ring & width == plain & width), "a coordinate isn't masked"
+
+
+def assert_nothing_opened(play: Play, corrupt: Iterable[int] = ()) -> None:
+    """Whatever went wrong, it went wrong before any secret opened."""
+    assert_nothing_leaked(play, corrupt)
+    assert opened(play, corrupt) == set()
+    assert play.released is None
+
+
+def secrets_of(state: Any) -> list[bytes]:  # noqa: C901
+    """Every secret byte string that a silo's state holds, at any depth."""
+    found: list[bytes] = []
+
+    def walk(value: Any, secret: bool) -> None:
+        if isinstance(value, bytes | bytearray):
+            if secret:
+                found.append(bytes(value))
+        elif isinstance(value, np.ndarray):
+            found.extend(str(x).encode() for x in value[:4] if abs(int(x)) > 999)
+        elif isinstance(value, dict):
+            for item in value.values():
+                walk(item, secret)
+        elif isinstance(value, tuple):
+            for item in value:
+                walk(item, secret)
+        elif hasattr(value, "private_bytes"):
+            found.append(value.private_bytes())
+        elif isinstance(value, SigningKey):
+            found.append(value.seed())
+        elif is_dataclass(value):
+            hidden = type(value).__name__ in ("Secrets", "Letter", "TagKey")
+            for f in fields(value):
+                walk(getattr(value, f.name), secret or hidden or not f.repr)
+
+    walk(state, False)
+    return found
