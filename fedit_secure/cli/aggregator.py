@@ -49,8 +49,8 @@ def serve(
     """Bring the silos through all rounds of the run."""
     import asyncio
 
-    from fedit_secure.aggregator.serve import serve as serve_aggregator
     from fedit_secure.aggregator.events import Event
+    from fedit_secure.aggregator.serve import serve as serve_aggregator
     from fedit_secure.cli.logs import log_to_stderr
     from fedit_secure.config import load_aggregator_config
 

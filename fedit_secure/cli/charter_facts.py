@@ -59,13 +59,12 @@ def roster_table(charter: Charter) -> list[dict[str, Any]]:
         rows.append(
             {
                 "silo": row.name,
-                "identity": row.identity[:16],
                 "population": row.population,
                 "records": row.records,
                 "weight": row.weight,
-                "sample_rate": row.dp.sample_rate,
+                "rate": row.dp.sample_rate,
                 "noise": row.dp.noise_multiplier,
-                "expected_batch": row.dp.expected_batch,
+                "batch": row.dp.expected_batch,
                 "epsilon": costs[rates],
             }
         )

@@ -31,7 +31,11 @@ class JsonLines(logging.Formatter):
 
 
 def log_to_stderr(level: str) -> None:
-    """Sends everything from `level` ("info", ...) up to stderr as JSON lines."""
+    """Sends everything from `level` ("info", ...) up to stderr.
+
+    As JSON lines, but to a terminal as lines for people.
+    """
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines())
+    plain = logging.Formatter("%(levelname)s: %(message)s")
+    handler.setFormatter(plain if sys.stderr.isatty() else JsonLines())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

@@ -6,7 +6,9 @@ Only Typer is imported here: each command imports what it needs when it runs, so
 
 from __future__ import annotations
 
+import os
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -89,8 +91,15 @@ def main(arguments: Sequence[str]) -> int:
     """Runs one command line and returns its exit status; raises nothing."""
     debug = "--debug" in arguments
     rest = [argument for argument in arguments if argument != "--debug"]
+    if not sys.stderr.isatty():
+        # Bars are for a terminal; a log takes lines. Read by huggingface_hub.
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
-        status = app(rest, prog_name="fedit", standalone_mode=False)
+        with warnings.catch_warnings():
+            if not debug:
+                # What other packages will change one day is no operator's business.
+                warnings.simplefilter("ignore")
+            status = app(rest, prog_name="fedit", standalone_mode=False)
     except (Exception, KeyboardInterrupt, SystemExit) as error:  # noqa: BLE001
         return _ended(error, debug)
     return status if isinstance(status, int) else 0

@@ -10,6 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
+_PIPE_WIDTH = 160
+
 
 class OutputFormat(StrEnum):
     """How a command prints its result."""
@@ -44,12 +46,14 @@ def show(
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(file=sys.stdout, highlight=False, soft_wrap=False)
-    grid = Table.grid(padding=(0, 2))
+    # A file or a pipe has no width: a digest must not be cut to fit one.
+    width = None if sys.stdout.isatty() else _PIPE_WIDTH
+    console = Console(file=sys.stdout, highlight=False, width=width)
+    longest = max(map(len, facts), default=0)
     for key, value in facts.items():
         # Text, because what comes from a file must not be read as markup.
-        grid.add_row(Text(key.replace("_", " "), style="bold"), Text(_cell(value)))
-    console.print(grid)
+        name = Text(key.replace("_", " ").ljust(longest + 2), style="bold")
+        console.print(name + Text(_cell(value), style="not bold"), soft_wrap=True)
     for title, rows in (tables or {}).items():
         if not rows:
             continue
@@ -57,7 +61,9 @@ def show(
         for key, value in rows[0].items():
             number = isinstance(value, int | float) and not isinstance(value, bool)
             table.add_column(
-                Text(key.replace("_", " ")), justify="right" if number else "left"
+                Text(key.replace("_", " ")),
+                justify="right" if number else "left",
+                overflow="fold",
             )
         for row in rows:
             table.add_row(*(Text(_cell(value)) for value in row.values()))
@@ -65,13 +71,20 @@ def show(
 
 
 def show_event(round: int, party: str, phase: str, format: OutputFormat) -> None:
-    """A party entered a phase: a line for people, or of JSON on stdout for programs."""
+    """A party entered a phase: JSON on stdout, a line on a terminal, or a log entry."""
     if format is OutputFormat.JSON:
         event = {"round": round, "silo": party, "phase": phase}
         sys.stdout.write(json.dumps(event) + "\n")
         sys.stdout.flush()
-    else:
-        note(f"round {round}: {party}: {phase}" if party else f"round {round}: {phase}")
+        return
+    text = f"round {round}: {party}: {phase}" if party else f"round {round}: {phase}"
+    if sys.stderr.isatty():
+        note(text)
+        return
+    import logging
+
+    fields = {"round": round, "silo": party, "phase": phase}
+    logging.getLogger("fedit_secure.progress").info(text, extra=fields)
 
 
 def note(text: str) -> None:
@@ -85,7 +98,7 @@ def problem(text: str) -> None:
 
 
 def _cell(value: Any) -> str:
-    if value is None:
+    if value is None or value in ((), []):
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"

@@ -169,10 +169,10 @@ def _charges_row(ledger: Ledger, charter: str, intents: list[Intent]) -> dict[st
         "charged": len(intents),
         "planned": first.charges,
         "released": len(_rounds(ledger, Released, charter)),
-        "sample_rate": first.sample_rate,
+        "rate": first.sample_rate,
         "noise": first.noise_multiplier,
         "steps": first.steps,
-        "epsilon_alone": _figure(epsilons(event, ledger.delta).published),
+        "epsilon": _figure(epsilons(event, ledger.delta).published),
     }
 
 

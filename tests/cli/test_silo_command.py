@@ -236,7 +236,7 @@ def test_budget_equals_the_ledgers_recomputation(fedit, silo, charter):
     assert (row["run"], row["charged"], row["planned"], row["released"]) == (
         "first", 2, 4, 1,
     )  # fmt: skip
-    assert row["epsilon_alone"] == pytest.approx(facts["epsilon_spent"])
+    assert row["epsilon"] == pytest.approx(facts["epsilon_spent"])
     assert facts["ledger_head"] == ledger.hash.hex()
     assert "clinic-a" in fedit("budget", "show", silo / "silo.yaml").out
 
