@@ -185,12 +185,14 @@ class Play:
         while True:
             while self.mail:
                 self._deliver(self.mail.popleft())
-                if until is not None and isinstance(self.aggregator, until):
+                stop = until is not None and isinstance(self.aggregator, until)
+                if stop or None in self.errors:
                     return self
-            waits = not isinstance(self.aggregator, s.Certified | s.Ended)
-            if not deadlines or not waits or None in self.errors:
+            if not deadlines or isinstance(self.aggregator, s.Certified | s.Ended):
                 return self
             self.aggregate(m.Deadline())
+            if None in self.errors:
+                return self
 
     # ----------------------------------------------------------------- single deliveries
 
@@ -286,7 +288,7 @@ class Play:
     def next_round(self, **changes: Any) -> Play:
         """The next round of the same cast, with new updates."""
         who = self.cast
-        who.updates = {i: -update for i, update in who.updates.items()}
+        who.updates = {i: np.roll(update, 1) for i, update in who.updates.items()}
         return Play(who, **{"round": self.session.round + 1, **changes})
 
     def again(self, **changes: Any) -> Play:

@@ -21,8 +21,9 @@ FRESH, MASKED, REVEALED, VOIDED = "fresh", "masked", "revealed", "voided"
 @dataclass(frozen=True, slots=True)
 class Life:
     """`round` and `attempt`: the highest entered. `ctx`: the attempt that `state` speaks of.
-    `closed`: contexts of this round in which the silo never answers again. `confirmed`: the
-    highest round that it stated the end of. `past`: the updates masked in earlier rounds."""
+    `closed`: contexts in which the silo never answers again. `revealed`: those in which it
+    has. `confirmed`: the highest round that it stated the end of. `past`: the updates masked
+    in earlier rounds."""
 
     round: int = 0
     attempt: int = 0
@@ -30,6 +31,7 @@ class Life:
     ctx: bytes = b""
     update_digest: bytes = b""
     closed: frozenset[bytes] = frozenset()
+    revealed: frozenset[bytes] = frozenset()
     confirmed: int = 0
     past: frozenset[bytes] = frozenset()
 
@@ -57,6 +59,7 @@ class Life:
                 ctx=bytes.fromhex(fields["ctx"]),
                 update_digest=bytes.fromhex(fields["update_digest"]),
                 closed=frozenset(bytes.fromhex(c) for c in fields["closed"]),
+                revealed=frozenset(bytes.fromhex(c) for c in fields["revealed"]),
                 confirmed=int(fields["confirmed"]),
                 past=frozenset(bytes.fromhex(d) for d in fields["past"]),
             )
@@ -109,11 +112,11 @@ def _mask(life: Life, fuse: Fuse) -> Life:
 
 def _reveal(life: Life, fuse: Fuse) -> Life:
     _in_open_attempt(life, fuse, MASKED)
-    return replace(life, state=REVEALED)
+    return replace(life, state=REVEALED, revealed=life.revealed | {fuse.ctx})
 
 
 def _void(life: Life, fuse: Fuse) -> Life:
-    if fuse.ctx == life.ctx and life.state == REVEALED:
+    if fuse.ctx in life.revealed:  # in an earlier round, too
         raise FuseBlown("this silo has revealed in this attempt, so it can't void it")
     voided = fuse.ctx == life.ctx and life.state == MASKED
     return replace(
