@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 
 from fedit_secure.errors import ConfigError, PolicyRefusal
 from fedit_secure.federation.card import Card
+from fedit_secure.federation.certificates import check_issuer
 from fedit_secure.federation.document import Address, Document, Hex32, Line, Name, Part
 from fedit_secure.federation.update import layout_length
 from fedit_secure.federation.words import words
@@ -176,6 +177,9 @@ class Charter(Document):
         least = self.secagg_params().minimum
         if least != self.secagg.minimum:
             raise ValueError(f"secagg.minimum must be m_min, which is {least} here")
+        for row in self.roster:
+            _require_issuer(f"silo {row.name!r}", row.issuer_certificate)
+        _require_issuer("the aggregator", self.aggregator.issuer_certificate)
         certificates = {row.issuer_certificate for row in self.roster}
         certificates.add(self.aggregator.issuer_certificate)
         if len(certificates) <= len(self.roster):
@@ -312,3 +316,12 @@ class Charter(Document):
                 f"epoch {self.epoch} of {self.federation!r} doesn't name the given "
                 f"epoch {of.epoch} as its predecessor"
             )
+
+
+def _require_issuer(party: str, pem: str) -> None:
+    # TLS takes every certificate of a PEM text for a root: a second one would be a
+    # second party's way in.
+    try:
+        check_issuer(pem)
+    except ConfigError as error:
+        raise ValueError(f"{party}: {error}") from error

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
 import json
-from datetime import date
+from datetime import UTC, date, datetime
 
 import pytest
 from pydantic import ValidationError
 
 from fedit_secure.errors import ConfigError, PolicyRefusal
 from fedit_secure.federation.charter import Charter
+from fedit_secure.federation.identity import create_identity
 from fedit_secure.federation.words import words
 
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 SECRET = {
     "epsilon": 8,
     "delta": 1e-6,
@@ -196,16 +198,32 @@ def test_own_card_must_be_in_the_file_unaltered(charter, parties):
     charter.check_card(parties["clinic-a"].card)
 
 
+@pytest.fixture(scope="module")
+def stranger(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("stranger") / "x"
+    return create_identity(folder, "x", "silo", "x", now=NOW).card
+
+
 @pytest.mark.parametrize("field", ["identity", "issuer_certificate", "population"])
-def test_substituted_card(charter, parties, field):
-    mine, other = parties["clinic-a"].card, parties["clinic-b"].card
-    altered = changed(charter, roster__1__population="x", **{
-        "roster__1__identity": "aa" * 32,
-        "roster__1__issuer_certificate": "another",
-        f"roster__0__{field}": getattr(other, field),
-    })  # fmt: skip
+def test_substituted_card(charter, parties, stranger, field):
+    altered = changed(charter, **{f"roster__0__{field}": getattr(stranger, field)})
     with pytest.raises(PolicyRefusal, match="'clinic-a' isn't this silo's own card"):
-        altered.check_card(mine)
+        altered.check_card(parties["clinic-a"].card)
+    altered.check_card(parties["clinic-b"].card)
+
+
+@pytest.mark.parametrize("place", ["roster__0__", "aggregator__"])
+def test_a_smuggled_certificate_is_refused(charter, stranger, place):
+    own = charter.roster[0] if "roster" in place else charter.aggregator
+    for pem in (
+        own.issuer_certificate + stranger.issuer_certificate,
+        own.issuer_certificate + "\n",
+        "no certificate",
+    ):
+        with pytest.raises(
+            ValidationError, match=r"(clinic-a|aggregator).*certificate"
+        ):
+            changed(charter, **{f"{place}issuer_certificate": pem})
 
 
 def test_an_altered_record_count_is_refused(charter, parties):
