@@ -50,11 +50,11 @@ class Sizes:
     """What a run takes. `batch` is B-bar, per silo and step."""
 
     silos: int = 10
-    held_out: int = 400
+    held_out: int = 300
     rounds: int = 3
-    steps: int = 6
-    batch: int = 128
-    max_tokens: int = 192
+    steps: int = 5
+    batch: int = 96
+    max_tokens: int = 128
     rank: int = 4
     learning_rate: float = 6e-3
     clip: float = 0.5

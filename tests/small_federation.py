@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fedit_secure.aggregator.events import Event
 from fedit_secure.aggregator.run_folder import RunFolder
-from fedit_secure.aggregator.service import Aggregator, Event
+from fedit_secure.aggregator.service import Aggregator
 from fedit_secure.federation.approval import Approval, approve
 from fedit_secure.federation.charter import (
     Adapter,
@@ -32,6 +33,7 @@ from fedit_secure.federation.charter import (
 from fedit_secure.federation.identity import Identity, create_identity
 from fedit_secure.federation.policy import Policy
 from fedit_secure.federation.update import GridState, from_float32
+from fedit_secure.privacy.accountant import plan_epsilons
 from fedit_secure.secagg.params import SecAggParams
 from fedit_secure.silo.books import Books, open_journal
 from fedit_secure.silo.daemon import Charge, SiloDaemon
@@ -95,7 +97,9 @@ class SmallFederation:
     )
     events: list[Event] = field(default_factory=list)
 
-    def new_aggregator(self) -> Aggregator:
+    def new_aggregator(
+        self, on_event: Callable[[Event], None] | None = None
+    ) -> Aggregator:
         """An aggregator process, from what is on the disk."""
         folder = RunFolder(self.root / "run", self.charter, self.initial)
         return Aggregator(
@@ -103,7 +107,7 @@ class SmallFederation:
             self.approvals,
             self.aggregator.signing,
             folder,
-            on_event=self.events.append,
+            on_event=on_event or self.events.append,
         )
 
     async def run_silo(
@@ -180,7 +184,7 @@ def found(
     hub = create_identity(root / "hub" / "identity", "hub", "aggregator", "x", now=now)
     initial = from_float32(LAYOUT, np.zeros(LENGTH, np.float32))
     sizes = SecAggParams.create(silos, length=LENGTH, bound=0.25)
-    times = {"tune_deadline_seconds": 20.0, "phase_deadline_seconds": 0.5}
+    times = {"tune_deadline_seconds": 60.0, "phase_deadline_seconds": 0.5}
     times |= {"silo_deadline_seconds": 1.0, "ready_slot_seconds": 0.01} | schedule
     charter = Charter(
         federation="small",
@@ -223,5 +227,7 @@ def found(
         update_rule=UpdateRule(),
         schedule=Schedule(**times),
     )
+    # Accounting takes seconds the first time; no test's deadline should wait for it.
+    plan_epsilons(charter.plan_for("s0"))
     approvals = [approve(charter, party.name, party.signing) for party in parties]
     return SmallFederation(root, charter, parties, hub, approvals, initial)

@@ -8,8 +8,9 @@ import signal
 from collections.abc import Callable
 from datetime import UTC, datetime
 
+from fedit_secure.aggregator.events import Event
 from fedit_secure.aggregator.run_folder import RunFolder
-from fedit_secure.aggregator.service import Aggregator, Event
+from fedit_secure.aggregator.service import Aggregator
 from fedit_secure.config import AggregatorConfig
 from fedit_secure.errors import ConfigError
 from fedit_secure.federation.approval import load_approvals

@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedit_secure.aggregator.events import Event
 from fedit_secure.aggregator.run_folder import RunFolder
-from fedit_secure.aggregator.service import Aggregator, Event
+from fedit_secure.aggregator.service import Aggregator
 from fedit_secure.config import PlanFile
 from fedit_secure.errors import ConfigError, ConnectError, FeditError
 from fedit_secure.federation.charter import Charter

@@ -8,11 +8,11 @@ from pathlib import Path
 import dp_accounting
 import numpy as np
 import pytest
-from fedit_secure.privacy.ledger import recompute
 
 import fedit_secure
 from fedit_secure.errors import PolicyRefusal
 from fedit_secure.federation.policy import Policy
+from fedit_secure.privacy.ledger import recompute
 from fedit_secure.simulation.parties import found_federation
 from fedit_secure.simulation.run import Tuner, run_in_memory, run_plan
 from fedit_secure.tuning.job import DataSource
