@@ -456,7 +456,8 @@ def secrets_of(state: Any) -> list[bytes]:  # noqa: C901
             if secret:
                 found.append(bytes(value))
         elif isinstance(value, np.ndarray):
-            found.extend(str(x).encode() for x in value[:4] if abs(int(x)) > 999)
+            large = (x for x in value[:4] if secret and abs(int(x)) > 9999)
+            found.extend(str(x).encode() for x in large)
         elif isinstance(value, dict):
             for item in value.values():
                 walk(item, secret)

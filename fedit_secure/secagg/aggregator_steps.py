@@ -239,8 +239,9 @@ def ignore(state: s.AggregatorState, message: m.Message) -> AggregatorStep:
 
 
 def took(state: s.Phase, silo: int, answer: Any) -> AggregatorStep:
-    """The silo has answered."""
-    return _advance(replace(state, got={**state.got, silo: answer}))
+    """The silo has answered; if it was given up, it is back."""
+    got = {**state.got, silo: answer}
+    return _advance(replace(state, gone=state.gone - {silo}, got=got))
 
 
 def _advance(state: s.Phase) -> AggregatorStep:

@@ -97,14 +97,14 @@ def aggregator_step(state: s.AggregatorState, message: m.Message) -> AggregatorS
     if isinstance(state, s.Certified | s.Ended):
         return state, ()
     part: Any = getattr(message, "statement", getattr(message, "header", message))
-    if isinstance(part, Signed):
-        if not checks.same(state.session, part, "charter", "round", "ctx"):
-            return state, ()  # an honest silo's late message of an earlier attempt
-        checks.signed(state.session.roster, part, ProtocolError)
+    if not checks.same(state.session, part, "charter", "round", "ctx"):
+        return state, ()  # an honest silo's late message of an earlier attempt
     step = AGGREGATOR.get((type(state), type(message)))
     if step is None:
         names = type(state).__name__, type(message).__name__
         raise ProtocolError("an aggregator that is {} takes no {}".format(*names))
+    if isinstance(part, Signed):
+        checks.signed(state.session.roster, part, ProtocolError)
     if isinstance(state, s.Phase) and isinstance(message, _ANSWERS):
         fresh = part.silo in state.asked and part.silo not in state.got
         step = step if fresh else aggregator.ignore  # nobody is heard twice in a phase

@@ -1,0 +1,118 @@
+"""The checks that no attack reaches through a whole release; the others are in attacks/."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from playbook import Play, head, name
+
+from fedit_secure.errors import (
+    FaultyAggregator,
+    FaultySilo,
+    FaultySiloOrAggregator,
+    ProtocolError,
+)
+from fedit_secure.secagg import checks
+from fedit_secure.secagg import messages as m
+
+
+@pytest.fixture(scope="module")
+def play() -> Play:
+    return Play(4).run()
+
+
+def test_a_fault_is_raised_only_when_it_is_one():
+    checks.require(True, FaultyAggregator, "nothing")
+    with pytest.raises(FaultyAggregator, match="the aggregator is faulty: something"):
+        checks.require(False, FaultyAggregator, "something")
+
+
+def test_faults_name_their_suspect(play):
+    for fault, kind in (
+        (checks.faulty(play.session, 2), FaultySilo),
+        (checks.doubtful(play.session, 2), FaultySiloOrAggregator),
+    ):
+        error = fault("it lied")
+        assert type(error) is kind
+        assert error.suspect == name(2)
+        assert str(error).endswith("it lied")
+
+
+def test_a_signature_is_over_the_whole_message(play):
+    advert = play.heard(m.Advert, 1)[0]
+    checks.signed(play.cast.roster, advert, ProtocolError)
+    other = {
+        "silo": 2, "ctx": b"x" * 32, "mask_key": b"x" * 32, "envelope_key": b"x" * 32,
+        "self_commitment": b"x" * 32, "group_commitment": b"x" * 32,
+        "ledger_head": head(1, 99), "signature": b"x" * 64,
+    }  # fmt: skip
+    assert set(other) == set(m.Advert.__dataclass_fields__) - {"label"}
+    for field, value in other.items():
+        changed = replace(advert, **{field: value})
+        with pytest.raises(ProtocolError, match="a wrong signature on Advert"):
+            checks.signed(play.cast.roster, changed, ProtocolError)
+
+
+@pytest.mark.parametrize("kind", [m.ShareBundle, m.MaskedUpload, m.Agreement, m.Reveal])
+def test_a_signature_covers_every_field(play, kind):
+    message = play.heard(kind, 1)[0]
+    part = getattr(message, "statement", getattr(message, "header", message))
+    checks.signed(play.cast.roster, part, ProtocolError)
+    for field in set(type(part).__dataclass_fields__) - {"label", "silo", "dealer"}:
+        value = getattr(part, field)
+        if isinstance(value, bytes):
+            other = bytes([value[0] ^ 1]) + value[1:]
+        else:
+            other = value + 1 if isinstance(value, int) else (*value, *value)
+            other = other or ((1, b"x"),)
+        changed = replace(part, **{field: other})
+        with pytest.raises(ProtocolError, match="a wrong signature"):
+            checks.signed(play.cast.roster, changed, ProtocolError)
+
+
+@pytest.mark.parametrize("silo", [-1, 4, 2**40])
+def test_a_silo_outside_the_roster_signs_nothing(play, silo):
+    word = play.by_silo(0, m.VoidStatement(0, play.session.ctx))
+    with pytest.raises(FaultyAggregator, match="isn't in the roster"):
+        checks.signed(play.cast.roster, replace(word, silo=silo), FaultyAggregator)
+
+
+def test_by_aggregator_takes_its_signature_and_this_attempt(play):
+    request = play.by_aggregator(m.VoidRequest(play.session.ctx))
+    checks.by_aggregator(play.session, request)
+    by_silo = play.by_silo(0, m.VoidRequest(play.session.ctx))
+    with pytest.raises(FaultyAggregator, match="a wrong signature on VoidRequest"):
+        checks.by_aggregator(play.session, by_silo)
+    other = play.by_aggregator(m.VoidRequest(b"o" * 32))
+    with pytest.raises(FaultyAggregator, match="of another attempt"):
+        checks.by_aggregator(play.session, other)
+    # A message without a ctx, such as the request to skip a round, has no attempt.
+    skip = play.by_aggregator(m.SkipRequest(play.cast.charter, 1, b"d" * 32))
+    checks.by_aggregator(play.session, skip)
+
+
+def test_a_head_is_compared_to_the_one_last_seen(play):
+    advert = play.heard(m.Advert, 1)[0]
+    assert advert.ledger_head == head(1, 11)
+    for known in (None, head(1, 1), head(1, 11)):
+        checks.ledger_head(play.session, advert, known)
+    for known, what in (
+        (head(1, 12), "went back"),
+        (replace(head(1, 11), hash=b"f" * 32), "forked"),
+        (head(1, 0, "another"), "another population"),
+    ):
+        with pytest.raises(FaultySilo, match=what) as caught:
+            checks.ledger_head(play.session, advert, known)
+        assert caught.value.suspect == name(1)
+
+
+def test_a_confirmation_is_of_this_charter_and_round(play):
+    word = play.heard(m.Confirmation, 1)[0]
+    where = (play.cast.roster, play.cast.charter)
+    checks.confirmation(*where, 1, word)
+    for charter, round_ in ((b"Q" * 32, 1), (play.cast.charter, 2)):
+        with pytest.raises(ProtocolError, match="another charter or round"):
+            checks.confirmation(play.cast.roster, charter, round_, word)
+    with pytest.raises(ProtocolError, match="signature"):
+        checks.confirmation(*where, 1, replace(word, state_digest=b"x" * 32))
