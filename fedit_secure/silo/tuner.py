@@ -32,6 +32,9 @@ async def tune_in_child(
 ) -> npt.NDArray[np.float32]:
     """The update of `job`, tuned in a process that ends with it, or with us.
 
+    Call it on the main thread's event loop: the kernel ends the child with the thread
+    that started it.
+
     Args:
         job: what to tune.
         on_phase: told of every phase that the child reports.

@@ -30,7 +30,8 @@ def peft_config(lora: LoraConfig) -> Any:
     """PEFT's own configuration of `lora`: plain LoRA on a causal language model."""
     import peft
 
-    alpha = int(lora.alpha) if lora.alpha.is_integer() else lora.alpha
+    # PEFT writes "int" and takes both; a whole number stays one in its file.
+    alpha: Any = int(lora.alpha) if lora.alpha.is_integer() else lora.alpha
     targets = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
     return peft.LoraConfig(
         task_type="CAUSAL_LM",
@@ -58,6 +59,8 @@ def attach_adapter(model: nn.Module, lora: LoraConfig) -> PeftModel:
     with warnings.catch_warnings():
         # PEFT tells that it sets fan_in_fan_out for Conv1D layers: that is right.
         warnings.filterwarnings("ignore", message=".*fan_in_fan_out.*")
+        # PEFT asks transformers in a way that transformers will drop one day.
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`")
         try:
             tuned: PeftModel = peft.get_peft_model(model, peft_config(lora))
         except ValueError as wrong:

@@ -81,7 +81,9 @@ def load_base_model(folder: Path) -> PreTrainedModel:
     """
     import torch
     from transformers import AutoModelForCausalLM
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
     base_model_files(folder)
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(

@@ -211,12 +211,22 @@ def gone(pid: int) -> bool:
     return False
 
 
-def test_the_worker_ends_with_its_standard_input() -> None:
-    child = subprocess.Popen(WORKER, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+def test_the_worker_ends_with_its_standard_input(job_files) -> None:
+    code = (
+        "import sys, time; from fedit_secure.tuning import worker;"
+        "worker.tune = lambda job, tell, start: (tell(phase='busy'), time.sleep(60));"
+        "sys.exit(worker.main())"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
     assert child.stdin is not None
-    child.stdin.write(b"{}")  # half a line
+    assert child.stdout is not None
+    child.stdin.write(make_job(job_files).to_json().encode() + b"\n")
+    child.stdin.flush()
+    assert child.stdout.readline() == b'{"phase": "busy"}\n'
     child.stdin.close()
-    assert child.wait(30) != 0
+    assert child.wait(20) != 0
     child.stdout.close()
 
 
@@ -236,7 +246,7 @@ def test_the_worker_dies_with_its_parent() -> None:
     assert parent.stdout is not None
     pid = int(parent.stdout.readline())
     try:
-        assert psutil.Process(pid).is_running()
+        assert psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
         parent.send_signal(signal.SIGKILL)
         parent.wait(10)
         assert gone(pid)
