@@ -77,6 +77,11 @@ protos: $(STAMP) ## Generate fedit_secure/wire/pb from protos/
 	@echo "==> generating fedit_secure/wire/pb"
 	@$(BIN)/python protos/generate.py
 
+.PHONY: base-model
+base-model: $(STAMP) ## Train the demo's base model again from generated public text (minutes)
+	@echo "==> training the demo's base model"
+	@$(BIN)/python -m fedit_secure.demo.train_base
+
 .PHONY: clean
 clean: ## Delete caches and build outputs (keeps .venv and your runs)
 	@rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage
