@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from fedit_secure.simulation import Simulation, simulate
+from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["Simulation", "__version__", "simulate"]
 
 
 def __getattr__(name: str) -> Any:
-    """The Python API is loaded on first use: the aggregator must not import torch."""
+    """`simulate` and `Simulation` load on first use: the aggregator never needs torch."""
     if name in ("simulate", "Simulation"):
-        from fedit_secure import simulation
+        from importlib import import_module
 
-        return getattr(simulation, name)
+        # By name, so that type checking the trusted core doesn't read torch either.
+        return getattr(import_module("fedit_secure.simulation"), name)
     raise AttributeError(f"module 'fedit_secure' has no attribute {name!r}")

@@ -146,7 +146,7 @@ class RunFolder:
                 path.read_bytes()
             ).hexdigest()
             for path in files
-            if path.name not in ("manifest.json", "progress.json")
+            if path.name not in ("manifest.json", "progress.json", "serials.json")
             and "spool" not in path.parts
         }
         text = json.dumps(digests, indent=2, sort_keys=True).encode() + b"\n"

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 
 from fedit_secure.aggregator.events import Event
 from fedit_secure.aggregator.run_folder import RunFolder
+from fedit_secure.aggregator.serials import Serials
 from fedit_secure.aggregator.service import Aggregator
 from fedit_secure.config import AggregatorConfig
 from fedit_secure.errors import ConfigError
@@ -61,6 +62,7 @@ async def serve(
         Spool(folder.folder / "spool", 2 * len(roster) * limits.payload_bytes),
         aggregator,
         limits,
+        serials=Serials(folder.folder / "serials.json"),
     )
     await server.start()
     _log.info("serving %r on %s", charter.federation, config.listen)

@@ -19,7 +19,7 @@ from fedit_secure.errors import StorageError
 from fedit_secure.federation.charter import Charter
 from fedit_secure.federation.durable import write_durably
 from fedit_secure.federation.heads import sign_head
-from fedit_secure.federation.policy import Policy, check_terms
+from fedit_secure.federation.policy import Policy, admit
 from fedit_secure.federation.update import GridState
 from fedit_secure.privacy import ledger as pl
 from fedit_secure.privacy.renyi import best_order
@@ -102,10 +102,8 @@ class Books:
         commits to its records. Raises PolicyRefusal and BudgetExhausted; nothing is
         written then.
         """
-        check_terms(self._charter, self._name, self._policy)
+        admit(self._charter, self._name, self._policy, self._ledger)
         ledger = self._ledger or pl.Ledger.open(self._opening(fingerprints))
-        if not ledger.intents(self._digest.hex()):
-            self._require_budget(ledger)
         known = _commitment(ledger)
         if known != fingerprints.hex():
             version = pl.DataVersion(old=known, new=fingerprints.hex())
