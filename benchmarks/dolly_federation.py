@@ -18,8 +18,10 @@ import os
 import platform
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from importlib import metadata
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +40,7 @@ from fedit_secure.storage.adapter_store import StateStore
 from fedit_secure.tuning.adapter import attach_adapter, write_adapter
 from fedit_secure.tuning.base_model import load_base_model, load_tokenizer
 from fedit_secure.tuning.examples import load_template, make_examples
-from fedit_secure.tuning.job import ColumnMap, DataSource
+from fedit_secure.tuning.job import DEFAULT_TOKEN_BUDGET, ColumnMap, DataSource
 from fedit_secure.tuning.local_round import tune_round
 from fedit_secure.tuning.records import load_records
 
@@ -50,7 +52,7 @@ class Sizes:
     """What a run takes. `batch` is B-bar, per silo and step."""
 
     silos: int = 10
-    held_out: int = 300
+    held_out: int = 200
     rounds: int = 3
     steps: int = 5
     batch: int = 96
@@ -89,22 +91,22 @@ def found(
     folder: Path, data: dict[str, DataSource], plan: dict[str, Any]
 ) -> LocalFederation:
     """The parties of one run."""
-    return found_federation(folder, run_plan(plan), data, threads=1)
+    return found_federation(
+        folder, run_plan(plan), data, threads=1, token_budget=DEFAULT_TOKEN_BUDGET
+    )
 
 
 async def run_daemons(federation: LocalFederation) -> NDArray[np.float32]:
     """The run as daemons over loopback mTLS; the final adapter."""
 
     def show(event: ProcessEvent) -> None:
-        if event.party == federation.aggregator.name and event.silo == event.party:
+        if event.party == federation.aggregator.name and not event.silo:
             print(f"  round {event.round}: {event.phase}", flush=True)
 
     async with Processes(federation, show) as processes:
         await processes.wait()
     states = next((federation.folder / "aggregator" / "state").glob("*/states"))
     store = StateStore(states)
-    progress = json.loads((states.parent / "manifest.json").read_text())
-    assert progress
     last = sorted((states.parent / "rounds").iterdir())[-1]
     return to_float32(_certified(store, last, federation.charter))
 
@@ -142,30 +144,49 @@ class Scorer:
         ).nll
 
 
-def alone(
-    federation: LocalFederation, scorer: Scorer, silo: str
+def plain_job(
+    folder: Path, data: dict[str, DataSource], plan: dict[str, Any]
 ) -> NDArray[np.float32]:
-    """One silo by itself: as many rounds of local steps, under its own DP plan."""
-    charter = federation.charter
-    examples = make_examples(
-        load_records(federation.data[silo]),
-        scorer.tokenizer,
-        load_template(charter.template.name),
-        max_tokens=charter.max_tokens,
-    )
-    adapter = to_float32(federation.initial)
-    for _ in range(charter.rounds):
-        adapter = adapter + tune_round(
-            scorer.model,
-            examples,
-            charter.plan_for(silo),
-            optimizer_of(charter),
-            noise_key=os.urandom(32),
-            initial=adapter,
-            max_tokens=charter.max_tokens,
-            threads=2,
+    """The same run without DP, in this process; the final adapter."""
+    import torch
+
+    torch.set_num_threads(1)
+    plain = found(folder, data, plan)
+    return asyncio.run(run_in_memory(plain, Tuner(plain))).adapter
+
+
+def alone_job(
+    charter_bytes: bytes,
+    initial: NDArray[np.float32],
+    base: Path,
+    data: dict[str, DataSource],
+) -> list[NDArray[np.float32]]:
+    """Every silo by itself: as many rounds of local steps, under its own DP plan."""
+    import torch
+
+    torch.set_num_threads(1)
+    charter = Charter.from_bytes(charter_bytes, "the charter")
+    model = attach_adapter(load_base_model(base), lora_of(charter))
+    tokenizer, template = load_tokenizer(base), load_template(charter.template.name)
+    adapters = []
+    for silo, source in data.items():
+        records = load_records(source)
+        examples = make_examples(
+            records, tokenizer, template, max_tokens=charter.max_tokens
         )
-    return adapter
+        adapter = initial
+        for _ in range(charter.rounds):
+            adapter = adapter + tune_round(
+                model,
+                examples,
+                charter.plan_for(silo),
+                optimizer_of(charter),
+                noise_key=os.urandom(32),
+                initial=adapter,
+                max_tokens=charter.max_tokens,
+            )
+        adapters.append(adapter)
+    return adapters
 
 
 def one_seed(sizes: Sizes, base: Path, seed: int, folder: Path) -> dict[str, Any]:
@@ -185,26 +206,30 @@ def one_seed(sizes: Sizes, base: Path, seed: int, folder: Path) -> dict[str, Any
     began = time.monotonic()
     with_dp = asyncio.run(run_daemons(private))
     seconds = time.monotonic() - began
-    plain = found(folder / "plain", data, plan_of(sizes, base, seed, private=False))
-    without = asyncio.run(run_in_memory(plain, Tuner(plain, threads=2))).adapter
+    initial = to_float32(private.initial)
+    plain_plan = plan_of(sizes, base, seed, private=False)
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        plain = pool.submit(plain_job, folder / "plain", data, plain_plan)
+        lone = pool.submit(alone_job, private.charter.to_bytes(), initial, base, data)
+        without, alone = plain.result(), lone.result()
     scorer = Scorer(private, held_out, sizes.max_tokens)
     result = {
         "seed": seed,
         "records": [len(part) for part in parts],
         "seconds_of_daemons": round(seconds, 1),
-        "base": scorer.nll(to_float32(private.initial)),
+        "base": scorer.nll(initial),
         "federated_dp": scorer.nll(with_dp),
         "federated": scorer.nll(without),
     }
-    lone = [scorer.nll(alone(private, scorer, silo)) for silo in data]
-    result["alone_dp"] = lone
-    result["alone_dp_mean"] = float(np.mean(lone))
+    alone_nll = [scorer.nll(adapter) for adapter in alone]
+    result["alone_dp"] = alone_nll
+    result["alone_dp_mean"] = float(np.mean(alone_nll))
     gain = result["base"] - result["federated"]
     result["kept"] = (result["base"] - result["federated_dp"]) / gain
     print(
         f"seed {seed}: base {result['base']:.3f}, federated {result['federated']:.3f}, "
         f"with DP {result['federated_dp']:.3f} (keeps {result['kept']:.0%}), alone with "
-        f"DP {result['alone_dp_mean']:.3f} ({min(lone):.3f} to {max(lone):.3f}), "
+        f"DP {result['alone_dp_mean']:.3f} ({min(alone_nll):.3f} to {max(alone_nll):.3f}), "
         f"{seconds:.0f} s",
         flush=True,
     )

@@ -85,7 +85,7 @@ class SiloConfig(Part):
     aggregator: AggregatorLink = AggregatorLink()
     device: Literal["cpu"] = "cpu"
     threads: Annotated[int, Field(ge=1, le=1024)] = os.cpu_count() or 1
-    token_budget: Annotated[int, Field(ge=1)] = 4096
+    token_budget: Annotated[int, Field(ge=1)] = 1024
     log_level: LogLevel = "info"
 
 
@@ -130,7 +130,7 @@ class SimulationConfig(Part):
     weights: Literal["equal", "records"] | dict[Name, Count] = "equal"
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     threads: Annotated[int, Field(ge=1, le=1024)] = os.cpu_count() or 1
-    token_budget: Annotated[int, Field(ge=1)] = 4096
+    token_budget: Annotated[int, Field(ge=1)] = 1024
 
 
 def load_silo_config(

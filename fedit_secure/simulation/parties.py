@@ -24,7 +24,7 @@ from fedit_secure.federation.identity import Identity, create_identity
 from fedit_secure.federation.policy import Policy
 from fedit_secure.federation.update import GridState
 from fedit_secure.tuning.base_model import resolve_base_model
-from fedit_secure.tuning.job import DataSource
+from fedit_secure.tuning.job import DEFAULT_TOKEN_BUDGET, DataSource
 from fedit_secure.tuning.records import load_records
 from fedit_secure.tuning.run_start import draft_run
 
@@ -56,7 +56,7 @@ def found_federation(
     *,
     policy: Policy | None = None,
     threads: int = 1,
-    token_budget: int = 4096,
+    token_budget: int = DEFAULT_TOKEN_BUDGET,
 ) -> LocalFederation:
     """Make identities, cards, charter, approvals and configurations under `folder`.
 

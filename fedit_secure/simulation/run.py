@@ -35,7 +35,7 @@ from fedit_secure.storage.adapter_store import StateStore
 from fedit_secure.tuning.adapter import attach_adapter
 from fedit_secure.tuning.base_model import load_base_model, load_tokenizer
 from fedit_secure.tuning.examples import Example, load_template, make_examples
-from fedit_secure.tuning.job import DataSource
+from fedit_secure.tuning.job import DEFAULT_TOKEN_BUDGET, DataSource
 from fedit_secure.tuning.local_round import ReadyRound, prepare_round, run_round
 from fedit_secure.tuning.records import load_records
 from fedit_secure.wire.limits import Limits
@@ -62,7 +62,11 @@ class Tuner:
     """Tunes for all silos of one federation in this process, one job at a time."""
 
     def __init__(
-        self, federation: LocalFederation, *, threads: int = 1, token_budget: int = 4096
+        self,
+        federation: LocalFederation,
+        *,
+        threads: int = 1,
+        token_budget: int = DEFAULT_TOKEN_BUDGET,
     ) -> None:
         self._charter = federation.charter
         self._threads, self._token_budget = threads, token_budget
@@ -120,7 +124,7 @@ def simulate(
     *,
     folder: Path | None = None,
     threads: int = 1,
-    token_budget: int = 4096,
+    token_budget: int = DEFAULT_TOKEN_BUDGET,
     on_event: Callable[[Event], None] = lambda event: None,
 ) -> Simulation:
     """Run a federation of these silos' records in this process; returns what it left.
