@@ -90,6 +90,10 @@ class Processes:
         self._readers.append(asyncio.create_task(self._read(party, process)))
         return process.pid
 
+    def pid(self, party: str) -> int:
+        """The process id of a party's daemon."""
+        return self._running[party].pid
+
     def kill(self, party: str) -> None:
         """SIGKILL one daemon, as a power cut would."""
         self._running[party].kill()
