@@ -1,23 +1,23 @@
 """The steps of the aggregator, in paper order; protocol.py says which state takes what.
 
 Every message of a silo's has been found signed by it, and of this attempt, before it gets
-here; only those that were asked get here, and only once a phase.
+here; only those that were asked get here, and only once a phase; and what turns out to be
+bad is blamed on the sender unless a step says otherwise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from fedit_secure.errors import FaultySiloOrAggregator as FaultySiloOr
 from fedit_secure.errors import QuorumLost
 from fedit_secure.secagg import checks, fixed_point, masks, shares
 from fedit_secure.secagg import messages as m
 from fedit_secure.secagg import states as s
-from fedit_secure.secagg.checks import require, sign
+from fedit_secure.secagg.checks import blame, expect, sign
 from fedit_secure.secagg.keys import ExchangeKey, SigningKey
 from fedit_secure.secagg.silo_steps import shares_due
 from fedit_secure.secagg.tag import PRIME
@@ -37,63 +37,59 @@ def open_attempt(
 
 def collect_advert(state: s.Gathering, advert: m.Advert) -> AggregatorStep:
     """Take one advert; once all are in, seal U1."""
-    checks.advert_keys(state.session, advert)
-    fault = checks.faulty(state.session, advert.silo)
-    checks.keys_differ((*state.got.values(), advert), fault)
+    checks.advert(advert, None)
+    checks.keys_differ((*state.got.values(), advert))
     return took(state, advert.silo, advert)
 
 
 def seal_adverts(state: s.Gathering) -> AggregatorStep:
     """U1 is whoever advertised."""
-    adverts = tuple(state.got[silo] for silo in sorted(state.got))
-    u1 = sign(state.key, m.AdvertSet(state.session.ctx, adverts))
-    return s.Sharing(*state.then(state.got), u1), to_all(state.got, u1)
+    u1 = m.AdvertSet(state.session.ctx, tuple(in_order(state.got)))
+    u1 = sign(state.key, u1)
+    bound = state.session.bound(u1.key_set())
+    return s.Sharing(*state.then(state.got), u1, bound), to_all(state.got, u1)
 
 
 def collect_bundle(state: s.Sharing, bundle: m.ShareBundle) -> AggregatorStep:
     """Take one dealer's envelopes; once all are in, seal U2."""
     dealt, sealed = bundle.statement, dict(bundle.envelopes)
-    fault = checks.faulty(state.session, dealt.dealer)
-    checks.bound_to(state.session.bound(state.adverts.key_set()), dealt, fault)
-    u1 = tuple(advert.silo for advert in state.adverts.adverts)
-    checks.statement(state.session, dealt, u1)
-    hashes = {v: checks.envelope_hash(x) for v, x in sealed.items()}
+    checks.bound_to(state.bound, dealt)
+    u1 = tuple(sorted(state.asked))
+    checks.statement(dealt, u1)
+    hashes = {v: checks.envelope_hash(envelope) for v, envelope in sealed.items()}
     promised = dict(zip(u1, dealt.envelope_hashes, strict=True))
-    whole = {**hashes, dealt.dealer: b""} == promised and dealt.dealer not in hashes
-    require(whole, fault, "its envelopes aren't those of its statement")
+    whole = dealt.dealer not in sealed and {**hashes, dealt.dealer: b""} == promised
+    expect(whole, "its envelopes aren't those of its statement")
     return took(state, dealt.dealer, bundle)
 
 
 def seal_shares(state: s.Sharing) -> AggregatorStep:
     """U2 is whoever dealt to all; each of them gets the envelopes addressed to it."""
     session, u2 = state.session, sorted(state.got)
-    bound = session.bound(state.adverts.key_set(), tuple(u2))
     statements = {dealer: state.got[dealer].statement for dealer in u2}
     mail = {dealer: dict(state.got[dealer].envelopes) for dealer in u2}
-    sends = []
+    where, sends = (session.ctx, state.bound.key_set, tuple(statements.values())), []
     for holder in u2:
         sealed = tuple((d, mail[d][holder]) for d in u2 if d != holder)
-        where = (session.ctx, bound.key_set, tuple(statements.values()))
         sends.append(m.Send(holder, sign(state.key, m.ShareSet(*where, sealed))))
+    bound = session.bound(state.bound.key_set, u2)
     total = np.zeros(session.params.length, np.uint32)
-    common = (*state.then(u2), state.adverts, statements, bound)
+    common = (*state.then(u2), state.adverts, bound, statements)
     return s.Masking(*common, total), tuple(sends)
 
 
 def collect_upload(state: s.Masking, upload: m.MaskedUpload) -> AggregatorStep:
     """Add one whole upload to the running sum and acknowledge it."""
     session, header, payload = state.session, upload.header, upload.payload
-    fault = checks.faulty(session, header.silo)
     checks.header(session, header)
-    checks.bound_to(state.bound, header, fault)
+    checks.bound_to(state.bound, header)
     same = checks.payload_digest(payload) == header.payload_digest
     whole = same and len(payload) == header.length
-    require(whole, fault, "its upload isn't what its header says")
+    expect(whole, "its upload isn't what its header says")
     tag = int.from_bytes(payload[-8:], "little")
-    require(tag < PRIME, fault, "its masked tag is no residue")
-    length, bits = session.params.length, session.params.ring_bits
-    ring = fixed_point.unpack(payload[:-8], length, bits)
-    np.add(state.total, ring, out=state.total)
+    expect(tag < PRIME, "its masked tag is no residue")
+    sizes = (session.params.length, session.params.ring_bits)
+    np.add(state.total, fixed_point.unpack(payload[:-8], *sizes), out=state.total)
     ack = m.UploadAck(session.ctx, header.silo, header.signed_digest())
     state = replace(state, tag=(state.tag + tag) % PRIME)
     after, effects = took(state, header.silo, header)
@@ -103,50 +99,52 @@ def collect_upload(state: s.Masking, upload: m.MaskedUpload) -> AggregatorStep:
 def seal_uploads(state: s.Masking) -> AggregatorStep:
     """U3 is whoever's upload is whole; a later one is never added. A silo whose upload was
     cut off is asked too: it may have masked, and help the others."""
-    headers = tuple(state.got[silo] for silo in sorted(state.got))
-    u3 = sign(state.key, m.SurvivorSet(state.session.ctx, headers))
+    u3 = m.SurvivorSet(state.session.ctx, tuple(in_order(state.got)))
+    u3 = sign(state.key, u3)
     return s.Agreeing(*state.then(state.asked), state, u3), to_all(state.asked, u3)
 
 
 def collect_agreement(state: s.Agreeing, agreement: m.Agreement) -> AggregatorStep:
     """Take one signature on U3 from a member of U2."""
     u3 = state.survivors
-    content = (*state.masking.bound[1:], m.silo_set(u3.silos()), u3.headers_digest())
-    right, fault = (
-        agreement.content() == content,
-        checks.faulty(state.session, agreement.silo),
-    )
-    require(right, fault, "it agreed to other survivors than it was shown")
+    said = (*state.masking.bound[1:], m.silo_set(u3.silos()), u3.headers_digest())
+    right = agreement.content() == said
+    expect(right, "it agreed to other survivors than it was shown")
     return took(state, agreement.silo, agreement)
 
 
 def seal_agreements(state: s.Agreeing) -> AggregatorStep:
     """t signatures make U3 the only set that can ever be opened in this attempt."""
-    agreements = tuple(state.got.values())
-    quorum = m.AgreementSet(state.session.ctx, agreements)
+    agreements = tuple(in_order(state.got))
     common = (*state.then(state.got), state.masking, state.survivors.silos())
+    quorum = m.AgreementSet(state.session.ctx, agreements)
     return s.Revealing(*common, agreements), to_all(state.got, quorum)
 
 
 def collect_reveal(state: s.Revealing, answer: m.Reveal) -> AggregatorStep:
     """Take one silo's shares; as soon as t open every secret, publish the sum."""
-    masking, fault = state.masking, checks.faulty(state.session, answer.silo)
-    given = (answer.self_shares, answer.key_shares)
+    masking, given = state.masking, (answer.self_shares, answer.key_shares)
     due = shares_due(answer.silo, masking.asked, state.survivors)
     right = tuple([peer for peer, _ in pieces] for pieces in given) == due
-    require(right, fault, "it revealed other shares than agreed")
+    expect(right, "it revealed other shares than agreed")
     for kind, pieces in zip(("self", "key"), given, strict=True):
         for peer, piece in pieces:
             dealt = masking.statements[peer]
-            checks.share(masking.bound, dealt, answer.silo, kind, piece, fault)
+            checks.share(masking.bound, dealt, answer.silo, kind, piece)
     # One share a peer, of the only secret of it that may open.
     return took(state, answer.silo, dict(given[0] + given[1]))
 
 
-def _pieces(state: s.Revealing, silo: int) -> dict[int, bytes]:
+def pieces_of(state: s.Revealing, silo: int) -> dict[int, bytes]:
     """The first t shares, by holder, of the one secret of this silo that may open."""
-    found = {v: given[silo] for v, given in sorted(state.got.items()) if silo in given}
+    found = {v: state.got[v][silo] for v in sorted(state.got) if silo in state.got[v]}
     return dict([*found.items()][: state.session.params.threshold])
+
+
+def openable(state: s.Revealing) -> bool:
+    """Whether t shares of every secret that is due are there."""
+    t = state.session.params.threshold
+    return all(len(pieces_of(state, silo)) == t for silo in state.masking.asked)
 
 
 def open_sum(state: s.Revealing) -> AggregatorStep:
@@ -157,34 +155,29 @@ def open_sum(state: s.Revealing) -> AggregatorStep:
     """
     session, masking, u3 = state.session, state.masking, state.survivors
     adverts = {advert.silo: advert for advert in masking.adverts.adverts}
-    streams = []
+    params, bound, streams = session.params, masking.bound, []
     for silo in sorted(masking.asked):
-        fault = checks.faulty(session, silo)
-        try:
-            secret = shares.combine(_pieces(state, silo), session.params.threshold)
-        except ValueError as error:
-            raise fault(str(error)) from None
-        if silo in u3:
-            commitment = shares.secret_commitment(session.ctx, silo, secret)
-            right = commitment == adverts[silo].self_commitment
-            require(right, fault, "its shares don't open its self-mask seed")
-            streams.append(masks.self_stream(secret, masking.bound, -1))
-            continue
-        key = ExchangeKey.from_bytes(secret)
-        right = key.public == adverts[silo].mask_key
-        require(right, fault, "its shares don't open its mask key")
+        with blame(checks.faulty(session, silo)):
+            secret = shares.combine(pieces_of(state, silo), params.threshold)
+            if silo in u3:
+                opened = shares.secret_commitment(session.ctx, silo, secret)
+                right = opened == adverts[silo].self_commitment
+                expect(right, "its shares don't open its self-mask seed")
+                streams.append(masks.self_stream(secret, bound, -1))
+                continue
+            key = ExchangeKey.from_bytes(secret)
+            right = key.public == adverts[silo].mask_key
+            expect(right, "its shares don't open its mask key")
         for peer in u3:  # what the dropped silo would have added cancels what they did
-            public = adverts[peer].mask_key
-            streams.append(masks.pair_stream(key, public, masking.bound, silo, peer))
+            half = (key, adverts[peer].mask_key, bound, silo, peer)
+            streams.append(masks.pair_stream(*half))
     tag = (masking.tag + masks.add_streams(masking.total, streams)) % PRIME
-    total = fixed_point.lift_signed(masking.total, session.params.ring_bits)
-    try:
-        fixed_point.check_magnitude(total, len(u3) * session.params.magnitude)
-    except ValueError as error:
-        raise FaultySiloOr("any contributor", str(error)) from None
-    what = (session.ctx, masking.bound.key_set, u3, total, tag, state.agreements)
+    total = fixed_point.lift_signed(masking.total, params.ring_bits)
+    with blame(checks.somebody):
+        fixed_point.check_magnitude(total, len(u3) * params.magnitude)
+    what = (session.ctx, bound.key_set, u3, total, tag, state.agreements)
     out = sign(state.key, m.PublishedSum(*what))
-    everyone = frozenset(range(session.params.silos))
+    everyone = frozenset(range(params.silos))
     after = s.Published(session, state.key, everyone, frozenset(), out)
     return after, (m.Release(out),)
 
@@ -205,14 +198,14 @@ def collect_confirmation(state: s.Published, word: m.Confirmation) -> Aggregator
 
 def collect_void(state: s.Voiding, word: m.VoidStatement) -> AggregatorStep:
     """t of them prove that fewer than t silos can ever reveal: the updates are free."""
-    got = {said.silo: said for said in (*state.statements, word)}  # a repeat is one
-    statements = tuple(got.values())
-    if len(got) < state.session.params.threshold:
-        return replace(state, statements=statements), ()
-    proof = m.VoidCertificate(state.session.ctx, statements)
-    return s.Ended(state.reason, free=True), to_all(
-        range(len(state.session.roster)), proof
-    )
+    params = state.session.params
+    said = {
+        v.silo: v for v in (*state.statements, word)
+    }  # what is repeated counts once
+    if len(said) < params.threshold:
+        return replace(state, statements=tuple(said.values())), ()
+    proof = m.VoidCertificate(state.session.ctx, tuple(said.values()))
+    return s.Ended(state.reason, free=True), to_all(range(params.silos), proof)
 
 
 def end_voiding(state: s.Voiding, deadline: m.Deadline) -> AggregatorStep:
@@ -248,17 +241,15 @@ def _advance(state: s.Phase) -> AggregatorStep:
     """Seal the phase if nobody is left to wait for. Without enough answers the attempt is
     over: for free before Mask, else once t silos have closed it."""
     params, n = state.session.params, len(state.got)
-    if isinstance(state, s.Revealing) and all(
-        len(_pieces(state, silo)) == params.threshold for silo in state.masking.asked
-    ):
+    t = params.threshold
+    if isinstance(state, s.Revealing) and openable(state):
         return open_sum(state)
     if state.waiting:
         return state, ()
     if isinstance(state, s.Published):
-        raise QuorumLost(
-            f"round {state.session.round}: no {params.threshold} of {n} words are equal"
-        )
-    least = params.threshold if isinstance(state, s.Agreeing) else params.minimum
+        what = f"round {state.session.round}: no {t} of {n} words are equal"
+        raise QuorumLost(what)
+    least = t if isinstance(state, s.Agreeing) else params.minimum
     if n >= least and type(state) in SEAL:
         return SEAL[type(state)](state)
     reason = f"only {n} silos answered in time while {type(state).__name__.lower()}"
@@ -274,6 +265,11 @@ SEAL: dict[type, Callable[..., AggregatorStep]] = {
     s.Masking: seal_uploads,
     s.Agreeing: seal_agreements,
 }
+
+
+def in_order(got: Mapping[int, Any]) -> list[Any]:
+    """The answers, sorted by silo."""
+    return [got[silo] for silo in sorted(got)]
 
 
 def to_all(silos: Iterable[int], message: m.Sent) -> tuple[m.Effect, ...]:

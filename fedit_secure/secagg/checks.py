@@ -1,13 +1,15 @@
 """Every check of a release, in the order of its steps. Each raises, and names the suspect.
 
-A fault is what to raise: `FaultyAggregator` where a silo checks what the aggregator showed
-it and an honest one would have refused; `FaultySilo` where the suspect's own signature
-proves it; `FaultySiloOrAggregator` where it may be either.
+What no honest party sends is `Bad`, and `blame` makes an error of it that says who sent
+it: `FaultyAggregator` where a silo looks at what the aggregator showed it and an honest one
+would have refused; `FaultySilo` where the suspect's own signature proves it;
+`FaultySiloOrAggregator` where it may be either.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -16,7 +18,7 @@ from fedit_secure.errors import FaultySiloOrAggregator as FaultySiloOr
 from fedit_secure.secagg import messages as m
 from fedit_secure.secagg import shares
 from fedit_secure.secagg.envelope import Letter, open_
-from fedit_secure.secagg.keys import BadSignature, SigningKey, check_public, verify
+from fedit_secure.secagg.keys import Bad, BadSignature, SigningKey, check_public, verify
 from fedit_secure.secagg.params import Roster, SecAggParams
 from fedit_secure.secagg.states import Session, Shared
 from fedit_secure.secagg.transcript import Bound, Signed, digest
@@ -31,6 +33,21 @@ def require(holds: bool, fault: Fault, what: str) -> None:
         raise fault(what)
 
 
+def expect(holds: bool, what: str) -> None:
+    """Raises Bad unless it holds. Who is blamed for it says the `blame` around it."""
+    if not holds:
+        raise Bad(what)
+
+
+@contextmanager
+def blame(fault: Fault) -> Iterator[None]:
+    """What turns out to be bad in here is raised as this fault."""
+    try:
+        yield
+    except Bad as bad:
+        raise fault(str(bad)) from None
+
+
 def faulty(session: Session, silo: int) -> Fault:
     """The fault that blames this rostered silo."""
     return lambda what: FaultySilo(session.roster.name(silo), what)
@@ -41,6 +58,11 @@ def doubtful(session: Session, silo: int) -> Fault:
     return lambda what: FaultySiloOr(session.roster.name(silo), what)
 
 
+def somebody(what: str) -> ProtocolError:
+    """The fault that blames any contributor or the aggregator: masks hide which."""
+    return FaultySiloOr("any contributor", what)
+
+
 # ---------------------------------------------------------------------------- signatures
 
 
@@ -49,31 +71,32 @@ def sign(key: SigningKey, message: Message) -> Message:
     return replace(message, signature=key.sign(message.signed_digest()))
 
 
-def signed(roster: Roster, message: Any, fault: Fault) -> None:
+def signed(roster: Roster, message: Any) -> None:
     """The rostered silo that the message names has signed it."""
     known = 0 <= message.silo < len(roster)
-    require(known, fault, f"silo number {message.silo} isn't in the roster")
-    _verify(roster.members[message.silo].verify_key, message, fault)
+    expect(known, f"silo number {message.silo} isn't in the roster")
+    _verify(roster.members[message.silo].verify_key, message)
 
 
 def by_aggregator(session: Session, message: Any) -> None:
     """The aggregator signed the message, and it is of this attempt."""
-    _verify(session.roster.aggregator_key, message, FaultyAggregator)
-    what = f"its {type(message).__name__} is of another attempt"
-    require(same(session, message, "ctx"), FaultyAggregator, what)
+    with blame(FaultyAggregator):
+        _verify(session.roster.aggregator_key, message)
+        here = same(session, message, "ctx")
+        expect(here, f"its {type(message).__name__} is of another attempt")
 
 
-def same(here: Session | Bound, message: Any, *names: str) -> bool:
+def same(ours: Session | Bound, message: Any, *names: str) -> bool:
     """Whether the message says the same as we on these fields, where it has them."""
-    ours = {name: getattr(here, name) for name in names}
-    return all(getattr(message, name, value) == value for name, value in ours.items())
+    said = ((getattr(ours, n), getattr(message, n, None)) for n in names)
+    return all(theirs is None or theirs == mine for mine, theirs in said)
 
 
-def _verify(public: bytes, message: Any, fault: Fault) -> None:
+def _verify(public: bytes, message: Any) -> None:
     try:
         verify(public, message.signed_digest(), message.signature)
     except BadSignature:
-        raise fault(f"a wrong signature on {type(message).__name__}") from None
+        raise Bad(f"a wrong signature on {type(message).__name__}") from None
 
 
 # ------------------------------------------------------------------ sets, keys and shares
@@ -83,56 +106,47 @@ def shown(session: Session, entries: Sequence[Any], own: Any, name: str) -> list
     """The silos of a set as the aggregator shows it: sorted, no twins, large enough; each
     entry is of this attempt and signed by its silo, and the own one as it was sent."""
     silos, least = [entry.silo for entry in entries], session.params.minimum
-    what = f"{name} is unsorted, or names a silo twice"
-    require(silos == sorted(set(silos)), FaultyAggregator, what)
-    what = f"{name} has {len(silos)} silos, fewer than the minimum of {least}"
-    require(len(silos) >= least, FaultyAggregator, what)
+    expect(silos == sorted(set(silos)), f"{name} is unsorted, or names a silo twice")
+    few = f"{name} has {len(silos)} silos, fewer than the minimum of {least}"
+    expect(len(silos) >= least, few)
     for entry in entries:
-        signed(session.roster, entry, FaultyAggregator)
-        what = f"{name} has an entry of another attempt"
-        require(entry.ctx == session.ctx, FaultyAggregator, what)
-        what = f"it altered this silo's own {type(own).__name__}"
-        require(entry.silo != own.silo or entry == own, FaultyAggregator, what)
+        signed(session.roster, entry)
+        expect(entry.ctx == session.ctx, f"{name} has an entry of another attempt")
+        altered = entry.silo == own.silo and entry != own
+        expect(not altered, f"it altered this silo's own {type(own).__name__}")
     return silos
 
 
-def advert_keys(session: Session, advert: m.Advert) -> None:
-    """Canonical and of high order; the advert's signature proves that its silo sent them."""
-    try:
-        check_public(advert.mask_key)
-        check_public(advert.envelope_key)
-    except ValueError as error:
-        raise faulty(session, advert.silo)(str(error)) from None
+def advert(advert: m.Advert, known: m.LedgerHead | None) -> None:
+    """Its keys are canonical and of high order; and a privacy ledger only grows: its head
+    never goes back, and never forks."""
+    check_public(advert.mask_key)
+    check_public(advert.envelope_key)
+    if (head := advert.ledger_head) and known is not None:
+        whose = head.population == known.population
+        expect(whose, "its privacy ledger is of another population")
+        expect(head.sequence >= known.sequence, "its privacy ledger went back")
+        grown = head.sequence > known.sequence or head == known
+        expect(grown, "its privacy ledger has forked")
 
 
-def keys_differ(adverts: Iterable[m.Advert], fault: Fault) -> None:
+def keys_differ(adverts: Iterable[m.Advert]) -> None:
     """No key stands twice: two silos with one key would share masks that cancel."""
     keys = [key for a in adverts for key in (a.mask_key, a.envelope_key)]
-    require(len(set(keys)) == len(keys), fault, "a key stands twice among the adverts")
+    expect(len(set(keys)) == len(keys), "a key stands twice among the adverts")
 
 
-def ledger_head(session: Session, advert: m.Advert, known: m.LedgerHead | None) -> None:
-    """A privacy ledger only grows: its head never goes back, and never forks."""
-    head, fault = advert.ledger_head, faulty(session, advert.silo)
-    if known is not None:
-        same_one = head.population == known.population
-        require(same_one, fault, "its privacy ledger is of another population")
-        require(head.sequence >= known.sequence, fault, "its privacy ledger went back")
-        grown = head.sequence > known.sequence or head == known
-        require(grown, fault, "its privacy ledger has forked")
-
-
-def bound_to(bound: Bound, message: Any, fault: Fault) -> None:
+def bound_to(bound: Bound, message: Any) -> None:
     """It was made for this K and, where it names one, this U2."""
-    what = f"its {type(message).__name__} is for other silos"
-    require(same(bound, message, "key_set", "dealers_digest"), fault, what)
+    here = same(bound, message, "key_set", "dealers_digest")
+    expect(here, f"its {type(message).__name__} is for other silos")
 
 
-def statement(session: Session, dealt: m.ShareStatement, u1: tuple[int, ...]) -> None:
+def statement(dealt: m.ShareStatement, u1: tuple[int, ...]) -> None:
     """A dealer's statement deals to all of U1."""
     lists = (dealt.envelope_hashes, dealt.self_commitments, dealt.key_commitments)
     whole = dealt.holders == u1 and all(len(x) == len(u1) for x in lists)
-    require(whole, faulty(session, dealt.dealer), "it dealt to others than U1")
+    expect(whole, "it dealt to others than U1")
 
 
 def envelope_hash(sealed: bytes) -> bytes:
@@ -141,18 +155,13 @@ def envelope_hash(sealed: bytes) -> bytes:
 
 
 def share(
-    bound: Bound,
-    dealt: m.ShareStatement,
-    holder: int,
-    of: str,
-    piece: bytes,
-    fault: Fault,
+    bound: Bound, dealt: m.ShareStatement, holder: int, kind: str, piece: bytes
 ) -> None:
     """A share (of "self" or "key") is the one that its dealer committed to."""
-    column = dealt.self_commitments if of == "self" else dealt.key_commitments
-    mine = shares.share_commitment(bound, dealt.dealer, holder, of, piece)
-    same_one = mine == column[dealt.holders.index(holder)]
-    require(same_one, fault, "a share misses the dealer's commitment")
+    column = dealt.self_commitments if kind == "self" else dealt.key_commitments
+    promised = column[dealt.holders.index(holder)]
+    given = shares.share_commitment(bound, dealt.dealer, holder, kind, piece)
+    expect(given == promised, "a share misses the dealer's commitment")
 
 
 def letters(state: Shared, u2: m.ShareSet, bound: Bound) -> dict[int, Letter]:
@@ -161,24 +170,19 @@ def letters(state: Shared, u2: m.ShareSet, bound: Bound) -> dict[int, Letter]:
     adverts = {advert.silo: advert for advert in state.adverts.adverts}
     others = [dealt for dealt in u2.statements if dealt.dealer != me]
     whole = [dealer for dealer, _ in u2.envelopes] == [dealt.dealer for dealt in others]
-    require(whole, FaultyAggregator, "it withheld or doubled an envelope of U2")
-    held = {me: state.letter}
+    expect(whole, "it withheld or doubled an envelope of U2")
+    held, own = {me: state.letter}, state.secrets.envelope_key
     for dealt, (dealer, sealed) in zip(others, u2.envelopes, strict=True):
         promised = dealt.envelope_hashes[dealt.holders.index(me)]
-        unaltered = envelope_hash(sealed) == promised
-        require(unaltered, FaultyAggregator, "it altered an envelope")
-        fault, advert = faulty(session, dealer), adverts[dealer]
-        own = state.secrets.envelope_key
-        try:
-            letter = open_(own, advert.envelope_key, bound, dealer, me, sealed)
-        except ValueError as error:
-            raise fault(str(error)) from None
-        share(bound, dealt, me, "self", letter.self_share, fault)
-        share(bound, dealt, me, "key", letter.key_share, fault)
-        part = letter.group_contribution
-        given = shares.secret_commitment(session.ctx, dealer, part)
-        right = given == advert.group_commitment
-        require(right, fault, "its group contribution misses its commitment")
+        expect(envelope_hash(sealed) == promised, "it altered an envelope")
+        with blame(faulty(session, dealer)):
+            theirs = adverts[dealer]
+            letter = open_(own, theirs.envelope_key, bound, dealer, me, sealed)
+            share(bound, dealt, me, "self", letter.self_share)
+            share(bound, dealt, me, "key", letter.key_share)
+            part = (session.ctx, dealer, letter.group_contribution)
+            right = shares.secret_commitment(*part) == theirs.group_commitment
+            expect(right, "its group contribution misses its commitment")
         held[dealer] = letter
     return held
 
@@ -193,8 +197,7 @@ def payload_digest(payload: m.Blob) -> bytes:
 
 def header(session: Session, header: m.UploadHeader) -> None:
     """Its upload has the charter's length."""
-    right = header.length == session.params.payload_bytes
-    require(right, faulty(session, header.silo), "an upload of another length")
+    expect(header.length == session.params.payload_bytes, "an upload of another length")
 
 
 def quorum(
@@ -205,14 +208,13 @@ def quorum(
 ) -> None:
     """t distinct members of U2 signed the very content that we signed."""
     for agreement in shown:
-        signed(session.roster, agreement, FaultyAggregator)
+        signed(session.roster, agreement)
         equal = agreement.content() == own.content()
-        require(equal, FaultyAggregator, "its quorum agreed to others")
+        expect(equal, "its quorum agreed to others")
     signers, t = {agreement.silo for agreement in shown}, session.params.threshold
     sound = len(signers) == len(shown) and signers <= set(u2)
-    require(sound, FaultyAggregator, "its quorum has a twin, or one outside U2")
-    few = f"its quorum has {len(signers)} of {t} signatures"
-    require(len(signers) >= t, FaultyAggregator, few)
+    expect(sound, "its quorum has a twin, or one outside U2")
+    expect(len(signers) >= t, f"its quorum has {len(signers)} of {t} signatures")
 
 
 # ------------------------------------------------------- statements that outlive attempts
@@ -222,25 +224,23 @@ def void_certificate(
     roster: Roster, params: SecAggParams, proof: m.VoidCertificate
 ) -> None:
     """t distinct silos signed that they closed this attempt."""
-    for word in proof.statements:
-        signed(roster, word, FaultyAggregator)
-    one = {word.ctx for word in proof.statements} == {proof.ctx}
-    enough = len({word.silo for word in proof.statements}) >= params.threshold
-    what = "its void certificate has too few signers"
-    require(one and enough, FaultyAggregator, what)
+    with blame(FaultyAggregator):
+        for word in proof.statements:
+            signed(roster, word)
+            expect(word.ctx == proof.ctx, "its void certificate is of two attempts")
+        signers = {word.silo for word in proof.statements}
+        enough = len(signers) >= params.threshold
+        expect(enough, "its void certificate has too few signers")
 
 
 def confirmation(
-    roster: Roster,
-    charter: bytes,
-    round: int,
-    word: m.Confirmation,
-    fault: Fault = ProtocolError,
+    roster: Roster, charter: bytes, round: int, word: m.Confirmation
 ) -> None:
-    """A rostered silo signed it, for this round."""
-    signed(roster, word, fault)
-    here = (word.charter, word.round) == (charter, round)
-    require(here, fault, "a confirmation of another charter or round")
+    """A rostered silo signed it, for this round; else raises ProtocolError."""
+    with blame(ProtocolError):
+        signed(roster, word)
+        here = (word.charter, word.round) == (charter, round)
+        expect(here, "a confirmation of another charter or round")
 
 
 def certified(
@@ -252,9 +252,12 @@ def certified(
     content would share an honest signer, and it states the end of a round once. With c+1,
     one of them is honest and has verified the sum.
     """
-    for word in proof.confirmations:
-        confirmation(roster, charter, proof.round, word, FaultyAggregator)
     contents = {word.content() for word in proof.confirmations}
+    try:
+        for word in proof.confirmations:
+            confirmation(roster, charter, proof.round, word)
+    except ProtocolError as error:
+        raise FaultyAggregator(str(error)) from None
     enough = len({word.silo for word in proof.confirmations}) >= signers
     few = f"its certificate of round {proof.round} has no quorum"
     require(enough and len(contents) == 1, FaultyAggregator, few)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
-from fedit_secure.secagg.keys import ExchangeKey, Secret, hkdf
+from fedit_secure.secagg.keys import Bad, ExchangeKey, Secret, hkdf
 from fedit_secure.secagg.transcript import Bound, join, u64
 
 # A key seals one message, so its nonce may be constant: the key derives from two X25519
@@ -16,7 +16,7 @@ from fedit_secure.secagg.transcript import Bound, join, u64
 _NONCE = bytes(12)
 
 
-class BadEnvelope(ValueError):
+class BadEnvelope(Bad):
     """A sealed letter that doesn't open, or doesn't hold what a letter holds."""
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedit_secure.secagg.keys import Bad
 from fedit_secure.secagg.masks import TILE, ZEROS, keystream
 from fedit_secure.secagg.params import SecAggParams
 
@@ -97,7 +98,7 @@ def error_bound(params: SecAggParams, contributors: int) -> float:
 def check_magnitude(values: NDArray[np.int32], limit: int) -> None:
     """Raise ValueError unless every integer is within +-limit."""
     if values.max() > limit or values.min() < -limit:
-        raise ValueError(f"a coordinate is beyond the {limit} that the sizes allow")
+        raise Bad(f"a coordinate is beyond the {limit} that the sizes allow")
 
 
 def pack(ring: NDArray[np.uint32], ring_bits: int) -> memoryview:

@@ -15,11 +15,15 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 _LOW_ORDER_PROBE: Final = x25519.X25519PrivateKey.from_private_bytes(bytes(32))
 
 
-class BadSignature(ValueError):
+class Bad(ValueError):
+    """What no honest party sends."""
+
+
+class BadSignature(Bad):
     """A signature that the named key didn't make over this digest."""
 
 
-class BadPublicKey(ValueError):
+class BadPublicKey(Bad):
     """An X25519 public key that no honest party sends."""
 
 

@@ -9,19 +9,19 @@ states.py and never leave the process.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedit_secure.secagg.transcript import Signed, digest, encode, u64
+from fedit_secure.secagg.value import Value
 
 Blob: TypeAlias = bytes | memoryview
 
 
-@dataclass(frozen=True, slots=True)
-class LedgerHead:
+class LedgerHead(Value):
     """A silo's privacy ledger as it stands: its population, entry count and chain hash."""
 
     population: str
@@ -32,23 +32,24 @@ class LedgerHead:
 # ------------------------------------------------------------- signed by the aggregator
 
 
-@dataclass(frozen=True, slots=True)
-class Offer(Signed):
+class InAttempt(Signed):
+    """Belongs to the attempt of this context."""
+
+    ctx: bytes
+
+
+class Offer(Signed, label="fedit/offer/v1"):
     """Opens an attempt (from 1) of a round (from 1) on one global state."""
 
-    label = "fedit/offer/v1"
     charter: bytes
     round: int
     attempt: int
     state_digest: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class AdvertSet(Signed):
+class AdvertSet(InAttempt, label="fedit/u1/v1"):
     """U1: the adverts of the attempt, sorted by silo."""
 
-    label = "fedit/u1/v1"
-    ctx: bytes
     adverts: tuple[Advert, ...]
 
     def key_set(self) -> bytes:
@@ -56,33 +57,24 @@ class AdvertSet(Signed):
         return digest("fedit/keyset/v1", self.ctx, encode(self.adverts))
 
 
-@dataclass(frozen=True, slots=True)
-class ShareSet(Signed):
+class ShareSet(InAttempt, label="fedit/u2/v1"):
     """U2: the statements of every dealer in it, and their envelopes to one holder."""
 
-    label = "fedit/u2/v1"
-    ctx: bytes
     key_set: bytes
     statements: tuple[ShareStatement, ...]
     envelopes: tuple[tuple[int, bytes], ...]  # (dealer, ciphertext), the own left out
 
 
-@dataclass(frozen=True, slots=True)
-class UploadAck(Signed):
+class UploadAck(InAttempt, label="fedit/ack/v1"):
     """The aggregator holds the whole upload with this header."""
 
-    label = "fedit/ack/v1"
-    ctx: bytes
     silo: int
     header_digest: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class SurvivorSet(Signed):
+class SurvivorSet(InAttempt, label="fedit/u3/v1"):
     """U3: the headers of the uploads that are whole, sorted by silo."""
 
-    label = "fedit/u3/v1"
-    ctx: bytes
     headers: tuple[UploadHeader, ...]
 
     def silos(self) -> tuple[int, ...]:
@@ -92,12 +84,9 @@ class SurvivorSet(Signed):
         return digest("fedit/headers/v1", *(h.signed_digest() for h in self.headers))
 
 
-@dataclass(frozen=True, slots=True)
-class PublishedSum(Signed):
+class PublishedSum(InAttempt, label="fedit/published/v1"):
     """The sum X over U3 as int32 integers of shape (length,), its tag, and the quorum."""
 
-    label = "fedit/published/v1"
-    ctx: bytes
     key_set: bytes
     contributors: tuple[int, ...]
     total: NDArray[np.int32]
@@ -116,19 +105,13 @@ class PublishedSum(Signed):
         return digest(self.label, self.release_digest(), *rest)
 
 
-@dataclass(frozen=True, slots=True)
-class VoidRequest(Signed):
+class VoidRequest(InAttempt, label="fedit/void-request/v1"):
     """Asks every silo to close an attempt that can't end in a sum."""
 
-    label = "fedit/void-request/v1"
-    ctx: bytes
 
-
-@dataclass(frozen=True, slots=True)
-class SkipRequest(Signed):
+class SkipRequest(Signed, label="fedit/skip/v1"):
     """Asks every silo to close a round without a release, its state unchanged."""
 
-    label = "fedit/skip/v1"
     charter: bytes
     round: int
     state_digest: bytes
@@ -137,13 +120,16 @@ class SkipRequest(Signed):
 # -------------------------------------------------------------------- signed by a silo
 
 
-@dataclass(frozen=True, slots=True)
-class Advert(Signed):
-    """A silo's single-use public keys, its commitments and its ledger head."""
+class BySilo(Signed):
+    """What the silo with this roster index says in the attempt of this context."""
 
-    label = "fedit/advert/v1"
     silo: int
     ctx: bytes
+
+
+class Advert(BySilo, label="fedit/advert/v1"):
+    """A silo's single-use public keys, its commitments and its ledger head."""
+
     mask_key: bytes
     envelope_key: bytes
     self_commitment: bytes
@@ -151,12 +137,10 @@ class Advert(Signed):
     ledger_head: LedgerHead
 
 
-@dataclass(frozen=True, slots=True)
-class ShareStatement(Signed):
+class ShareStatement(Signed, label="fedit/shares/v1"):
     """What a dealer signs of its shares: per holder the envelope's hash (b"" for itself)
     and the commitments to the holder's two shares, all in the order of `holders`."""
 
-    label = "fedit/shares/v1"
     dealer: int
     ctx: bytes
     key_set: bytes
@@ -170,42 +154,32 @@ class ShareStatement(Signed):
         return self.dealer
 
 
-@dataclass(frozen=True, slots=True)
-class ShareBundle:
+class ShareBundle(Value):
     """A dealer's statement with the envelopes it speaks of: (holder, ciphertext)."""
 
     statement: ShareStatement
     envelopes: tuple[tuple[int, bytes], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class UploadHeader(Signed):
+class UploadHeader(BySilo, label="fedit/upload/v1"):
     """What a silo signs of its masked upload: `length` bytes with this digest."""
 
-    label = "fedit/upload/v1"
-    silo: int
-    ctx: bytes
     key_set: bytes
     dealers_digest: bytes  # H(U2)
     length: int
     payload_digest: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class MaskedUpload:
+class MaskedUpload(Value):
     """The packed masked vector, then the masked tag as 8 little-endian bytes."""
 
     header: UploadHeader
     payload: Blob
 
 
-@dataclass(frozen=True, slots=True)
-class Agreement(Signed):
+class Agreement(BySilo, label="fedit/agree/v1"):
     """A masked silo's one signature on the set of survivors."""
 
-    label = "fedit/agree/v1"
-    silo: int
-    ctx: bytes
     key_set: bytes
     dealers_digest: bytes  # H(U2)
     survivors_digest: bytes  # H(U3)
@@ -217,30 +191,23 @@ class Agreement(Signed):
         return (self.ctx, self.key_set, *sets)
 
 
-@dataclass(frozen=True, slots=True)
-class AgreementSet:
+class AgreementSet(Value):
     """The quorum of agreements, relayed."""
 
     ctx: bytes
     agreements: tuple[Agreement, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Reveal(Signed):
+class Reveal(BySilo, label="fedit/reveal/v1"):
     """One share per peer: of its self-mask seed if it survived, else of its mask key."""
 
-    label = "fedit/reveal/v1"
-    silo: int
-    ctx: bytes
     self_shares: tuple[tuple[int, bytes], ...]  # (peer in U3, 33 bytes)
     key_shares: tuple[tuple[int, bytes], ...]  # (peer in U2 but not U3, 33 bytes)
 
 
-@dataclass(frozen=True, slots=True)
-class Confirmation(Signed):
+class Confirmation(Signed, label="fedit/confirm/v1"):
     """A silo's one statement on how a round ended; no `release_digest`: it was skipped."""
 
-    label = "fedit/confirm/v1"
     silo: int
     charter: bytes
     round: int
@@ -252,50 +219,40 @@ class Confirmation(Signed):
         return (self.state_digest, self.release_digest)
 
 
-@dataclass(frozen=True, slots=True)
-class VoidStatement(Signed):
+class VoidStatement(BySilo, label="fedit/void/v1"):
     """A rostered silo's promise that it never advertises, masks or reveals in ctx again."""
-
-    label = "fedit/void/v1"
-    silo: int
-    ctx: bytes
 
 
 # ---------------------------------------------------------------------------- unsigned
 
 
-@dataclass(frozen=True, slots=True)
-class VoidCertificate:
+class VoidCertificate(Value):
     """t void statements: the attempt's uploads stay noise for ever."""
 
     ctx: bytes
     statements: tuple[VoidStatement, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class RoundCertificate:
+class RoundCertificate(Value):
     """t equal confirmations: they certify the state that a round ended in."""
 
     round: int
     confirmations: tuple[Confirmation, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class StateApplied:
+class StateApplied(Value):
     """Local: the driver applied the verified sum and got this state."""
 
     state_digest: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Lost:
+class Lost(Value):
     """Local, aggregator: the connection to this silo is gone; nobody waits for it."""
 
     silo: int
 
 
-@dataclass(frozen=True, slots=True)
-class Deadline:
+class Deadline(Value):
     """Local: the time for this phase is over. Time is a message."""
 
 
@@ -310,16 +267,14 @@ Message: TypeAlias = Sent | StateApplied | Lost | Deadline
 # ----------------------------------------------------------------------------- effects
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
+class Send(Value):
     """Hand the message to a silo, or (to=None) to the aggregator."""
 
     to: int | None
     message: Sent
 
 
-@dataclass(frozen=True, slots=True)
-class Fuse:
+class Fuse(Value):
     """Commit this to disk before any effect that follows it; stop if it is refused.
 
     kind is a step of an update's life (storage/life.py), or "heads": remember these
@@ -336,8 +291,7 @@ class Fuse:
     heads: tuple[tuple[int, LedgerHead], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Release:
+class Release(Value):
     """The sum is out: to a silo it is verified, to the aggregator it is to be published."""
 
     published: PublishedSum
@@ -346,6 +300,6 @@ class Release:
 Effect: TypeAlias = Send | Fuse | Release
 
 
-def silo_set(silos: tuple[int, ...]) -> bytes:
+def silo_set(silos: Iterable[int]) -> bytes:
     """H of a set of silos, sorted by roster index."""
     return digest("fedit/silos/v1", *(u64(s) for s in sorted(silos)))

@@ -8,21 +8,19 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from fedit_secure.secagg.transcript import digest, u64
+from fedit_secure.secagg.value import Value
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(Value):
     """One silo of the roster and its pinned Ed25519 public key (32 bytes)."""
 
     name: str
     verify_key: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Roster:
+class Roster(Value):
     """The silos in charter order, which gives each its index, and the aggregator's key.
 
     Raises:
@@ -45,10 +43,10 @@ class Roster:
 
     def index(self, name: str) -> int:
         """The roster index of a silo; ValueError if it isn't in the roster."""
-        for i, member in enumerate(self.members):
-            if member.name == name:
-                return i
-        raise ValueError(f"silo {name!r} isn't in the roster")
+        names = [member.name for member in self.members]
+        if name not in names:
+            raise ValueError(f"silo {name!r} isn't in the roster")
+        return names.index(name)
 
     def name(self, silo: int) -> str:
         """The name at a roster index; ValueError if there is none."""
@@ -57,8 +55,7 @@ class Roster:
         return self.members[silo].name
 
 
-@dataclass(frozen=True, slots=True)
-class SecAggParams:
+class SecAggParams(Value):
     """The sizes of a release (protocol.md, "Parameters" and "Encoding").
 
     Attributes:
@@ -136,20 +133,13 @@ class SecAggParams:
         """
         if corrupt is None:
             corrupt = 0 if silos == 2 else max(1, (silos - 1) // 3)
-        threshold = (silos + corrupt) // 2 + 1
         if ring_bits is None:
             ring_bits = 24 if length <= _longest(_magnitude(silos, 24)) else 32
-        return cls(
-            silos=silos,
-            corrupt=corrupt,
-            threshold=threshold,
-            minimum=max(threshold, minimum),
-            length=length,
-            ring_bits=ring_bits,
-            bound=float(bound),
-            weights=(1,) * silos if weights is None else tuple(weights),
-            allow_pair=allow_pair,
-        )
+        threshold = (silos + corrupt) // 2 + 1
+        who = (silos, corrupt, threshold, max(threshold, minimum))
+        weights = (1,) * silos if weights is None else tuple(weights)
+        what = (length, ring_bits, float(bound), weights)
+        return cls(*who, *what, allow_pair)
 
     @property
     def magnitude(self) -> int:

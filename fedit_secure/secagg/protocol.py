@@ -16,106 +16,105 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar, cast
 
-from fedit_secure.errors import ProtocolError
-from fedit_secure.secagg import aggregator_steps as aggregator
+from fedit_secure.errors import FaultyAggregator, ProtocolError
+from fedit_secure.secagg import aggregator_steps as a
 from fedit_secure.secagg import checks
 from fedit_secure.secagg import messages as m
-from fedit_secure.secagg import silo_steps as silo
+from fedit_secure.secagg import silo_steps as u
 from fedit_secure.secagg import states as s
-from fedit_secure.secagg.aggregator_steps import AggregatorStep, open_attempt
+from fedit_secure.secagg.checks import blame
 from fedit_secure.secagg.keys import SigningKey
-from fedit_secure.secagg.silo_steps import RandomBytes, SiloStep, confirmation, voided
 from fedit_secure.secagg.transcript import Signed
 
-__all__ = [
-    "AGGREGATOR",
-    "SILO",
-    "aggregator_step",
-    "confirmation",
-    "open_attempt",
-    "run_release",
-    "silo_step",
-    "voided",
-]
+Step = TypeVar("Step")
+open_attempt, voided, confirmation = a.open_attempt, u.voided, u.confirmation
 
-SILO: dict[tuple[type, type], Callable[..., SiloStep]] = {
-    (s.Invited, m.Offer): silo.advertise,
-    (s.Advertised, m.AdvertSet): silo.share,
-    (s.Shared, m.ShareSet): silo.mask,
-    (s.Masked, m.UploadAck): silo.note_ack,
-    (s.Masked, m.SurvivorSet): silo.agree,
-    (s.Agreed, m.AgreementSet): silo.reveal,
-    (s.Revealed, m.PublishedSum): silo.verify_sum,
-    (s.Verified, m.StateApplied): silo.confirm,
+SILO: dict[tuple[type, type], Callable[..., u.SiloStep]] = {
+    (s.Invited, m.Offer): u.advertise,
+    (s.Advertised, m.AdvertSet): u.share,
+    (s.Shared, m.ShareSet): u.mask,
+    (s.Masked, m.UploadAck): u.note_ack,
+    (s.Masked, m.SurvivorSet): u.agree,
+    (s.Agreed, m.AgreementSet): u.reveal,
+    (s.Revealed, m.PublishedSum): u.verify_sum,
+    (s.Verified, m.StateApplied): u.confirm,
 }
 for _state in (s.Invited, s.Advertised, s.Shared, s.Masked, s.Agreed):
-    SILO[_state, m.VoidRequest] = SILO[_state, m.Deadline] = silo.void
+    SILO[_state, m.VoidRequest] = SILO[_state, m.Deadline] = u.void
 
-_PHASES: list[tuple[type, type, Callable[..., AggregatorStep]]] = [
-    (s.Gathering, m.Advert, aggregator.collect_advert),
-    (s.Sharing, m.ShareBundle, aggregator.collect_bundle),
-    (s.Masking, m.MaskedUpload, aggregator.collect_upload),
-    (s.Agreeing, m.Agreement, aggregator.collect_agreement),
-    (s.Revealing, m.Reveal, aggregator.collect_reveal),
-    (s.Published, m.Confirmation, aggregator.collect_confirmation),
+_PHASES: list[tuple[type, type, Callable[..., a.AggregatorStep]]] = [
+    (s.Gathering, m.Advert, a.collect_advert),
+    (s.Sharing, m.ShareBundle, a.collect_bundle),
+    (s.Masking, m.MaskedUpload, a.collect_upload),
+    (s.Agreeing, m.Agreement, a.collect_agreement),
+    (s.Revealing, m.Reveal, a.collect_reveal),
+    (s.Published, m.Confirmation, a.collect_confirmation),
 ]
-_ANSWERS = tuple(row[1] for row in _PHASES)
-AGGREGATOR: dict[tuple[type, type], Callable[..., AggregatorStep]] = {
-    (s.Voiding, m.VoidStatement): aggregator.collect_void,
-    (s.Voiding, m.Deadline): aggregator.end_voiding,
-    (s.Voiding, m.Lost): aggregator.ignore,
-}
-for _i, (_phase, _message, _step) in enumerate(_PHASES):
-    AGGREGATOR[_phase, _message] = _step
-    AGGREGATOR[_phase, m.Deadline] = aggregator.move_on
-    AGGREGATOR[_phase, m.Lost] = AGGREGATOR[_phase, m.VoidStatement] = aggregator.lose
+_FROM_SILO = (*(row[1] for row in _PHASES), m.VoidStatement)
+AGGREGATOR: dict[tuple[type, type], Callable[..., a.AggregatorStep]] = {}
+for _i, (_phase, _answer, _step) in enumerate(_PHASES):
+    AGGREGATOR[_phase, _answer] = _step
+    AGGREGATOR[_phase, m.Deadline] = a.move_on
+    AGGREGATOR[_phase, m.Lost] = AGGREGATOR[_phase, m.VoidStatement] = a.lose
     for _later in (*(row[0] for row in _PHASES[_i + 1 :]), s.Voiding):
-        AGGREGATOR[_later, _message] = aggregator.ignore
-# A silo that was lost, or closed the attempt, may still confirm what others verified.
-AGGREGATOR[s.Published, m.Lost] = aggregator.ignore
-AGGREGATOR[s.Published, m.VoidStatement] = aggregator.ignore
+        AGGREGATOR[_later, _answer] = a.ignore
+AGGREGATOR |= {
+    # A silo that was lost, or closed the attempt, may still confirm what others verified.
+    (s.Published, m.Lost): a.ignore,
+    (s.Published, m.VoidStatement): a.ignore,
+    (s.Voiding, m.VoidStatement): a.collect_void,
+    (s.Voiding, m.Deadline): a.end_voiding,
+    (s.Voiding, m.Lost): a.ignore,
+}
 
 
-def silo_step(state: s.SiloState, message: m.Message, rand: RandomBytes) -> SiloStep:
+def silo_step(
+    state: s.SiloState, message: m.Message, rand: u.RandomBytes
+) -> u.SiloStep:
     """One transition of a silo. Raises ProtocolError and its kinds that name a suspect."""
-    step = SILO.get((type(state), type(message)))
-    if step is None:
-        names = type(state).__name__, type(message).__name__
-        raise ProtocolError("a silo that is {} takes no {}".format(*names))
-    if isinstance(message, Signed) and not isinstance(state, s.Confirmed | s.Voided):
-        checks.by_aggregator(state.start.session, message)
-    return step(state, message, rand)
+    step, inside = _find(SILO, state, message), cast("s.Voidable", state)
+    with blame(FaultyAggregator):
+        if isinstance(message, Signed):
+            checks.by_aggregator(inside.start.session, message)
+        return step(state, message, rand)
 
 
-def aggregator_step(state: s.AggregatorState, message: m.Message) -> AggregatorStep:
+def aggregator_step(state: s.AggregatorState, message: m.Message) -> a.AggregatorStep:
     """One transition of the aggregator. Raises ProtocolError and its kinds.
 
     The caller has made sure that a silo's message came over that silo's own link.
     """
     if isinstance(state, s.Certified | s.Ended):
         return state, ()
-    part: Any = getattr(message, "statement", getattr(message, "header", message))
-    if not checks.same(state.session, part, "charter", "round", "ctx"):
+    said: Any = getattr(message, "statement", getattr(message, "header", message))
+    if not checks.same(state.session, said, "charter", "round", "ctx"):
         return state, ()  # an honest silo's late message of an earlier attempt
-    step = AGGREGATOR.get((type(state), type(message)))
-    if step is None:
-        names = type(state).__name__, type(message).__name__
-        raise ProtocolError("an aggregator that is {} takes no {}".format(*names))
-    if isinstance(part, Signed):
-        checks.signed(state.session.roster, part, ProtocolError)
-    if isinstance(state, s.Phase) and isinstance(message, _ANSWERS):
-        fresh = part.silo in state.asked and part.silo not in state.got
-        step = step if fresh else aggregator.ignore  # nobody is heard twice in a phase
-    return step(state, message)
+    step = _find(AGGREGATOR, state, message)
+    if not isinstance(message, _FROM_SILO):
+        return step(state, message)
+    with blame(ProtocolError):  # whoever sent it, it needn't be whom it names
+        checks.signed(state.session.roster, said)
+    if isinstance(state, s.Phase) and not isinstance(message, m.VoidStatement):
+        fresh = said.silo in state.asked and said.silo not in state.got
+        step = step if fresh else a.ignore  # nobody is heard twice in a phase
+    with blame(checks.faulty(state.session, said.silo)):
+        return step(state, message)
+
+
+def _find(table: Mapping[tuple[type, type], Step], state: Any, message: Any) -> Step:
+    names = type(state).__name__, type(message).__name__
+    if (type(state), type(message)) not in table:
+        raise ProtocolError("a party that is {} takes no {}".format(*names))
+    return table[type(state), type(message)]
 
 
 def run_release(
     session: s.Session,
     aggregator_key: SigningKey,
     silos: Mapping[int, s.SiloState],
-    rand: RandomBytes,
+    rand: u.RandomBytes,
     dies_before: Mapping[int, type] | None = None,
 ) -> tuple[s.AggregatorState, dict[int, s.SiloState]]:
     """One release in memory: figure, documentation and test oracle.

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Final
 
+from fedit_secure.secagg.keys import Bad
 from fedit_secure.secagg.transcript import Bound, digest, u64
 
 PRIME: Final = 2**256 + 297  # the least prime above every 32-byte secret
@@ -58,11 +59,11 @@ def combine(shares: Mapping[int, bytes], threshold: int) -> bytes:
     for holder, weight in zip(holders, _weights_at_zero(holders), strict=True):
         value = int.from_bytes(shares[holder], "little")
         if len(shares[holder]) != SHARE_BYTES or value >= PRIME:
-            raise ValueError(f"silo {holder}'s share isn't 33 bytes below the prime")
+            raise Bad(f"silo {holder}'s share isn't 33 bytes below the prime")
         total += value * weight
     total %= PRIME
     if total >> 256:
-        raise ValueError("the shares don't open to a 32-byte secret")
+        raise Bad("the shares don't open to a 32-byte secret")
     return total.to_bytes(32, "little")
 
 

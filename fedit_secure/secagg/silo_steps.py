@@ -1,23 +1,22 @@
 """The steps of a silo, in paper order; protocol.py says which state takes which message.
 
 Every message of the aggregator's has been found signed by it, and of this attempt, before
-it gets here.
+it gets here; and what turns out to be bad is blamed on it unless a step says otherwise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
 
-from fedit_secure.errors import AttemptFailed, FaultyAggregator, ProtocolError
-from fedit_secure.errors import FaultySiloOrAggregator as FaultySiloOr
+from fedit_secure.errors import AttemptFailed, ProtocolError
 from fedit_secure.secagg import checks, fixed_point, masks, shares
 from fedit_secure.secagg import messages as m
 from fedit_secure.secagg import states as s
-from fedit_secure.secagg.checks import require, sign
+from fedit_secure.secagg.checks import blame, doubtful, expect, faulty, require, sign
 from fedit_secure.secagg.envelope import Letter, seal
 from fedit_secure.secagg.keys import ExchangeKey
 from fedit_secure.secagg.tag import PRIME, TagKey
@@ -30,57 +29,45 @@ def advertise(state: s.Invited, offer: m.Offer, rand: RandomBytes) -> SiloStep:
     """Step 1: fresh single-use keys, commitments to b_u and g_u, and the ledger head."""
     session, me = state.session, state.me
     here = checks.same(session, offer, "charter", "round", "attempt", "state_digest")
-    what = "its offer is for another charter, round, attempt or model"
-    require(here, FaultyAggregator, what)
+    expect(here, "its offer is for another charter, round, attempt or model")
     mask_key, envelope_key = (ExchangeKey.from_bytes(rand(32)) for _ in range(2))
     seed, part = rand(32), rand(32)
     commit = partial(shares.secret_commitment, session.ctx, me.silo)
     keys = (mask_key.public, envelope_key.public)
     promised = (*keys, commit(seed), commit(part))
-    advert = m.Advert(me.silo, session.ctx, *promised, state.head)
-    advert = sign(me.key, advert)
+    advert = sign(me.key, m.Advert(me.silo, session.ctx, *promised, state.head))
     after = s.Advertised(state, s.Secrets(seed, part, mask_key, envelope_key), advert)
     return after, (session.fuse("advertise"), m.Send(None, advert))
 
 
 def share(state: s.Advertised, u1: m.AdvertSet, rand: RandomBytes) -> SiloStep:
     """Step 2: deal shares of b_u and the mask key, sealed and committed to, to all of U1."""
-    start, secrets = state.start, state.secrets
+    start, secrets, adverts = state.start, state.secrets, u1.adverts
     session, me = start.session, start.me
-    holders = checks.shown(session, u1.adverts, state.advert, "U1")
+    holders = checks.shown(session, adverts, state.advert, "U1")
     require(me.silo in holders, AttemptFailed, "this silo was left out of U1")
-    checks.keys_differ(u1.adverts, FaultyAggregator)
-    for advert in u1.adverts:
-        checks.advert_keys(session, advert)
-        checks.ledger_head(session, advert, start.peer_heads.get(advert.silo))
+    checks.keys_differ(adverts)
+    for advert in adverts:
+        with blame(faulty(session, advert.silo)):
+            checks.advert(advert, start.peer_heads.get(advert.silo))
     bound, t = session.bound(u1.key_set()), session.params.threshold
     of_seed = shares.split(secrets.self_seed, t, holders, rand)
     of_key = shares.split(secrets.mask_key.private_bytes(), t, holders, rand)
     given, own = secrets.group_contribution, secrets.envelope_key
     letters = {v: Letter(of_seed[v], of_key[v], given) for v in holders}
-    sealed = {
-        a.silo: seal(own, a.envelope_key, bound, me.silo, a.silo, letters[a.silo])
-        for a in u1.adverts
-        if a.silo != me.silo
-    }
-
-    def commitments(kind: str, of: Mapping[int, bytes]) -> tuple[bytes, ...]:
-        commit = shares.share_commitment
-        return tuple(commit(bound, me.silo, v, kind, of[v]) for v in holders)
-
-    hashes = (checks.envelope_hash(sealed[v]) if v in sealed else b"" for v in holders)
-    statement = m.ShareStatement(
-        me.silo,
-        session.ctx,
-        bound.key_set,
-        tuple(holders),
-        envelope_hashes=tuple(hashes),
-        self_commitments=commitments("self", of_seed),
-        key_commitments=commitments("key", of_key),
+    others = {a.silo: a.envelope_key for a in adverts if a.silo != me.silo}
+    sealed = {v: seal(own, k, bound, me.silo, v, letters[v]) for v, k in others.items()}
+    hashes = {v: checks.envelope_hash(envelope) for v, envelope in sealed.items()}
+    commit = partial(shares.share_commitment, bound, me.silo)
+    columns = (
+        tuple(hashes.get(v, b"") for v in holders),
+        tuple(commit(v, "self", of_seed[v]) for v in holders),
+        tuple(commit(v, "key", of_key[v]) for v in holders),
     )
-    statement = sign(me.key, statement)
+    whose = (me.silo, session.ctx, bound.key_set, tuple(holders))
+    statement = sign(me.key, m.ShareStatement(*whose, *columns))
     bundle = m.ShareBundle(statement, tuple(sealed.items()))
-    heads = tuple((advert.silo, advert.ledger_head) for advert in u1.adverts)
+    heads = tuple((advert.silo, advert.ledger_head) for advert in adverts)
     after = s.Shared(start, secrets, u1, statement, letters[me.silo])
     return after, (session.fuse("heads", heads=heads), m.Send(None, bundle))
 
@@ -90,23 +77,24 @@ def mask(state: s.Shared, u2: m.ShareSet, rand: RandomBytes) -> SiloStep:
 
     b_u and both private keys are dropped here: from now on they exist in shares only.
     """
-    start, secrets = state.start, state.secrets
+    start, secrets, u1 = state.start, state.secrets, state.statement.holders
     session, me, params = start.session, start.me, start.session.params
     dealers = checks.shown(session, u2.statements, state.statement, "U2")
-    u1 = state.statement.holders
-    require(set(dealers) <= set(u1), FaultyAggregator, "U2 isn't a part of U1")
+    expect(set(dealers) <= set(u1), "U2 isn't a part of U1")
     require(me.silo in dealers, AttemptFailed, "this silo was left out of U2")
-    bound = session.bound(state.adverts.key_set(), tuple(dealers))
-    checks.bound_to(bound, u2, FaultyAggregator)
+    bound = session.bound(state.adverts.key_set(), dealers)
+    checks.bound_to(bound, u2)
     for dealt in u2.statements:
-        checks.bound_to(bound, dealt, checks.doubtful(session, dealt.dealer))
-        checks.statement(session, dealt, u1)
+        with blame(doubtful(session, dealt.dealer)):
+            checks.bound_to(bound, dealt)
+        with blame(faulty(session, dealt.dealer)):
+            checks.statement(dealt, u1)
     letters = checks.letters(state, u2, bound)
-    parts = {dealer: x.group_contribution for dealer, x in letters.items()}
+    parts = {dealer: letter.group_contribution for dealer, letter in letters.items()}
     tag_key = TagKey.derive(bound, parts, params.length)
     streams = [masks.self_stream(secrets.self_seed, bound, 1)]
     for peer in state.adverts.adverts:
-        if peer.silo in dealers and peer.silo != me.silo:
+        if peer.silo in letters and peer.silo != me.silo:
             half = (secrets.mask_key, peer.mask_key, bound, me.silo, peer.silo)
             streams.append(masks.pair_stream(*half))
     vector = start.update.astype(np.uint32)
@@ -126,24 +114,27 @@ def note_ack(state: s.Masked, ack: m.UploadAck, rand: RandomBytes) -> SiloStep:
     require(not state.acked, ProtocolError, "this upload was acknowledged before")
     ours = (state.start.me.silo, state.header.signed_digest())
     right = (ack.silo, ack.header_digest) == ours
-    require(right, FaultyAggregator, "it acknowledged what this silo never sent")
+    expect(right, "it acknowledged what this silo never sent")
     return replace(state, acked=True), ()
 
 
 def agree(state: s.Masked, survivors: m.SurvivorSet, rand: RandomBytes) -> SiloStep:
     """Step 4, the consistency check: sign the one set of survivors that we were shown."""
     session, me = state.start.session, state.start.me
-    u3 = tuple(checks.shown(session, survivors.headers, state.header, "U3"))
-    part = set(u3) <= state.letters.keys()
-    require(part, FaultyAggregator, "U3 isn't a part of U2")
+    u3 = checks.shown(session, survivors.headers, state.header, "U3")
+    expect(set(u3) <= state.letters.keys(), "U3 isn't a part of U2")
     for header in survivors.headers:
-        checks.header(session, header)
-        checks.bound_to(state.bound, header, checks.doubtful(session, header.silo))
+        with blame(faulty(session, header.silo)):
+            checks.header(session, header)
+        with blame(doubtful(session, header.silo)):
+            checks.bound_to(state.bound, header)
     dropped = me.silo not in u3 and state.acked
-    require(not dropped, FaultyAggregator, "it left out an upload that it acknowledged")
+    expect(not dropped, "it left out an upload that it acknowledged")
     said = (*state.bound[1:], m.silo_set(u3), survivors.headers_digest())
     agreement = sign(me.key, m.Agreement(me.silo, *said))
-    return s.Agreed(state.start, state, u3, agreement), (m.Send(None, agreement),)
+    return s.Agreed(state.start, state, tuple(u3), agreement), (
+        m.Send(None, agreement),
+    )
 
 
 def reveal(state: s.Agreed, quorum: m.AgreementSet, rand: RandomBytes) -> SiloStep:
@@ -151,18 +142,17 @@ def reveal(state: s.Agreed, quorum: m.AgreementSet, rand: RandomBytes) -> SiloSt
     start, held = state.start, state.masked.letters
     checks.quorum(start.session, quorum.agreements, state.agreement, held)
     in_sum, dropped = shares_due(start.me.silo, held, state.survivors)
-    given = (
-        tuple((peer, held[peer].self_share) for peer in in_sum),
-        tuple((peer, held[peer].key_share) for peer in dropped),
-    )
-    answer = sign(start.me.key, m.Reveal(start.me.silo, start.session.ctx, *given))
-    key_set, tag_key = state.masked.bound.key_set, state.masked.tag_key
-    after = s.Revealed(start, key_set, state.survivors, tag_key)
-    return after, (start.session.fuse("reveal", record=answer), m.Send(None, answer))
+    selves = tuple((peer, held[peer].self_share) for peer in in_sum)
+    keys = tuple((peer, held[peer].key_share) for peer in dropped)
+    answer = m.Reveal(start.me.silo, start.session.ctx, selves, keys)
+    answer = sign(start.me.key, answer)
+    only = (state.masked.bound.key_set, state.survivors, state.masked.tag_key)
+    fuse = start.session.fuse("reveal", record=answer)
+    return s.Revealed(start, *only), (fuse, m.Send(None, answer))
 
 
 def shares_due(
-    me: int, dealers: Collection[int], survivors: Collection[int]
+    me: int, dealers: Iterable[int], survivors: Collection[int]
 ) -> tuple[list[int], list[int]]:
     """THE decision, one answer per peer: its self-mask seed's share if its upload is in
     the sum (the own one too), else its mask key's (never the own). Both would open it."""
@@ -175,15 +165,13 @@ def verify_sum(state: s.Revealed, out: m.PublishedSum, rand: RandomBytes) -> Sil
     """Step 7, first half: the sum is over the agreed silos and carries their tag."""
     params = state.start.session.params
     agreed = (out.key_set, out.contributors) == (state.key_set, state.survivors)
-    require(agreed, FaultyAggregator, "it published a sum over others than agreed")
+    expect(agreed, "it published a sum over others than agreed")
     shaped = out.total.shape == (params.length,) and out.total.dtype == np.int32
-    require(shaped, FaultyAggregator, "it published a sum of another shape")
-    reach = len(out.contributors) * params.magnitude
-    try:
+    expect(shaped, "it published a sum of another shape")
+    with blame(checks.somebody):
+        reach = len(out.contributors) * params.magnitude
         fixed_point.check_magnitude(out.total, reach)
         state.tag_key.check(out.total, out.tag, out.contributors)
-    except ValueError as error:
-        raise FaultySiloOr("any contributor", str(error)) from None
     return s.Verified(state.start, out), (m.Release(out),)
 
 

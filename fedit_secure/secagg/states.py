@@ -6,8 +6,8 @@ window is a dropout, so there is nothing to save.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import field
 from typing import Any
 
 import numpy as np
@@ -19,10 +19,10 @@ from fedit_secure.secagg.keys import ExchangeKey, SigningKey
 from fedit_secure.secagg.params import Roster, SecAggParams
 from fedit_secure.secagg.tag import TagKey
 from fedit_secure.secagg.transcript import Bound, context
+from fedit_secure.secagg.value import Value
 
 
-@dataclass(frozen=True, slots=True)
-class Session:
+class Session(Value):
     """What both roles agree on before the first message of an attempt.
 
     `charter` is R; `state_digest` names the global state that every update started from.
@@ -40,7 +40,7 @@ class Session:
         where = (self.charter, self.round, self.attempt, self.state_digest)
         object.__setattr__(self, "ctx", context(*where, self.params.codec_digest()))
 
-    def bound(self, key_set: bytes, dealers: tuple[int, ...] = ()) -> Bound:
+    def bound(self, key_set: bytes, dealers: Iterable[int] = ()) -> Bound:
         """What binds this attempt once K, and later U2, are known."""
         return Bound(self.charter, self.ctx, key_set, m.silo_set(dealers))
 
@@ -52,16 +52,14 @@ class Session:
 # --------------------------------------------------------------------------------- silo
 
 
-@dataclass(frozen=True, slots=True)
-class Me:
+class Me(Value):
     """This silo: its roster index and its identity key."""
 
     silo: int
     key: SigningKey
 
 
-@dataclass(frozen=True, slots=True)
-class Secrets:
+class Secrets(Value):
     """b_u, g_u and the two single-use private keys of one attempt."""
 
     self_seed: bytes = field(repr=False)
@@ -70,8 +68,7 @@ class Secrets:
     envelope_key: ExchangeKey
 
 
-@dataclass(frozen=True, slots=True)
-class Invited:
+class Invited(Value):
     """`update` is the encoded update, int32 of shape (length,); `update_digest` names the
     update before encoding; `peer_heads` are the ledger heads last seen, by roster index,
     each of the population in that silo's charter row."""
@@ -88,27 +85,25 @@ class Invited:
         return self
 
 
-@dataclass(frozen=True, slots=True)
-class Advertised:
+class _Started(Value):
     start: Invited
+
+
+class Advertised(_Started):
     secrets: Secrets
     advert: m.Advert
 
 
-@dataclass(frozen=True, slots=True)
-class Shared:
-    start: Invited
+class Shared(_Started):
     secrets: Secrets
     adverts: m.AdvertSet
     statement: m.ShareStatement
     letter: Letter  # to itself
 
 
-@dataclass(frozen=True, slots=True)
-class Masked:
+class Masked(_Started):
     """Holds the letters of U2 and the expanded G; its own seed and keys are gone already."""
 
-    start: Invited
     bound: Bound
     letters: Mapping[int, Letter]
     tag_key: TagKey
@@ -116,37 +111,29 @@ class Masked:
     acked: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Agreed:
-    start: Invited
+class Agreed(_Started):
     masked: Masked
     survivors: tuple[int, ...]  # U3
     agreement: m.Agreement
 
 
-@dataclass(frozen=True, slots=True)
-class Revealed:
+class Revealed(_Started):
     """Every secret of the attempt is gone but G, which checks the sum's tag."""
 
-    start: Invited
     key_set: bytes
     survivors: tuple[int, ...]
     tag_key: TagKey
 
 
-@dataclass(frozen=True, slots=True)
-class Verified:
-    start: Invited
+class Verified(_Started):
     published: m.PublishedSum
 
 
-@dataclass(frozen=True, slots=True)
-class Confirmed:
+class Confirmed(Value):
     confirmation: m.Confirmation
 
 
-@dataclass(frozen=True, slots=True)
-class Voided:
+class Voided(Value):
     statement: m.VoidStatement
 
 
@@ -156,8 +143,10 @@ SiloState = Voidable | Revealed | Verified | Confirmed | Voided
 # --------------------------------------------------------------------------- aggregator
 
 
-@dataclass(frozen=True, slots=True)
-class Phase:
+Common = tuple[Session, SigningKey, frozenset[int], frozenset[int]]
+
+
+class Phase(Value):
     """A phase that collects answers. `asked` may answer, once each; `gone` are those that
     nobody waits for; `got` are the answers by roster index."""
 
@@ -171,26 +160,22 @@ class Phase:
     def waiting(self) -> frozenset[int]:
         return self.asked - self.gone - self.got.keys()
 
-    def then(
-        self, asked: Collection[int]
-    ) -> tuple[Session, SigningKey, frozenset[int], frozenset[int]]:
+    def then(self, asked: Iterable[int]) -> Common:
         """What the next phase takes over from this one."""
         return self.session, self.key, frozenset(asked), self.gone
 
 
-@dataclass(frozen=True, slots=True)
 class Gathering(Phase):
     """Waits for adverts."""
 
 
-@dataclass(frozen=True, slots=True)
 class Sharing(Phase):
     """Waits for the bundles of U1."""
 
     adverts: m.AdvertSet
+    bound: Bound
 
 
-@dataclass(frozen=True, slots=True)
 class Masking(Phase):
     """Waits for the uploads of U2, and keeps their headers.
 
@@ -199,13 +184,12 @@ class Masking(Phase):
     """
 
     adverts: m.AdvertSet
-    statements: Mapping[int, m.ShareStatement]
     bound: Bound
+    statements: Mapping[int, m.ShareStatement]
     total: NDArray[np.uint32] = field(repr=False)
     tag: int = 0
 
 
-@dataclass(frozen=True, slots=True)
 class Agreeing(Phase):
     """Waits for the agreements of U3; another member of U2 may help."""
 
@@ -213,7 +197,6 @@ class Agreeing(Phase):
     survivors: m.SurvivorSet
 
 
-@dataclass(frozen=True, slots=True)
 class Revealing(Phase):
     """Waits for shares until t of each secret that is due are there."""
 
@@ -222,20 +205,17 @@ class Revealing(Phase):
     agreements: tuple[m.Agreement, ...]
 
 
-@dataclass(frozen=True, slots=True)
 class Published(Phase):
     """Waits for t equal confirmations, of whoever is in the roster."""
 
     published: m.PublishedSum
 
 
-@dataclass(frozen=True, slots=True)
-class Certified:
+class Certified(Value):
     certificate: m.RoundCertificate
 
 
-@dataclass(frozen=True, slots=True)
-class Voiding:
+class Voiding(Value):
     """Uploads may exist, so the attempt must be closed by t signed statements."""
 
     session: Session
@@ -243,8 +223,7 @@ class Voiding:
     statements: tuple[m.VoidStatement, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(Value):
     """No sum. `free`: no upload can ever be opened, so every update may go on."""
 
     reason: str

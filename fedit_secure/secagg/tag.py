@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from fedit_secure.secagg.keys import Secret, hkdf
+from fedit_secure.secagg.keys import Bad, Secret, hkdf
 from fedit_secure.secagg.masks import TAG_PRIME, elements
 from fedit_secure.secagg.transcript import Bound, digest, join
 
@@ -26,7 +26,7 @@ _ROWS: Final = 512  # rows a tile: 1 MiB of float64
 _BETA_BITS: Final = 14  # limb + int32 + log2(256) = 53 bits: exact in a float64
 
 
-class BadTag(ValueError):
+class BadTag(Bad):
     """A sum that isn't the sum of what its contributors authenticated."""
 
 

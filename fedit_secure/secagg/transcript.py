@@ -7,8 +7,10 @@ starts with a label of its own, so no digest of one kind passes for another.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, fields
+from dataclasses import field, fields
 from typing import Any, ClassVar, NamedTuple
+
+from fedit_secure.secagg.value import Value
 
 
 class Bound(NamedTuple):
@@ -74,12 +76,11 @@ def encode(value: Any) -> bytes:
     return join(*map(encode, value if isinstance(value, tuple) else _covered(value)))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Signed:
+class Signed(Value):
     """A message whose signature covers its label and every field but signatures."""
 
     label: ClassVar[str]
-    signature: bytes = b""
+    signature: bytes = field(default=b"", kw_only=True)
 
     def signed_digest(self) -> bytes:
         return digest(self.label, *map(encode, _covered(self)))

@@ -1,8 +1,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
-from typing import ClassVar
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -67,15 +66,11 @@ def test_context_changes_with_every_field():
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Inner(Signed):
-    label: ClassVar[str] = "inner"
+class Inner(Signed, label="inner"):
     number: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outer(Signed):
-    label: ClassVar[str] = "outer"
+class Outer(Signed, label="outer"):
     name: str
     inner: tuple[Inner, ...]
     blob: bytes
