@@ -24,8 +24,8 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "fedit-secure needs Python 3.11 or later; $(PYTHON) is $$($(PYTHON) -V 2>&1)." \
 			"Say which to use: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 4; }
-	@echo "==> creating $(VENV) with $$($(PYTHON) -V)"
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@test -x $(BIN)/python || { echo "==> creating $(VENV) with $$($(PYTHON) -V)"; \
+		$(PYTHON) -m venv $(VENV); }
 	@echo "==> installing fedit-secure with its silo and dev extras, as pinned in constraints.txt"
 	@echo "    (torch and transformers are large: this takes a few minutes, once)"
 	@set -o pipefail; PYTHONUNBUFFERED=1 $(BIN)/python -m pip install \
