@@ -169,8 +169,12 @@ class Aggregator:
 
         Raises QuorumLost when too few silos can or will go on.
         """
-        while (now := self._folder.progress.round) <= self._charter.rounds:
-            await self._round(now)
+        try:
+            while (now := self._folder.progress.round) <= self._charter.rounds:
+                await self._round(now)
+        except QuorumLost as error:
+            await self._broadcast(f.CannotServe(str(error), error.exit_status))
+            raise
         state = self._folder.state()
         self._ended = True
         await self._broadcast(

@@ -234,7 +234,10 @@ class SiloDaemon:
         async def charge() -> None:
             self._receipt.clear()
             await asyncio.to_thread(books.reserve, now)
-            await self._send_ledger()
+            # A connection that is gone now is made anew, and the ledger sent again: what
+            # was charged must not be charged twice for it.
+            with suppress(ConnectError, DeadlineExceeded):
+                await self._send_ledger()
             # Nothing is sampled before the aggregator has countersigned the intent.
             await self._receipt.wait()
 

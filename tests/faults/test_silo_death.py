@@ -11,6 +11,7 @@ import pytest
 from small_federation import Killed, SmallFederation, found
 
 from fedit_secure.aggregator.events import Event
+from fedit_secure.errors import QuorumLost
 from fedit_secure.federation.update import to_float32
 from fedit_secure.secagg import messages as m
 from fedit_secure.silo.books import open_journal
@@ -143,3 +144,34 @@ async def test_silos_and_aggregator_restart_between_rounds(tmp_path: Path) -> No
         state = await run(federation, {}, revive=False)
     total = sum(federation.mean_of(r, [f"s{i}" for i in range(4)]) for r in (1, 2, 3))
     assert np.abs(to_float32(state) - total).max() < 1e-5
+
+
+async def test_withheld_reveals_skip_the_round_and_cost_one_charge(
+    tmp_path: Path,
+) -> None:
+    """Two of four fall silent once they agreed: no sum, no void, but the run goes on."""
+    federation = found(tmp_path, 4, rounds=2)
+    dying = {name: {"at_send": m.Reveal} for name in ("s1", "s3")}
+    state = await run(federation, dying, revive=True)
+    names = [f"s{i}" for i in range(4)]
+    assert_sum(federation, state, 2, names)  # round 1 left the state as it was
+    assert [charges(federation, name) for name in names] == [2] * 4
+    assert "skipped" in [event.phase for event in federation.events]
+
+
+async def test_a_run_without_enough_silos_ends_everybody(tmp_path: Path) -> None:
+    """Two of four never come: the rest isn't left waiting, and says why with status 8."""
+    federation = found(
+        tmp_path, 4, tune_deadline_seconds=4.0, phase_deadline_seconds=0.2
+    )
+    hub = federation.new_aggregator()
+    present = [
+        asyncio.create_task(federation.run_silo(party, lambda: hub))
+        for party in federation.silos[:2]
+    ]
+    async with asyncio.timeout(SECONDS):
+        with pytest.raises(QuorumLost, match="2 silos were ready in time, not 3"):
+            await hub.run()
+        ends = await asyncio.gather(*present, return_exceptions=True)
+    assert [type(end) for end in ends] == [QuorumLost, QuorumLost]
+    assert all(end.exit_status == 8 for end in ends)
