@@ -11,22 +11,20 @@ DP keeps. The last line is JSON.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import json
 import os
-import platform
+import sys
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
-from importlib import metadata
+from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import allocation
 import numpy as np
+from _record import arguments, report
 from numpy.typing import NDArray
 
 from fedit_secure.evaluation.score import score
@@ -189,10 +187,12 @@ def alone_job(
     return adapters
 
 
-def one_seed(sizes: Sizes, base: Path, seed: int, folder: Path) -> dict[str, Any]:
+def one_seed(
+    sizes: Sizes, dolly: Path, base: Path, seed: int, folder: Path
+) -> dict[str, Any]:
     """Everything for one seed."""
     rng = np.random.default_rng(seed)
-    rest, test = allocation.hold_out(allocation.read_dolly(), sizes.held_out, rng)
+    rest, test = allocation.hold_out(allocation.read_dolly(dolly), sizes.held_out, rng)
     parts = allocation.dirichlet(rest, sizes.silos, 0.5, rng)
     data = {
         f"silo-{i}": DataSource(
@@ -240,35 +240,39 @@ def main() -> None:
     """Parse, run the seeds, print the figures."""
     import torch
 
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = arguments(__doc__ or "")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=1)
+    parser.add_argument("--data", type=Path, default=allocation.DOLLY)
     parser.add_argument("--model", type=Path, default=allocation.PUBLIC_BASE)
-    parser.add_argument("--quick", action="store_true", help="four silos, one round")
     options = parser.parse_args()
+    for needed in (options.data, options.model):
+        if not needed.exists():
+            sys.exit(f"{needed} isn't there: give --data and --model")
     torch.set_num_threads(2)
-    sizes = Sizes()
+    sizes, count = Sizes(), options.seeds
     if options.quick:
-        sizes = replace(sizes, silos=4, rounds=1, steps=2, batch=64, held_out=80)
-        options.seeds = 1
-    results = []
-    for seed in range(options.first_seed, options.first_seed + options.seeds):
-        folder = Path(tempfile.mkdtemp(prefix="fedit-dolly-"))
-        results.append(one_seed(sizes, options.model, seed, folder))
-    packages = ("torch", "opacus", "transformers", "peft", "dp-accounting")
-    print(
-        json.dumps(
-            {
-                "kept_min": min(r["kept"] for r in results),
-                "beats_mean_alone": all(
-                    r["federated_dp"] < r["alone_dp_mean"] for r in results
-                ),
-                "seeds": results,
-                "sizes": {f: getattr(sizes, f) for f in sizes.__dataclass_fields__},
-                "versions": {name: metadata.version(name) for name in packages},
-                "machine": f"{os.cpu_count()} cores, {platform.machine()}",
-            }
+        sizes, count = (
+            replace(sizes, silos=4, rounds=1, steps=2, batch=64, held_out=80),
+            1,
         )
+    seeds = tuple(range(options.first_seed, options.first_seed + count))
+    results = []
+    for seed in seeds:
+        folder = Path(tempfile.mkdtemp(prefix="fedit-dolly-"))
+        results.append(one_seed(sizes, options.data, options.model, seed, folder))
+    report(
+        "dolly_federation",
+        {
+            "kept_fraction_min": min(r["kept"] for r in results),
+            "beats_mean_silo_alone": all(
+                r["federated_dp"] < r["alone_dp_mean"] for r in results
+            ),
+            "runs": results,
+        },
+        sizes=asdict(sizes),
+        packages=("torch", "opacus", "transformers", "peft", "dp-accounting"),
+        seeds=seeds,
     )
 
 
