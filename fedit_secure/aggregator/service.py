@@ -275,7 +275,9 @@ class Aggregator:
         while len(self._links) < self._params.threshold:
             self._changed.clear()
             await self._changed.wait()
-        resume = s.Voiding(session, "the aggregator was restarted")
+        everyone = frozenset(range(self._params.silos))
+        where = (session, self._key, everyone, frozenset[int]())
+        resume = s.Voiding(*where, "the aggregator was restarted")
         result = await self._drive(session, before, resume)
         self._pending = None
         free = isinstance(result, s.Ended) and result.free

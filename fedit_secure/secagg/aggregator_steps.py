@@ -7,130 +7,120 @@ bad is blamed on the sender unless a step says otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from fedit_secure.errors import QuorumLost
+from fedit_secure.errors import FaultySilo, FaultySiloOrAggregator, QuorumLost
 from fedit_secure.secagg import checks, fixed_point, masks, shares
 from fedit_secure.secagg import messages as m
 from fedit_secure.secagg import states as s
 from fedit_secure.secagg.checks import blame, expect, sign
 from fedit_secure.secagg.keys import ExchangeKey, SigningKey
 from fedit_secure.secagg.silo_steps import shares_due
-from fedit_secure.secagg.tag import PRIME
 
-AggregatorStep = tuple[s.AggregatorState, tuple[m.Effect, ...]]
+Step = tuple[s.AggregatorState, tuple[m.Effect, ...]]
 
 
-def open_attempt(
-    session: s.Session, key: SigningKey, silos: Iterable[int]
-) -> AggregatorStep:
+def open_attempt(session: s.Session, key: SigningKey, silos: Iterable[int]) -> Step:
     """Invite the silos that hold an update; the first message of every attempt."""
     where = (session.round, session.attempt, session.state_digest)
     offer, invited = sign(key, m.Offer(session.charter, *where)), frozenset(silos)
-    state = s.Gathering(session, key, invited, frozenset())
-    return state, to_all(invited, offer)
+    return s.Gathering(session, key, invited, frozenset()), to_all(invited, offer)
 
 
-def collect_advert(state: s.Gathering, advert: m.Advert) -> AggregatorStep:
+def collect_advert(state: s.Gathering, advert: m.Advert) -> Step:
     """Take one advert; once all are in, seal U1."""
     checks.advert(advert, None)
     checks.keys_differ((*state.got.values(), advert))
     return took(state, advert.silo, advert)
 
 
-def seal_adverts(state: s.Gathering) -> AggregatorStep:
+def seal_adverts(state: s.Gathering) -> Step:
     """U1 is whoever advertised."""
-    u1 = m.AdvertSet(state.session.ctx, tuple(in_order(state.got)))
-    u1 = sign(state.key, u1)
+    u1 = sign(state.key, m.AdvertSet(state.session.ctx, state.answers()))
     bound = state.session.bound(u1.key_set())
     return s.Sharing(*state.then(state.got), u1, bound), to_all(state.got, u1)
 
 
-def collect_bundle(state: s.Sharing, bundle: m.ShareBundle) -> AggregatorStep:
+def collect_bundle(state: s.Sharing, bundle: m.ShareBundle) -> Step:
     """Take one dealer's envelopes; once all are in, seal U2."""
     dealt, sealed = bundle.statement, dict(bundle.envelopes)
-    checks.bound_to(state.bound, dealt)
     u1 = tuple(sorted(state.asked))
-    checks.statement(dealt, u1)
-    hashes = {v: checks.envelope_hash(envelope) for v, envelope in sealed.items()}
-    promised = dict(zip(u1, dealt.envelope_hashes, strict=True))
-    whole = dealt.dealer not in sealed and {**hashes, dealt.dealer: b""} == promised
+    checks.statement(state.bound, dealt, u1)
+    hashes = tuple(checks.envelope_hash(sealed.get(v, b"")) for v in u1)
+    whole = hashes == dealt.envelope_hashes and sorted([*sealed, dealt.dealer]) == [*u1]
     expect(whole, "its envelopes aren't those of its statement")
     return took(state, dealt.dealer, bundle)
 
 
-def seal_shares(state: s.Sharing) -> AggregatorStep:
+def seal_shares(state: s.Sharing) -> Step:
     """U2 is whoever dealt to all; each of them gets the envelopes addressed to it."""
     session, u2 = state.session, sorted(state.got)
-    statements = {dealer: state.got[dealer].statement for dealer in u2}
-    mail = {dealer: dict(state.got[dealer].envelopes) for dealer in u2}
-    where, sends = (session.ctx, state.bound.key_set, tuple(statements.values())), []
+    statements = tuple(bundle.statement for bundle in state.answers())
+    mail, sends = {dealer: dict(state.got[dealer].envelopes) for dealer in u2}, []
     for holder in u2:
         sealed = tuple((d, mail[d][holder]) for d in u2 if d != holder)
-        sends.append(m.Send(holder, sign(state.key, m.ShareSet(*where, sealed))))
+        shown = m.ShareSet(session.ctx, state.bound.key_set, statements, sealed)
+        sends.append(m.Send(holder, sign(state.key, shown)))
     bound = session.bound(state.bound.key_set, u2)
     total = np.zeros(session.params.length, np.uint32)
-    common = (*state.then(u2), state.adverts, bound, statements)
-    return s.Masking(*common, total), tuple(sends)
+    after = s.Masking(*state.then(u2), state.adverts, bound, statements, total)
+    return after, tuple(sends)
 
 
-def collect_upload(state: s.Masking, upload: m.MaskedUpload) -> AggregatorStep:
+def collect_upload(state: s.Masking, upload: m.MaskedUpload) -> Step:
     """Add one whole upload to the running sum and acknowledge it."""
     session, header, payload = state.session, upload.header, upload.payload
-    checks.header(session, header)
-    checks.bound_to(state.bound, header)
+    checks.header(session, state.bound, header)
     same = checks.payload_digest(payload) == header.payload_digest
     whole = same and len(payload) == header.length
     expect(whole, "its upload isn't what its header says")
     tag = int.from_bytes(payload[-8:], "little")
-    expect(tag < PRIME, "its masked tag is no residue")
+    expect(tag < masks.TAG_PRIME, "its masked tag is no residue")
     sizes = (session.params.length, session.params.ring_bits)
     np.add(state.total, fixed_point.unpack(payload[:-8], *sizes), out=state.total)
     ack = m.UploadAck(session.ctx, header.silo, header.signed_digest())
-    state = replace(state, tag=(state.tag + tag) % PRIME)
+    state = replace(state, tag=(state.tag + tag) % masks.TAG_PRIME)
     after, effects = took(state, header.silo, header)
     return after, (m.Send(header.silo, sign(state.key, ack)), *effects)
 
 
-def seal_uploads(state: s.Masking) -> AggregatorStep:
+def seal_uploads(state: s.Masking) -> Step:
     """U3 is whoever's upload is whole; a later one is never added. A silo whose upload was
     cut off is asked too: it may have masked, and help the others."""
-    u3 = m.SurvivorSet(state.session.ctx, tuple(in_order(state.got)))
-    u3 = sign(state.key, u3)
+    u3 = sign(state.key, m.SurvivorSet(state.session.ctx, state.answers()))
     return s.Agreeing(*state.then(state.asked), state, u3), to_all(state.asked, u3)
 
 
-def collect_agreement(state: s.Agreeing, agreement: m.Agreement) -> AggregatorStep:
+def collect_agreement(state: s.Agreeing, agreement: m.Agreement) -> Step:
     """Take one signature on U3 from a member of U2."""
-    u3 = state.survivors
-    said = (*state.masking.bound[1:], m.silo_set(u3.silos()), u3.headers_digest())
-    right = agreement.content() == said
+    said = (*state.masking.bound[1:], *state.survivors.digests())
+    right = replace(agreement, signature=b"") == m.Agreement(agreement.silo, *said)
     expect(right, "it agreed to other survivors than it was shown")
     return took(state, agreement.silo, agreement)
 
 
-def seal_agreements(state: s.Agreeing) -> AggregatorStep:
+def seal_agreements(state: s.Agreeing) -> Step:
     """t signatures make U3 the only set that can ever be opened in this attempt."""
-    agreements = tuple(in_order(state.got))
-    common = (*state.then(state.got), state.masking, state.survivors.silos())
-    quorum = m.AgreementSet(state.session.ctx, agreements)
-    return s.Revealing(*common, agreements), to_all(state.got, quorum)
+    quorum = m.AgreementSet(state.session.ctx, state.answers())
+    what = (state.masking, state.survivors.silos(), quorum.agreements)
+    return s.Revealing(*state.then(state.got), *what), to_all(state.got, quorum)
 
 
-def collect_reveal(state: s.Revealing, answer: m.Reveal) -> AggregatorStep:
+def collect_reveal(state: s.Revealing, answer: m.Reveal) -> Step:
     """Take one silo's shares; as soon as t open every secret, publish the sum."""
     masking, given = state.masking, (answer.self_shares, answer.key_shares)
     due = shares_due(answer.silo, masking.asked, state.survivors)
-    right = tuple([peer for peer, _ in pieces] for pieces in given) == due
+    right = [[peer for peer, _ in pieces] for pieces in given] == due
     expect(right, "it revealed other shares than agreed")
+    dealt = {statement.dealer: statement for statement in masking.statements}
     for kind, pieces in zip(("self", "key"), given, strict=True):
         for peer, piece in pieces:
-            dealt = masking.statements[peer]
-            checks.share(masking.bound, dealt, answer.silo, kind, piece)
+            checks.share(masking.bound, dealt[peer], answer.silo, kind, piece)
     # One share a peer, of the only secret of it that may open.
     return took(state, answer.silo, dict(given[0] + given[1]))
 
@@ -147,7 +137,7 @@ def openable(state: s.Revealing) -> bool:
     return all(len(pieces_of(state, silo)) == t for silo in state.masking.asked)
 
 
-def open_sum(state: s.Revealing) -> AggregatorStep:
+def open_sum(state: s.Revealing) -> Step:
     """Step 6: recover one secret per silo, take the masks off, publish sum and tag.
 
     Every share was checked against its commitment, so a secret that comes out wrong is
@@ -157,7 +147,7 @@ def open_sum(state: s.Revealing) -> AggregatorStep:
     adverts = {advert.silo: advert for advert in masking.adverts.adverts}
     params, bound, streams = session.params, masking.bound, []
     for silo in sorted(masking.asked):
-        with blame(checks.faulty(session, silo)):
+        with blame(FaultySilo, session.roster.name(silo)):
             secret = shares.combine(pieces_of(state, silo), params.threshold)
             if silo in u3:
                 opened = shares.secret_commitment(session.ctx, silo, secret)
@@ -168,13 +158,13 @@ def open_sum(state: s.Revealing) -> AggregatorStep:
             key = ExchangeKey.from_bytes(secret)
             right = key.public == adverts[silo].mask_key
             expect(right, "its shares don't open its mask key")
-        for peer in u3:  # what the dropped silo would have added cancels what they did
-            half = (key, adverts[peer].mask_key, bound, silo, peer)
-            streams.append(masks.pair_stream(*half))
-    tag = (masking.tag + masks.add_streams(masking.total, streams)) % PRIME
+        # What the dropped silo would have added cancels what they did.
+        half = partial(masks.pair_stream, key, bound, silo)
+        streams += [half(peer, adverts[peer].mask_key) for peer in u3]
+    tag = (masking.tag + masks.add_streams(masking.total, streams)) % masks.TAG_PRIME
     total = fixed_point.lift_signed(masking.total, params.ring_bits)
-    with blame(checks.somebody):
-        fixed_point.check_magnitude(total, len(u3) * params.magnitude)
+    with blame(FaultySiloOrAggregator, "any contributor"):
+        fixed_point.check_sum(total, params, len(u3))
     what = (session.ctx, bound.key_set, u3, total, tag, state.agreements)
     out = sign(state.key, m.PublishedSum(*what))
     everyone = frozenset(range(params.silos))
@@ -182,7 +172,7 @@ def open_sum(state: s.Revealing) -> AggregatorStep:
     return after, (m.Release(out),)
 
 
-def collect_confirmation(state: s.Published, word: m.Confirmation) -> AggregatorStep:
+def collect_confirmation(state: s.Published, word: m.Confirmation) -> Step:
     """Take one silo's word on the next state; t equal ones certify it for everybody."""
     params, said = state.session.params, (*state.got.values(), word)
     equal = tuple(c for c in said if c.content() == word.content())
@@ -196,82 +186,85 @@ def collect_confirmation(state: s.Published, word: m.Confirmation) -> Aggregator
     return after, effects
 
 
-def collect_void(state: s.Voiding, word: m.VoidStatement) -> AggregatorStep:
+def lose_quorum(state: s.Published) -> Step:
+    """No content has t signatures, and nobody is left to wait for."""
+    n, t = len(state.got), state.session.params.threshold
+    raise QuorumLost(f"round {state.session.round}: no {t} of {n} words are equal")
+
+
+def collect_void(state: s.Voiding, word: m.VoidStatement) -> Step:
     """t of them prove that fewer than t silos can ever reveal: the updates are free."""
-    params = state.session.params
-    said = {
-        v.silo: v for v in (*state.statements, word)
-    }  # what is repeated counts once
-    if len(said) < params.threshold:
-        return replace(state, statements=tuple(said.values())), ()
-    proof = m.VoidCertificate(state.session.ctx, tuple(said.values()))
-    return s.Ended(state.reason, free=True), to_all(range(params.silos), proof)
+    if len(state.got) + 1 < state.session.params.threshold:
+        return took(state, word.silo, word)
+    proof = m.VoidCertificate(state.session.ctx, (*state.answers(), word))
+    return s.Ended(state.reason, free=True), to_all(state.asked, proof)
 
 
-def end_voiding(state: s.Voiding, deadline: m.Deadline) -> AggregatorStep:
+def end_voiding(state: s.Voiding) -> Step:
     """Too few silos closed the attempt in time."""
     return s.Ended(state.reason, free=False), ()
 
 
-def lose(state: s.Phase, gone: m.Lost | m.VoidStatement) -> AggregatorStep:
-    """A silo is gone, or has closed the attempt: nobody waits for it any more."""
+def lose(state: s.Phase, gone: m.Lost | m.VoidStatement) -> Step:
+    """A silo is gone, or has closed the attempt: nobody waits for it any more. But it may
+    still confirm what others verified, and close the attempt once it's back."""
+    if isinstance(state, s.Published | s.Voiding):
+        return state, ()
     got = dict(state.got)
     if isinstance(state, s.Gathering | s.Sharing):
         got.pop(gone.silo, None)  # before Mask it costs nothing to leave it out
-    return _advance(replace(state, gone=state.gone | {gone.silo}, got=got))
+    return advance(replace(state, gone=state.gone | {gone.silo}, got=got))
 
 
-def move_on(state: s.Phase, deadline: m.Deadline) -> AggregatorStep:
+def move_on(state: s.Phase, deadline: m.Deadline) -> Step:
     """Go on with what has arrived."""
-    return _advance(replace(state, gone=state.gone | state.waiting))
+    return advance(replace(state, gone=state.gone | state.waiting))
 
 
-def ignore(state: s.AggregatorState, message: m.Message) -> AggregatorStep:
+def ignore(state: s.AggregatorState, message: m.Message) -> Step:
     """What came too late is never added and never answered."""
     return state, ()
 
 
-def took(state: s.Phase, silo: int, answer: Any) -> AggregatorStep:
+def took(state: s.Phase, silo: int, answer: Any) -> Step:
     """The silo has answered; if it was given up, it is back."""
     got = {**state.got, silo: answer}
-    return _advance(replace(state, gone=state.gone - {silo}, got=got))
+    return advance(replace(state, gone=state.gone - {silo}, got=got))
 
 
-def _advance(state: s.Phase) -> AggregatorStep:
-    """Seal the phase if nobody is left to wait for. Without enough answers the attempt is
-    over: for free before Mask, else once t silos have closed it."""
-    params, n = state.session.params, len(state.got)
-    t = params.threshold
-    if isinstance(state, s.Revealing) and openable(state):
-        return open_sum(state)
-    if state.waiting:
+def advance(state: s.Phase) -> Step:
+    """Seal the phase if nobody is left to wait for, or if enough was revealed. Without
+    enough answers the attempt is over: for free before Mask, else once t silos closed it."""
+    kind, n, params = type(state), len(state.got), state.session.params
+    least = {s.Agreeing: params.threshold, s.Published: 0, s.Voiding: 0}
+    enough = n >= least.get(kind, params.minimum)
+    if isinstance(state, s.Revealing):
+        enough = openable(state)
+    if state.waiting and not (kind is s.Revealing and enough):
         return state, ()
-    if isinstance(state, s.Published):
-        what = f"round {state.session.round}: no {t} of {n} words are equal"
-        raise QuorumLost(what)
-    least = t if isinstance(state, s.Agreeing) else params.minimum
-    if n >= least and type(state) in SEAL:
-        return SEAL[type(state)](state)
-    reason = f"only {n} silos answered in time while {type(state).__name__.lower()}"
+    if enough:
+        return PHASES[kind][2](state)
+    reason = f"only {n} silos answered in time while {kind.__name__.lower()}"
     if isinstance(state, s.Gathering | s.Sharing):
         return s.Ended(reason, free=True), ()
     request = sign(state.key, m.VoidRequest(state.session.ctx))
-    return s.Voiding(state.session, reason), to_all(range(params.silos), request)
-
-
-SEAL: dict[type, Callable[..., AggregatorStep]] = {
-    s.Gathering: seal_adverts,
-    s.Sharing: seal_shares,
-    s.Masking: seal_uploads,
-    s.Agreeing: seal_agreements,
-}
-
-
-def in_order(got: Mapping[int, Any]) -> list[Any]:
-    """The answers, sorted by silo."""
-    return [got[silo] for silo in sorted(got)]
+    everyone = frozenset(range(params.silos))
+    after = s.Voiding(state.session, state.key, everyone, frozenset(), reason)
+    return after, to_all(everyone, request)
 
 
 def to_all(silos: Iterable[int], message: m.Sent) -> tuple[m.Effect, ...]:
     """One message to each of them."""
     return tuple(m.Send(silo, message) for silo in sorted(silos))
+
+
+# Each phase: what it takes, how it takes one, and how it ends once it has enough.
+PHASES: dict[type, tuple[type, Callable[..., Step], Callable[..., Step]]] = {
+    s.Gathering: (m.Advert, collect_advert, seal_adverts),
+    s.Sharing: (m.ShareBundle, collect_bundle, seal_shares),
+    s.Masking: (m.MaskedUpload, collect_upload, seal_uploads),
+    s.Agreeing: (m.Agreement, collect_agreement, seal_agreements),
+    s.Revealing: (m.Reveal, collect_reveal, open_sum),
+    s.Published: (m.Confirmation, collect_confirmation, lose_quorum),
+    s.Voiding: (m.VoidStatement, collect_void, end_voiding),
+}

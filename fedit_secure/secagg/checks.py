@@ -8,59 +8,41 @@ would have refused; `FaultySilo` where the suspect's own signature proves it;
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
 
 from fedit_secure.errors import FaultyAggregator, FaultySilo, ProtocolError
-from fedit_secure.errors import FaultySiloOrAggregator as FaultySiloOr
 from fedit_secure.secagg import messages as m
 from fedit_secure.secagg import shares
 from fedit_secure.secagg.envelope import Letter, open_
 from fedit_secure.secagg.keys import Bad, BadSignature, SigningKey, check_public, verify
 from fedit_secure.secagg.params import Roster, SecAggParams
-from fedit_secure.secagg.states import Session, Shared
-from fedit_secure.secagg.transcript import Bound, Signed, digest
+from fedit_secure.secagg.states import Agreed, Session, Shared
+from fedit_secure.secagg.transcript import Blob, Bound, Signed, Silos, digest
 
-Fault = Callable[[str], ProtocolError]
 Message = TypeVar("Message", bound=Signed)
 
 
-def require(holds: bool, fault: Fault, what: str) -> None:
+def require(holds: bool, fault: Callable[[str], Exception], what: str) -> None:
     """Raises `fault(what)` unless it holds."""
     if not holds:
         raise fault(what)
 
 
 def expect(holds: bool, what: str) -> None:
-    """Raises Bad unless it holds. Who is blamed for it says the `blame` around it."""
-    if not holds:
-        raise Bad(what)
+    """Raises Bad unless it holds; the `blame` around it says whose doing it is."""
+    require(holds, Bad, what)
 
 
 @contextmanager
-def blame(fault: Fault) -> Iterator[None]:
-    """What turns out to be bad in here is raised as this fault."""
+def blame(fault: Callable[..., ProtocolError], *whom: str) -> Iterator[None]:
+    """What turns out to be bad in here is raised as this fault of theirs."""
     try:
         yield
     except Bad as bad:
-        raise fault(str(bad)) from None
-
-
-def faulty(session: Session, silo: int) -> Fault:
-    """The fault that blames this rostered silo."""
-    return lambda what: FaultySilo(session.roster.name(silo), what)
-
-
-def doubtful(session: Session, silo: int) -> Fault:
-    """The fault that blames this rostered silo or the aggregator."""
-    return lambda what: FaultySiloOr(session.roster.name(silo), what)
-
-
-def somebody(what: str) -> ProtocolError:
-    """The fault that blames any contributor or the aggregator: masks hide which."""
-    return FaultySiloOr("any contributor", what)
+        raise fault(*whom, str(bad)) from None
 
 
 # ---------------------------------------------------------------------------- signatures
@@ -102,11 +84,12 @@ def _verify(public: bytes, message: Any) -> None:
 # ------------------------------------------------------------------ sets, keys and shares
 
 
-def shown(session: Session, entries: Sequence[Any], own: Any, name: str) -> list[int]:
+def shown(session: Session, entries: Sequence[Any], own: Any, name: str) -> Silos:
     """The silos of a set as the aggregator shows it: sorted, no twins, large enough; each
     entry is of this attempt and signed by its silo, and the own one as it was sent."""
-    silos, least = [entry.silo for entry in entries], session.params.minimum
-    expect(silos == sorted(set(silos)), f"{name} is unsorted, or names a silo twice")
+    silos, least = tuple(entry.silo for entry in entries), session.params.minimum
+    ordered = list(silos) == sorted(set(silos))
+    expect(ordered, f"{name} is unsorted, or names a silo twice")
     few = f"{name} has {len(silos)} silos, fewer than the minimum of {least}"
     expect(len(silos) >= least, few)
     for entry in entries:
@@ -142,25 +125,24 @@ def bound_to(bound: Bound, message: Any) -> None:
     expect(here, f"its {type(message).__name__} is for other silos")
 
 
-def statement(dealt: m.ShareStatement, u1: tuple[int, ...]) -> None:
-    """A dealer's statement deals to all of U1."""
+def statement(bound: Bound, dealt: m.ShareStatement, u1: Silos) -> None:
+    """A dealer's statement is for this K, and deals to all of U1."""
+    bound_to(bound, dealt)
     lists = (dealt.envelope_hashes, dealt.self_commitments, dealt.key_commitments)
     whole = dealt.holders == u1 and all(len(x) == len(u1) for x in lists)
     expect(whole, "it dealt to others than U1")
 
 
 def envelope_hash(sealed: bytes) -> bytes:
-    """What a dealer's statement says of an envelope."""
-    return digest("fedit/envelope/v1", sealed)
+    """What a dealer's statement says of an envelope; nothing of none, to itself."""
+    return digest("fedit/envelope/v1", sealed) if sealed else b""
 
 
-def share(
-    bound: Bound, dealt: m.ShareStatement, holder: int, kind: str, piece: bytes
-) -> None:
-    """A share (of "self" or "key") is the one that its dealer committed to."""
-    column = dealt.self_commitments if kind == "self" else dealt.key_commitments
-    promised = column[dealt.holders.index(holder)]
-    given = shares.share_commitment(bound, dealt.dealer, holder, kind, piece)
+def share(bound: Bound, dealt: m.ShareStatement, v: int, of: str, piece: bytes) -> None:
+    """Holder v's share of "self" or "key" is the one that its dealer committed to."""
+    column = dealt.self_commitments if of == "self" else dealt.key_commitments
+    promised = column[dealt.holders.index(v)]
+    given = shares.share_commitment(bound, dealt.dealer, v, of, piece)
     expect(given == promised, "a share misses the dealer's commitment")
 
 
@@ -175,9 +157,9 @@ def letters(state: Shared, u2: m.ShareSet, bound: Bound) -> dict[int, Letter]:
     for dealt, (dealer, sealed) in zip(others, u2.envelopes, strict=True):
         promised = dealt.envelope_hashes[dealt.holders.index(me)]
         expect(envelope_hash(sealed) == promised, "it altered an envelope")
-        with blame(faulty(session, dealer)):
+        with blame(FaultySilo, session.roster.name(dealer)):
             theirs = adverts[dealer]
-            letter = open_(own, theirs.envelope_key, bound, dealer, me, sealed)
+            letter = open_(own, bound, me, dealer, theirs.envelope_key, sealed)
             share(bound, dealt, me, "self", letter.self_share)
             share(bound, dealt, me, "key", letter.key_share)
             part = (session.ctx, dealer, letter.group_contribution)
@@ -190,29 +172,26 @@ def letters(state: Shared, u2: m.ShareSet, bound: Bound) -> dict[int, Letter]:
 # ---------------------------------------------------------------- uploads and the release
 
 
-def payload_digest(payload: m.Blob) -> bytes:
+def payload_digest(payload: Blob) -> bytes:
     """What an upload header says of the bytes that follow it."""
     return digest("fedit/payload/v1", payload)
 
 
-def header(session: Session, header: m.UploadHeader) -> None:
-    """Its upload has the charter's length."""
+def header(session: Session, bound: Bound, header: m.UploadHeader) -> None:
+    """An upload's header is for this K and U2, and has the charter's length."""
+    bound_to(bound, header)
     expect(header.length == session.params.payload_bytes, "an upload of another length")
 
 
-def quorum(
-    session: Session,
-    shown: Sequence[m.Agreement],
-    own: m.Agreement,
-    u2: Collection[int],
-) -> None:
+def quorum(state: Agreed, said: Sequence[m.Agreement]) -> None:
     """t distinct members of U2 signed the very content that we signed."""
-    for agreement in shown:
+    session, own = state.start.session, state.agreement
+    for agreement in said:
         signed(session.roster, agreement)
-        equal = agreement.content() == own.content()
+        equal = replace(agreement, silo=own.silo, signature=own.signature) == own
         expect(equal, "its quorum agreed to others")
-    signers, t = {agreement.silo for agreement in shown}, session.params.threshold
-    sound = len(signers) == len(shown) and signers <= set(u2)
+    signers, t = {agreement.silo for agreement in said}, session.params.threshold
+    sound = len(signers) == len(said) and signers <= state.masked.letters.keys()
     expect(sound, "its quorum has a twin, or one outside U2")
     expect(len(signers) >= t, f"its quorum has {len(signers)} of {t} signatures")
 
@@ -220,25 +199,20 @@ def quorum(
 # ------------------------------------------------------- statements that outlive attempts
 
 
-def void_certificate(
-    roster: Roster, params: SecAggParams, proof: m.VoidCertificate
-) -> None:
+def void_certificate(who: Roster, size: SecAggParams, proof: m.VoidCertificate) -> None:
     """t distinct silos signed that they closed this attempt."""
     with blame(FaultyAggregator):
         for word in proof.statements:
-            signed(roster, word)
+            signed(who, word)
             expect(word.ctx == proof.ctx, "its void certificate is of two attempts")
-        signers = {word.silo for word in proof.statements}
-        enough = len(signers) >= params.threshold
+        enough = len({word.silo for word in proof.statements}) >= size.threshold
         expect(enough, "its void certificate has too few signers")
 
 
-def confirmation(
-    roster: Roster, charter: bytes, round: int, word: m.Confirmation
-) -> None:
+def confirmation(who: Roster, charter: bytes, round: int, word: m.Confirmation) -> None:
     """A rostered silo signed it, for this round; else raises ProtocolError."""
     with blame(ProtocolError):
-        signed(roster, word)
+        signed(who, word)
         here = (word.charter, word.round) == (charter, round)
         expect(here, "a confirmation of another charter or round")
 
@@ -252,13 +226,13 @@ def certified(
     content would share an honest signer, and it states the end of a round once. With c+1,
     one of them is honest and has verified the sum.
     """
-    contents = {word.content() for word in proof.confirmations}
-    try:
-        for word in proof.confirmations:
-            confirmation(roster, charter, proof.round, word)
-    except ProtocolError as error:
-        raise FaultyAggregator(str(error)) from None
-    enough = len({word.silo for word in proof.confirmations}) >= signers
-    few = f"its certificate of round {proof.round} has no quorum"
-    require(enough and len(contents) == 1, FaultyAggregator, few)
+    said = proof.confirmations
+    with blame(FaultyAggregator):
+        for word in said:
+            signed(roster, word)
+            here = (word.charter, word.round) == (charter, proof.round)
+            expect(here, "its certificate is of another charter or round")
+        contents = {word.content() for word in said}
+        enough = len({word.silo for word in said}) >= signers and len(contents) == 1
+        expect(enough, f"its certificate of round {proof.round} has no quorum")
     return contents.pop()

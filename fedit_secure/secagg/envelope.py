@@ -8,7 +8,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from fedit_secure.secagg.keys import Bad, ExchangeKey, Secret, hkdf
-from fedit_secure.secagg.transcript import Bound, join, u64
+from fedit_secure.secagg.transcript import Bound, encode, join
 
 # A key seals one message, so its nonce may be constant: the key derives from two X25519
 # keys of this attempt alone and from the direction, and a dealer, which never enters an
@@ -30,7 +30,7 @@ class Letter(Secret):
 
 
 def seal(
-    own: ExchangeKey, peer: bytes, bound: Bound, me: int, to: int, letter: Letter
+    own: ExchangeKey, bound: Bound, me: int, to: int, peer: bytes, letter: Letter
 ) -> bytes:
     """Seal the one letter from silo `me` to silo `to`, whose public key is `peer`.
 
@@ -44,7 +44,7 @@ def seal(
 
 
 def open_(
-    own: ExchangeKey, peer: bytes, bound: Bound, sender: int, me: int, sealed: bytes
+    own: ExchangeKey, bound: Bound, me: int, sender: int, peer: bytes, sealed: bytes
 ) -> Letter:
     """The letter that silo `sender`, whose public key is `peer`, sealed for silo `me`.
 
@@ -62,9 +62,6 @@ def open_(
     return Letter(plain[:33], plain[33:66], plain[66:])
 
 
-def _cipher(
-    shared: bytes, bound: Bound, sender: int, receiver: int, *publics: bytes
-) -> ChaCha20Poly1305:
-    place = (bound.ctx, bound.key_set, u64(sender), u64(receiver), *publics)
-    info = join(b"fedit/env/v1", *place)
+def _cipher(shared: bytes, bound: Bound, *place: int | bytes) -> ChaCha20Poly1305:
+    info = join(b"fedit/env/v1", bound.ctx, bound.key_set, *map(encode, place))
     return ChaCha20Poly1305(hkdf(shared, bound.charter, info))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import field
 from typing import Any
 
 import numpy as np
@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from fedit_secure.secagg.keys import Bad
 from fedit_secure.secagg.masks import TILE, ZEROS, keystream
 from fedit_secure.secagg.params import SecAggParams
+from fedit_secure.secagg.transcript import Blob, Value
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class Encoded:
+class Encoded(Value):
     """A silo's update in the ring.
 
     Attributes:
@@ -28,7 +28,7 @@ class Encoded:
         scale: what the update was multiplied with to fit +-S; 1.0 if it did.
     """
 
-    values: NDArray[np.int32]
+    values: NDArray[np.int32] = field(repr=False)
     scale: float
 
 
@@ -67,7 +67,7 @@ def encode(
         floor = np.floor(part)
         coin = np.frombuffer(coins.update(ZEROS[: 4 * part.size]), "<u4")
         values[at : at + TILE] = floor + (coin < (part - floor) * 2.0**32)
-    check_magnitude(values, params.magnitude)
+    check_sum(values, params, 1)
     return Encoded(values, params.bound / ceiling)
 
 
@@ -75,6 +75,9 @@ def decode(
     total: NDArray[np.int32], params: SecAggParams, contributors: Sequence[int]
 ) -> NDArray[np.float64]:
     """The weighted mean of the contributors' updates, float64 of shape (length,).
+
+    Before it is divided by their weights, a coordinate is within n * step of the sum of
+    the n true (w_u / w_max) * x_u, up to float64 rounding (2^-20 of it).
 
     Args:
         total: the sum of their encoded updates, int32 of shape (length,).
@@ -84,21 +87,16 @@ def decode(
     Raises:
         ValueError: if a coordinate is beyond what they can add up to.
     """
-    check_magnitude(total, len(contributors) * params.magnitude)
+    check_sum(total, params, len(contributors))
     share = sum(params.weights[u] for u in contributors) / max(params.weights)
     return total.astype(np.float64) * (params.step / share)
 
 
-def error_bound(params: SecAggParams, contributors: int) -> float:
-    """n * step: how far a coordinate of a sum of n encoded updates can be from the sum
-    of the (w_u / w_max) * x_u themselves, up to float64 rounding (2^-20 of it)."""
-    return contributors * params.step
-
-
-def check_magnitude(values: NDArray[np.int32], limit: int) -> None:
-    """Raise ValueError unless every integer is within +-limit."""
-    if values.max() > limit or values.min() < -limit:
-        raise Bad(f"a coordinate is beyond the {limit} that the sizes allow")
+def check_sum(total: NDArray[np.int32], params: SecAggParams, silos: int) -> None:
+    """Raise Bad (a ValueError) unless so many updates can add up to every integer."""
+    reach = silos * params.magnitude
+    if total.max() > reach or total.min() < -reach:
+        raise Bad(f"a coordinate is beyond the {reach} that the sizes allow")
 
 
 def pack(ring: NDArray[np.uint32], ring_bits: int) -> memoryview:
@@ -115,9 +113,7 @@ def pack(ring: NDArray[np.uint32], ring_bits: int) -> memoryview:
     return packed.data
 
 
-def unpack(
-    payload: bytes | memoryview, length: int, ring_bits: int
-) -> NDArray[np.uint32]:
+def unpack(payload: Blob, length: int, ring_bits: int) -> NDArray[np.uint32]:
     """The coordinates that `pack` wrote: a fresh uint32 vector of shape (length,).
 
     Raises:

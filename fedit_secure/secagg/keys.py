@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
@@ -10,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ed25519, x25519
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+Rand = Callable[[int], bytes]  # that many fresh uniform bytes
 # Clamped to the scalar 2^254: a multiple of the cofactors, coprime to both large group
 # orders, so it sends exactly the low-order points to zero.
 _LOW_ORDER_PROBE: Final = x25519.X25519PrivateKey.from_private_bytes(bytes(32))

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from fedit_secure.secagg.keys import ExchangeKey, hkdf
 from fedit_secure.secagg.transcript import Bound, join, u64
 
+Streams = Sequence[tuple[bytes, int]]  # (32-byte seed, +1 or -1) each
 TAG_PRIME: Final = 2**61 - 1
 TILE: Final = 1 << 18  # coordinates: 1 MiB, so that a tile stays in cache
 ZEROS: Final = memoryview(bytes(4 * TILE))  # a cipher turns them into keystream
@@ -32,7 +33,7 @@ def self_stream(b_u: bytes, bound: Bound, sign: int) -> tuple[bytes, int]:
 
 
 def pair_stream(
-    own: ExchangeKey, peer_public: bytes, bound: Bound, me: int, peer: int
+    own: ExchangeKey, bound: Bound, me: int, peer: int, public: bytes
 ) -> tuple[bytes, int]:
     """(s_uw, sign): `me`'s half of the mask that two silos share; the other cancels it.
 
@@ -41,11 +42,11 @@ def pair_stream(
     their seeds: what they upload sums to noise.
 
     Raises:
-        BadPublicKey: if no secret can be shared with `peer_public`.
+        BadPublicKey: if no secret can be shared with `public`, the peer's key.
     """
     low, high = sorted((me, peer))
     info = join(b"fedit/mask/v1", *bound[1:], u64(low), u64(high))
-    seed = hkdf(own.exchange(peer_public), bound.charter, info)
+    seed = hkdf(own.exchange(public), bound.charter, info)
     return seed, 1 if me < peer else -1
 
 
@@ -58,7 +59,7 @@ def keystream(seed: bytes, block: int = 0) -> CipherContext:
     return Cipher(AES256(seed), CTR(block.to_bytes(16, "big"))).encryptor()
 
 
-def elements(seed: bytes, first: int, count: int) -> NDArray[np.uint64]:
+def elements(seed: bytes, first: int, count: int) -> NDArray[np.int64]:
     """`count` integers mod p = 2^61 - 1, one per block of the stream from `first` on.
 
     Each is its 16 bytes as a little-endian integer mod p: uniform up to 2^-67.
@@ -66,14 +67,10 @@ def elements(seed: bytes, first: int, count: int) -> NDArray[np.uint64]:
     raw = keystream(seed, first).update(bytes(16 * count))
     low, high = np.frombuffer(raw, "<u8").reshape(-1, 2).T % TAG_PRIME
     # 2^64 = 8 mod p, and 8 * high < 2^64.
-    return np.asarray((low + high * 8 % TAG_PRIME) % TAG_PRIME, np.uint64)
+    return np.asarray((low + high * 8 % TAG_PRIME) % TAG_PRIME, np.int64)
 
 
-def add_streams(
-    vector: NDArray[np.uint32],
-    streams: Sequence[tuple[bytes, int]],
-    threads: int | None = None,
-) -> int:
+def add_streams(vector: NDArray[np.uint32], streams: Streams, threads: int = 0) -> int:
     """Add signed mask streams to `vector` in place, mod 2^32, return their tag mask.
 
     A stream is one little-endian uint32 per coordinate, in every ring. Its tag mask is
@@ -82,8 +79,8 @@ def add_streams(
 
     Args:
         vector: uint32 of shape (m,), contiguous.
-        streams: (32-byte seed, +1 or -1) each.
-        threads: None takes all cores. The result doesn't depend on it.
+        streams: what to add.
+        threads: 0 takes all cores. The result doesn't depend on it.
 
     Returns:
         The signed sum of the tag masks, in 0 <= sum < p.
@@ -101,17 +98,16 @@ def add_streams(
     # A worker owns a run of whole tiles, which starts on a block of every stream. The
     # cipher and numpy both let go of the interpreter lock while they work.
     run = -(-tiles // workers) * TILE
+    starts = range(0, length, run)
+    runs = (vector[start : start + run] for start in starts)
     with ThreadPoolExecutor(workers) as pool:
-        starts = range(0, length, run)
-        runs = (vector[start : start + run] for start in starts)
-        list(pool.map(_add_run, runs, starts, repeat(streams)))
+        each = map if workers == 1 else pool.map
+        list(each(_add_run, runs, starts, repeat(streams)))
     after = -(-length // 4)  # the first block that holds no coordinate
     return sum(sign * int(elements(s, after, 1)[0]) for s, sign in streams) % TAG_PRIME
 
 
-def _add_run(
-    run: NDArray[np.uint32], start: int, streams: Sequence[tuple[bytes, int]]
-) -> None:
+def _add_run(run: NDArray[np.uint32], start: int, streams: Streams) -> None:
     ciphers = [(keystream(seed, start // 4), sign) for seed, sign in streams]
     buffer = np.empty(min(TILE, run.size), dtype="<u4")
     raw = buffer.data.cast("B")

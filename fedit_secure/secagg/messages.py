@@ -15,10 +15,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from fedit_secure.secagg.transcript import Signed, digest, encode, u64
-from fedit_secure.secagg.value import Value
-
-Blob: TypeAlias = bytes | memoryview
+from fedit_secure.secagg.transcript import Blob, Signed, Silos, Value, digest, encode
 
 
 class LedgerHead(Value):
@@ -77,18 +74,20 @@ class SurvivorSet(InAttempt, label="fedit/u3/v1"):
 
     headers: tuple[UploadHeader, ...]
 
-    def silos(self) -> tuple[int, ...]:
+    def silos(self) -> Silos:
         return tuple(h.silo for h in self.headers)
 
-    def headers_digest(self) -> bytes:
-        return digest("fedit/headers/v1", *(h.signed_digest() for h in self.headers))
+    def digests(self) -> tuple[bytes, bytes]:
+        """H(U3) and that of the headers: what an agreement says of the survivors."""
+        headers = (header.signed_digest() for header in self.headers)
+        return silo_set(self.silos()), digest("fedit/headers/v1", *headers)
 
 
 class PublishedSum(InAttempt, label="fedit/published/v1"):
     """The sum X over U3 as int32 integers of shape (length,), its tag, and the quorum."""
 
     key_set: bytes
-    contributors: tuple[int, ...]
+    contributors: Silos
     total: NDArray[np.int32]
     tag: int
     agreements: tuple[Agreement, ...]
@@ -101,7 +100,7 @@ class PublishedSum(InAttempt, label="fedit/published/v1"):
 
     def signed_digest(self) -> bytes:
         """Covers X through the release digest, so that it is hashed in place."""
-        rest = (u64(self.tag), encode(self.agreements))
+        rest = (encode(self.tag), encode(self.agreements))
         return digest(self.label, self.release_digest(), *rest)
 
 
@@ -144,7 +143,7 @@ class ShareStatement(Signed, label="fedit/shares/v1"):
     dealer: int
     ctx: bytes
     key_set: bytes
-    holders: tuple[int, ...]
+    holders: Silos
     envelope_hashes: tuple[bytes, ...]
     self_commitments: tuple[bytes, ...]
     key_commitments: tuple[bytes, ...]
@@ -184,11 +183,6 @@ class Agreement(BySilo, label="fedit/agree/v1"):
     dealers_digest: bytes  # H(U2)
     survivors_digest: bytes  # H(U3)
     headers_digest: bytes
-
-    def content(self) -> tuple[bytes, ...]:
-        """What a quorum must sign in common: all but who signs it."""
-        sets = (self.dealers_digest, self.survivors_digest, self.headers_digest)
-        return (self.ctx, self.key_set, *sets)
 
 
 class AgreementSet(Value):
@@ -302,4 +296,4 @@ Effect: TypeAlias = Send | Fuse | Release
 
 def silo_set(silos: Iterable[int]) -> bytes:
     """H of a set of silos, sorted by roster index."""
-    return digest("fedit/silos/v1", *(u64(s) for s in sorted(silos)))
+    return digest("fedit/silos/v1", *map(encode, sorted(silos)))

@@ -9,8 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Sequence
 
-from fedit_secure.secagg.transcript import digest, u64
-from fedit_secure.secagg.value import Value
+from fedit_secure.secagg.transcript import Value, digest, u64
 
 
 class Member(Value):
@@ -40,13 +39,6 @@ class Roster(Value):
 
     def __len__(self) -> int:
         return len(self.members)
-
-    def index(self, name: str) -> int:
-        """The roster index of a silo; ValueError if it isn't in the roster."""
-        names = [member.name for member in self.members]
-        if name not in names:
-            raise ValueError(f"silo {name!r} isn't in the roster")
-        return names.index(name)
 
     def name(self, silo: int) -> str:
         """The name at a roster index; ValueError if there is none."""

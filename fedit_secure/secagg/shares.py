@@ -2,47 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Mapping
+from functools import lru_cache, reduce
+from math import prod
 from typing import Final
 
-from fedit_secure.secagg.keys import Bad
-from fedit_secure.secagg.transcript import Bound, digest, u64
+from fedit_secure.secagg.keys import Bad, Rand
+from fedit_secure.secagg.transcript import Bound, Silos, digest, u64
 
 PRIME: Final = 2**256 + 297  # the least prime above every 32-byte secret
 SHARE_BYTES: Final = 33
 
 
-def split(
-    secret: bytes,
-    threshold: int,
-    holders: Sequence[int],
-    randomness: Callable[[int], bytes],
-) -> dict[int, bytes]:
-    """Share a secret: any `threshold` shares open it, fewer say nothing about it.
+def split(secret: bytes, t: int, holders: Silos, rand: Rand) -> dict[int, bytes]:
+    """Share a secret: any t shares open it, fewer say nothing about it.
 
     Args:
         secret: 32 bytes.
-        threshold: t >= 1.
+        t: at least 1.
         holders: distinct roster indices, at least t; holder v gets the value at v + 1.
-        randomness: called with a byte count, returns that many fresh uniform bytes.
+        rand: called with a byte count, returns that many fresh uniform bytes.
 
     Returns:
         A 33-byte little-endian share per holder.
     """
     if len(secret) != 32:
         raise ValueError(f"a shared secret has 32 bytes, not {len(secret)}")
-    if not 1 <= threshold <= len(set(holders)) == len(holders) or min(holders) < 0:
-        raise ValueError(f"{threshold} shares can't open a secret held by {holders}")
-    coefficients = [_uniform(randomness) for _ in range(threshold - 1)]
+    if not 1 <= t <= len(set(holders)) == len(holders) or min(holders) < 0:
+        raise ValueError(f"{t} shares can't open a secret held by {holders}")
+    coefficients = [_uniform(rand) for _ in range(t - 1)]
     coefficients.append(int.from_bytes(secret, "little"))
-    shares = {}
-    for holder in holders:
-        value = 0
-        for coefficient in coefficients:  # Horner's rule, the secret last
-            value = (value * (holder + 1) + coefficient) % PRIME
-        shares[holder] = value.to_bytes(SHARE_BYTES, "little")
-    return shares
+
+    def value(x: int) -> int:  # Horner's rule, the secret last
+        return reduce(lambda above, c: (above * x + c) % PRIME, coefficients)
+
+    return {v: value(v + 1).to_bytes(SHARE_BYTES, "little") for v in holders}
 
 
 def combine(shares: Mapping[int, bytes], threshold: int) -> bytes:
@@ -67,11 +61,10 @@ def combine(shares: Mapping[int, bytes], threshold: int) -> bytes:
     return total.to_bytes(32, "little")
 
 
-def share_commitment(
-    bound: Bound, dealer: int, holder: int, kind: str, share: bytes
-) -> bytes:
-    """What a dealer signs of one share. It hides it: a share is 257 uniform bits."""
-    place = (bound.ctx, bound.key_set, u64(dealer), u64(holder), kind.encode())
+def share_commitment(bound: Bound, u: int, v: int, kind: str, share: bytes) -> bytes:
+    """What dealer u signs of one share ("self" or "key") of holder v. It hides it: a share
+    is 257 uniform bits."""
+    place = (bound.ctx, bound.key_set, u64(u), u64(v), kind.encode())
     return digest("fedit/share/v1", *place, share)
 
 
@@ -80,23 +73,21 @@ def secret_commitment(ctx: bytes, silo: int, secret: bytes) -> bytes:
     return digest("fedit/commit/v1", ctx, u64(silo), secret)
 
 
-def _uniform(randomness: Callable[[int], bytes]) -> int:
+def _uniform(rand: Rand) -> int:
     # Uniform below the prime: 257 bits, drawn again while they pass it (half the time).
     while True:
-        value = int.from_bytes(randomness(SHARE_BYTES), "little") & ((1 << 257) - 1)
+        value = int.from_bytes(rand(SHARE_BYTES), "little") & ((1 << 257) - 1)
         if value < PRIME:
             return value
 
 
 @lru_cache(maxsize=256)
-def _weights_at_zero(holders: tuple[int, ...]) -> tuple[int, ...]:
+def _weights_at_zero(holders: Silos) -> tuple[int, ...]:
     """Lagrange's coefficients at zero; they depend on public indices alone."""
-    weights = []
-    for i in holders:
-        above = below = 1
-        for j in holders:
-            if j != i:
-                above = above * (j + 1) % PRIME
-                below = below * (j - i) % PRIME
-        weights.append(above * pow(below, -1, PRIME) % PRIME)
-    return tuple(weights)
+
+    def weight(i: int) -> int:
+        others = [j for j in holders if j != i]
+        below = pow(prod(j - i for j in others), -1, PRIME)
+        return prod(j + 1 for j in others) * below % PRIME
+
+    return tuple(map(weight, holders))

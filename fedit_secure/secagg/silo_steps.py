@@ -6,26 +6,26 @@ it gets here; and what turns out to be bad is blamed on it unless a step says ot
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 
-from fedit_secure.errors import AttemptFailed, ProtocolError
+from fedit_secure import errors
 from fedit_secure.secagg import checks, fixed_point, masks, shares
 from fedit_secure.secagg import messages as m
 from fedit_secure.secagg import states as s
-from fedit_secure.secagg.checks import blame, doubtful, expect, faulty, require, sign
+from fedit_secure.secagg.checks import blame, expect, require, sign
 from fedit_secure.secagg.envelope import Letter, seal
-from fedit_secure.secagg.keys import ExchangeKey
-from fedit_secure.secagg.tag import PRIME, TagKey
+from fedit_secure.secagg.keys import ExchangeKey, Rand
+from fedit_secure.secagg.tag import TagKey
 
-RandomBytes = Callable[[int], bytes]
-SiloStep = tuple[s.SiloState, tuple[m.Effect, ...]]
+Step = tuple[s.SiloState, tuple[m.Effect, ...]]
 
 
-def advertise(state: s.Invited, offer: m.Offer, rand: RandomBytes) -> SiloStep:
+def advertise(state: s.Invited, offer: m.Offer, rand: Rand) -> Step:
     """Step 1: fresh single-use keys, commitments to b_u and g_u, and the ledger head."""
     session, me = state.session, state.me
     here = checks.same(session, offer, "charter", "round", "attempt", "state_digest")
@@ -33,149 +33,137 @@ def advertise(state: s.Invited, offer: m.Offer, rand: RandomBytes) -> SiloStep:
     mask_key, envelope_key = (ExchangeKey.from_bytes(rand(32)) for _ in range(2))
     seed, part = rand(32), rand(32)
     commit = partial(shares.secret_commitment, session.ctx, me.silo)
-    keys = (mask_key.public, envelope_key.public)
-    promised = (*keys, commit(seed), commit(part))
+    promised = (mask_key.public, envelope_key.public, commit(seed), commit(part))
     advert = sign(me.key, m.Advert(me.silo, session.ctx, *promised, state.head))
     after = s.Advertised(state, s.Secrets(seed, part, mask_key, envelope_key), advert)
     return after, (session.fuse("advertise"), m.Send(None, advert))
 
 
-def share(state: s.Advertised, u1: m.AdvertSet, rand: RandomBytes) -> SiloStep:
+def share(state: s.Advertised, u1: m.AdvertSet, rand: Rand) -> Step:
     """Step 2: deal shares of b_u and the mask key, sealed and committed to, to all of U1."""
     start, secrets, adverts = state.start, state.secrets, u1.adverts
-    session, me = start.session, start.me
+    session, me, t = start.session, start.me.silo, start.session.params.threshold
     holders = checks.shown(session, adverts, state.advert, "U1")
-    require(me.silo in holders, AttemptFailed, "this silo was left out of U1")
+    require(me in holders, errors.AttemptFailed, "this silo was left out of U1")
     checks.keys_differ(adverts)
     for advert in adverts:
-        with blame(faulty(session, advert.silo)):
+        with blame(errors.FaultySilo, session.roster.name(advert.silo)):
             checks.advert(advert, start.peer_heads.get(advert.silo))
-    bound, t = session.bound(u1.key_set()), session.params.threshold
     of_seed = shares.split(secrets.self_seed, t, holders, rand)
     of_key = shares.split(secrets.mask_key.private_bytes(), t, holders, rand)
-    given, own = secrets.group_contribution, secrets.envelope_key
-    letters = {v: Letter(of_seed[v], of_key[v], given) for v in holders}
-    others = {a.silo: a.envelope_key for a in adverts if a.silo != me.silo}
-    sealed = {v: seal(own, k, bound, me.silo, v, letters[v]) for v, k in others.items()}
-    hashes = {v: checks.envelope_hash(envelope) for v, envelope in sealed.items()}
-    commit = partial(shares.share_commitment, bound, me.silo)
-    columns = (
-        tuple(hashes.get(v, b"") for v in holders),
-        tuple(commit(v, "self", of_seed[v]) for v in holders),
-        tuple(commit(v, "key", of_key[v]) for v in holders),
-    )
-    whose = (me.silo, session.ctx, bound.key_set, tuple(holders))
-    statement = sign(me.key, m.ShareStatement(*whose, *columns))
+    bound, part = session.bound(u1.key_set()), secrets.group_contribution
+    letters = {v: Letter(of_seed[v], of_key[v], part) for v in holders}
+    to = partial(seal, secrets.envelope_key, bound, me)
+    others = (a for a in adverts if a.silo != me)
+    sealed = {a.silo: to(a.silo, a.envelope_key, letters[a.silo]) for a in others}
+    hashes = tuple(checks.envelope_hash(sealed.get(v, b"")) for v in holders)
+    commit = partial(shares.share_commitment, bound, me)
+    seeds = tuple(commit(v, "self", of_seed[v]) for v in holders)
+    keys = tuple(commit(v, "key", of_key[v]) for v in holders)
+    dealt = (me, session.ctx, bound.key_set, holders, hashes, seeds, keys)
+    statement = sign(start.me.key, m.ShareStatement(*dealt))
     bundle = m.ShareBundle(statement, tuple(sealed.items()))
     heads = tuple((advert.silo, advert.ledger_head) for advert in adverts)
-    after = s.Shared(start, secrets, u1, statement, letters[me.silo])
+    after = s.Shared(start, secrets, u1, statement, letters[me])
     return after, (session.fuse("heads", heads=heads), m.Send(None, bundle))
 
 
-def mask(state: s.Shared, u2: m.ShareSet, rand: RandomBytes) -> SiloStep:
+def mask(state: s.Shared, u2: m.ShareSet, rand: Rand) -> Step:
     """Step 3: with a valid envelope from every other member of U2, mask and upload.
 
     b_u and both private keys are dropped here: from now on they exist in shares only.
     """
     start, secrets, u1 = state.start, state.secrets, state.statement.holders
-    session, me, params = start.session, start.me, start.session.params
+    session, me, params = start.session, start.me.silo, start.session.params
     dealers = checks.shown(session, u2.statements, state.statement, "U2")
     expect(set(dealers) <= set(u1), "U2 isn't a part of U1")
-    require(me.silo in dealers, AttemptFailed, "this silo was left out of U2")
+    require(me in dealers, errors.AttemptFailed, "this silo was left out of U2")
     bound = session.bound(state.adverts.key_set(), dealers)
     checks.bound_to(bound, u2)
     for dealt in u2.statements:
-        with blame(doubtful(session, dealt.dealer)):
-            checks.bound_to(bound, dealt)
-        with blame(faulty(session, dealt.dealer)):
-            checks.statement(dealt, u1)
+        with blame(errors.FaultySiloOrAggregator, session.roster.name(dealt.dealer)):
+            checks.statement(bound, dealt, u1)
     letters = checks.letters(state, u2, bound)
     parts = {dealer: letter.group_contribution for dealer, letter in letters.items()}
     tag_key = TagKey.derive(bound, parts, params.length)
-    streams = [masks.self_stream(secrets.self_seed, bound, 1)]
-    for peer in state.adverts.adverts:
-        if peer.silo in letters and peer.silo != me.silo:
-            half = (secrets.mask_key, peer.mask_key, bound, me.silo, peer.silo)
-            streams.append(masks.pair_stream(*half))
+    half = partial(masks.pair_stream, secrets.mask_key, bound, me)
+    peers = (a for a in state.adverts.adverts if a.silo in letters and a.silo != me)
+    streams = [half(a.silo, a.mask_key) for a in peers]
+    streams.append(masks.self_stream(secrets.self_seed, bound, 1))
     vector = start.update.astype(np.uint32)
-    tag = tag_key.tag(me.silo, start.update) + masks.add_streams(vector, streams)
+    tag = tag_key.tag(me, start.update) + masks.add_streams(vector, streams)
     packed = fixed_point.pack(vector, params.ring_bits)
-    payload = b"".join((packed, (tag % PRIME).to_bytes(8, "little")))
+    payload = b"".join((packed, (tag % masks.TAG_PRIME).to_bytes(8, "little")))
     what = (len(payload), checks.payload_digest(payload))
-    header = sign(me.key, m.UploadHeader(me.silo, *bound[1:], *what))
+    header = sign(start.me.key, m.UploadHeader(me, *bound[1:], *what))
     fuse = session.fuse("mask", update_digest=start.update_digest)
     start = replace(start, update=start.update[:0].copy())
     after = s.Masked(start, bound, letters, tag_key, header)
     return after, (fuse, m.Send(None, m.MaskedUpload(header, payload)))
 
 
-def note_ack(state: s.Masked, ack: m.UploadAck, rand: RandomBytes) -> SiloStep:
+def note_ack(state: s.Masked, ack: m.UploadAck, rand: Rand) -> Step:
     """The aggregator's signed word that it holds our upload: dropping us now is proof."""
-    require(not state.acked, ProtocolError, "this upload was acknowledged before")
-    ours = (state.start.me.silo, state.header.signed_digest())
-    right = (ack.silo, ack.header_digest) == ours
+    require(
+        not state.acked, errors.ProtocolError, "this upload was acknowledged before"
+    )
+    ours = m.UploadAck(ack.ctx, state.header.silo, state.header.signed_digest())
+    right = replace(ack, signature=b"") == ours
     expect(right, "it acknowledged what this silo never sent")
     return replace(state, acked=True), ()
 
 
-def agree(state: s.Masked, survivors: m.SurvivorSet, rand: RandomBytes) -> SiloStep:
+def agree(state: s.Masked, survivors: m.SurvivorSet, rand: Rand) -> Step:
     """Step 4, the consistency check: sign the one set of survivors that we were shown."""
     session, me = state.start.session, state.start.me
     u3 = checks.shown(session, survivors.headers, state.header, "U3")
     expect(set(u3) <= state.letters.keys(), "U3 isn't a part of U2")
     for header in survivors.headers:
-        with blame(faulty(session, header.silo)):
-            checks.header(session, header)
-        with blame(doubtful(session, header.silo)):
-            checks.bound_to(state.bound, header)
+        with blame(errors.FaultySiloOrAggregator, session.roster.name(header.silo)):
+            checks.header(session, state.bound, header)
     dropped = me.silo not in u3 and state.acked
     expect(not dropped, "it left out an upload that it acknowledged")
-    said = (*state.bound[1:], m.silo_set(u3), survivors.headers_digest())
-    agreement = sign(me.key, m.Agreement(me.silo, *said))
-    return s.Agreed(state.start, state, tuple(u3), agreement), (
-        m.Send(None, agreement),
-    )
+    what = (*state.bound[1:], *survivors.digests())
+    agreement = sign(me.key, m.Agreement(me.silo, *what))
+    return s.Agreed(state.start, state, u3, agreement), (m.Send(None, agreement),)
 
 
-def reveal(state: s.Agreed, quorum: m.AgreementSet, rand: RandomBytes) -> SiloStep:
+def reveal(state: s.Agreed, quorum: m.AgreementSet, rand: Rand) -> Step:
     """Step 5: once t silos signed what we signed, give one share per peer, never two."""
     start, held = state.start, state.masked.letters
-    checks.quorum(start.session, quorum.agreements, state.agreement, held)
+    checks.quorum(state, quorum.agreements)
     in_sum, dropped = shares_due(start.me.silo, held, state.survivors)
-    selves = tuple((peer, held[peer].self_share) for peer in in_sum)
+    seeds = tuple((peer, held[peer].self_share) for peer in in_sum)
     keys = tuple((peer, held[peer].key_share) for peer in dropped)
-    answer = m.Reveal(start.me.silo, start.session.ctx, selves, keys)
+    answer = m.Reveal(start.me.silo, start.session.ctx, seeds, keys)
     answer = sign(start.me.key, answer)
-    only = (state.masked.bound.key_set, state.survivors, state.masked.tag_key)
+    after = (state.masked.bound.key_set, state.survivors, state.masked.tag_key)
     fuse = start.session.fuse("reveal", record=answer)
-    return s.Revealed(start, *only), (fuse, m.Send(None, answer))
+    return s.Revealed(start, *after), (fuse, m.Send(None, answer))
 
 
-def shares_due(
-    me: int, dealers: Iterable[int], survivors: Collection[int]
-) -> tuple[list[int], list[int]]:
+def shares_due(me: int, u2: Iterable[int], u3: Collection[int]) -> list[list[int]]:
     """THE decision, one answer per peer: its self-mask seed's share if its upload is in
     the sum (the own one too), else its mask key's (never the own). Both would open it."""
-    in_sum = [peer for peer in dealers if peer in survivors]
-    dropped = [peer for peer in dealers if peer not in survivors and peer != me]
-    return sorted(in_sum), sorted(dropped)
+    in_sum = [peer for peer in u2 if peer in u3]
+    dropped = [peer for peer in u2 if peer not in u3 and peer != me]
+    return [sorted(in_sum), sorted(dropped)]
 
 
-def verify_sum(state: s.Revealed, out: m.PublishedSum, rand: RandomBytes) -> SiloStep:
+def verify_sum(state: s.Revealed, out: m.PublishedSum, rand: Rand) -> Step:
     """Step 7, first half: the sum is over the agreed silos and carries their tag."""
     params = state.start.session.params
     agreed = (out.key_set, out.contributors) == (state.key_set, state.survivors)
     expect(agreed, "it published a sum over others than agreed")
     shaped = out.total.shape == (params.length,) and out.total.dtype == np.int32
     expect(shaped, "it published a sum of another shape")
-    with blame(checks.somebody):
-        reach = len(out.contributors) * params.magnitude
-        fixed_point.check_magnitude(out.total, reach)
+    with blame(errors.FaultySiloOrAggregator, "any contributor"):
+        fixed_point.check_sum(out.total, params, len(out.contributors))
         state.tag_key.check(out.total, out.tag, out.contributors)
     return s.Verified(state.start, out), (m.Release(out),)
 
 
-def confirm(state: s.Verified, new: m.StateApplied, rand: RandomBytes) -> SiloStep:
+def confirm(state: s.Verified, new: m.StateApplied, rand: Rand) -> Step:
     """Step 7, second half: sign the state that applying the verified sum gave."""
     session, release = state.start.session, state.published.release_digest()
     where = (session.charter, session.round, new.state_digest, release)
@@ -183,14 +171,16 @@ def confirm(state: s.Verified, new: m.StateApplied, rand: RandomBytes) -> SiloSt
     return s.Confirmed(statement), (fuse, m.Send(None, statement))
 
 
-def void(
-    state: s.Voidable, cause: m.VoidRequest | m.Deadline, rand: RandomBytes
-) -> SiloStep:
+def void(state: s.Voidable, cause: m.VoidRequest | m.Deadline, rand: Rand) -> Step:
     """Close the attempt for ever and say so; every secret of it goes with the old state."""
-    session = state.start.session
-    where = (session.round, session.attempt, session.ctx)
-    fuse, statement = voided(state.start.me, *where)
+    session, me = start_of(state).session, start_of(state).me
+    fuse, statement = voided(me, session.round, session.attempt, session.ctx)
     return s.Voided(statement), (fuse, m.Send(None, statement))
+
+
+def start_of(state: Any) -> s.Invited:
+    """How a silo entered the attempt that it is in."""
+    return state if isinstance(state, s.Invited) else state.start
 
 
 # -------------------------------------- statements that a silo with no state also makes

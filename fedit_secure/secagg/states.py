@@ -18,14 +18,15 @@ from fedit_secure.secagg.envelope import Letter
 from fedit_secure.secagg.keys import ExchangeKey, SigningKey
 from fedit_secure.secagg.params import Roster, SecAggParams
 from fedit_secure.secagg.tag import TagKey
-from fedit_secure.secagg.transcript import Bound, context
-from fedit_secure.secagg.value import Value
+from fedit_secure.secagg.transcript import Bound, Silos, Value, digest, u64
 
 
 class Session(Value):
     """What both roles agree on before the first message of an attempt.
 
-    `charter` is R; `state_digest` names the global state that every update started from.
+    `charter` is R; rounds and attempts count from 1; `state_digest` names the global state
+    (adapter and moments) that every update started from. `ctx`, 32 bytes, ties whatever
+    carries it to all of this.
     """
 
     params: SecAggParams
@@ -37,8 +38,9 @@ class Session(Value):
     ctx: bytes = field(init=False)
 
     def __post_init__(self) -> None:
-        where = (self.charter, self.round, self.attempt, self.state_digest)
-        object.__setattr__(self, "ctx", context(*where, self.params.codec_digest()))
+        where = (self.charter, u64(self.round), u64(self.attempt), self.state_digest)
+        ctx = digest("fedit/ctx/v1", *where, self.params.codec_digest())
+        object.__setattr__(self, "ctx", ctx)
 
     def bound(self, key_set: bytes, dealers: Iterable[int] = ()) -> Bound:
         """What binds this attempt once K, and later U2, are known."""
@@ -80,10 +82,6 @@ class Invited(Value):
     head: m.LedgerHead
     peer_heads: Mapping[int, m.LedgerHead]
 
-    @property
-    def start(self) -> Invited:
-        return self
-
 
 class _Started(Value):
     start: Invited
@@ -113,7 +111,7 @@ class Masked(_Started):
 
 class Agreed(_Started):
     masked: Masked
-    survivors: tuple[int, ...]  # U3
+    survivors: Silos  # U3
     agreement: m.Agreement
 
 
@@ -160,6 +158,10 @@ class Phase(Value):
     def waiting(self) -> frozenset[int]:
         return self.asked - self.gone - self.got.keys()
 
+    def answers(self) -> tuple[Any, ...]:
+        """What came in, sorted by silo."""
+        return tuple(self.got[silo] for silo in sorted(self.got))
+
     def then(self, asked: Iterable[int]) -> Common:
         """What the next phase takes over from this one."""
         return self.session, self.key, frozenset(asked), self.gone
@@ -185,7 +187,7 @@ class Masking(Phase):
 
     adverts: m.AdvertSet
     bound: Bound
-    statements: Mapping[int, m.ShareStatement]
+    statements: tuple[m.ShareStatement, ...]  # of U2
     total: NDArray[np.uint32] = field(repr=False)
     tag: int = 0
 
@@ -201,7 +203,7 @@ class Revealing(Phase):
     """Waits for shares until t of each secret that is due are there."""
 
     masking: Masking
-    survivors: tuple[int, ...]  # U3
+    survivors: Silos  # U3
     agreements: tuple[m.Agreement, ...]
 
 
@@ -211,16 +213,14 @@ class Published(Phase):
     published: m.PublishedSum
 
 
-class Certified(Value):
-    certificate: m.RoundCertificate
-
-
-class Voiding(Value):
+class Voiding(Phase):
     """Uploads may exist, so the attempt must be closed by t signed statements."""
 
-    session: Session
     reason: str
-    statements: tuple[m.VoidStatement, ...] = ()
+
+
+class Certified(Value):
+    certificate: m.RoundCertificate
 
 
 class Ended(Value):
@@ -230,4 +230,4 @@ class Ended(Value):
     free: bool
 
 
-AggregatorState = Phase | Voiding | Certified | Ended
+AggregatorState = Phase | Certified | Ended

@@ -20,7 +20,6 @@ from fedit_secure.secagg.keys import Bad, Secret, hkdf
 from fedit_secure.secagg.masks import TAG_PRIME, elements
 from fedit_secure.secagg.transcript import Bound, digest, join
 
-PRIME: Final = TAG_PRIME
 _ROW: Final = 256  # coordinates a row: rho_(i,j) = alpha_i * beta_j
 _ROWS: Final = 512  # rows a tile: 1 MiB of float64
 _BETA_BITS: Final = 14  # limb + int32 + log2(256) = 53 bits: exact in a float64
@@ -47,21 +46,17 @@ class TagKey(Secret):
     pads: Mapping[int, int]
 
     @classmethod
-    def derive(
-        cls, bound: Bound, contributions: Mapping[int, bytes], length: int
-    ) -> TagKey:
+    def derive(cls, bound: Bound, parts: Mapping[int, bytes], length: int) -> TagKey:
         """Expand the contributions g_u of U2 (32 bytes each, by roster index), each
         checked against its commitment, for updates of `length` coordinates."""
-        ordered = (contributions[u] for u in sorted(contributions))
+        ordered = (parts[u] for u in sorted(parts))
         group = digest("fedit/group/v1", *bound[1:], *ordered)
         alpha = hkdf(group, b"", join(b"fedit/tag-rows/v1"))
         beta = hkdf(group, b"", join(b"fedit/tag-columns/v1"))
         pads = hkdf(group, b"", join(b"fedit/tag-pads/v1"))
+        rows, columns = elements(alpha, 0, -(-length // _ROW)), elements(beta, 0, _ROW)
         return cls(
-            length,
-            elements(alpha, 0, -(-length // _ROW)).astype(np.int64),
-            elements(beta, 0, _ROW).astype(np.int64),
-            {u: int(elements(pads, u, 1)[0]) for u in contributions},
+            length, rows, columns, {u: int(elements(pads, u, 1)[0]) for u in parts}
         )
 
     def inner(self, values: NDArray[np.int32]) -> int:
@@ -90,29 +85,27 @@ class TagKey(Secret):
         result = 0
         for (i, j, k), limb in np.ndenumerate(products):
             result += int(limb) << 16 * i + _BETA_BITS * j + 18 * k
-        return result % PRIME
+        return result % TAG_PRIME
 
     def tag(self, silo: int, values: NDArray[np.int32]) -> int:
         """tau_u = <rho, values> + a_u mod p, for silo u's own update."""
-        return (self.inner(values) + self.pads[silo]) % PRIME
+        return (self.inner(values) + self.pads[silo]) % TAG_PRIME
 
-    def check(
-        self, total: NDArray[np.int32], tag: int, contributors: Sequence[int]
-    ) -> None:
+    def check(self, total: NDArray[np.int32], tag: int, u3: Sequence[int]) -> None:
         """Check a sum against the sum T of its contributors' tags. Once a release.
 
         Args:
             total: X, int32 of shape (length,), signed.
             tag: T.
-            contributors: U3, roster indices.
+            u3: the contributors' roster indices.
 
         Raises:
             BadTag: if T isn't the tag of exactly this sum over exactly these silos.
         """
-        if len(self.pads.keys() & set(contributors)) < len(contributors):
+        if len(self.pads.keys() & set(u3)) < len(u3):
             raise BadTag("the sum's contributors aren't distinct silos of U2")
-        expected = self.inner(total) + sum(self.pads[u] for u in contributors)
-        if tag != expected % PRIME:
+        expected = self.inner(total) + sum(self.pads[u] for u in u3)
+        if tag != expected % TAG_PRIME:
             raise BadTag("the tag isn't that of this sum over these contributors")
 
 

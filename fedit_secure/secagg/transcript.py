@@ -1,4 +1,4 @@
-"""The one canonical encoding that everything hashed, signed or derived goes through.
+"""Values, and the one canonical encoding that all that is hashed or signed goes through.
 
 Every field carries its length, so no two field lists share an encoding; every digest
 starts with a label of its own, so no digest of one kind passes for another.
@@ -7,10 +7,27 @@ starts with a label of its own, so no digest of one kind passes for another.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import field, fields
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, NamedTuple, dataclass_transform
 
-from fedit_secure.secagg.value import Value
+Blob = bytes | memoryview
+Silos = tuple[int, ...]  # roster indices
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(field,))
+class _Frozen(type):
+    def __new__(mcs, name: str, bases: Any, space: dict[str, Any], **named: str) -> Any:
+        made = super().__new__(mcs, name, bases, {**named, **space})
+        if "__slots__" in space:  # the decorator makes the class again, with its slots
+            return made
+        return dataclass(frozen=True, slots=True)(made)
+
+
+class Value(metaclass=_Frozen):
+    """Every subclass is a frozen, slotted dataclass, without saying so each time."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
 
 
 class Bound(NamedTuple):
@@ -34,12 +51,12 @@ def u64(n: int) -> bytes:
     return n.to_bytes(8, "little")
 
 
-def join(*parts: bytes | memoryview) -> bytes:
+def join(*parts: Blob) -> bytes:
     """The parts, each behind its length in bytes as a `u64`."""
     return b"".join(x for part in parts for x in (u64(memoryview(part).nbytes), part))
 
 
-def digest(label: str, *parts: bytes | memoryview) -> bytes:
+def digest(label: str, *parts: Blob) -> bytes:
     """SHA-256 over `join(label, *parts)`: 32 bytes. Large buffers aren't copied."""
     sha = hashlib.sha256()
     for part in (label.encode(), *parts):
@@ -48,31 +65,14 @@ def digest(label: str, *parts: bytes | memoryview) -> bytes:
     return sha.digest()
 
 
-def context(
-    charter: bytes, round: int, attempt: int, state_digest: bytes, codec_digest: bytes
-) -> bytes:
-    """ctx: the 32 bytes that tie a message to one attempt at one release.
-
-    Args:
-        charter: digest R of the charter.
-        round: from 1.
-        attempt: from 1, within the round.
-        state_digest: digest of the global adapter and moments the round starts from.
-        codec_digest: `SecAggParams.codec_digest()`.
-    """
-    numbers = (u64(round), u64(attempt))
-    return digest("fedit/ctx/v1", charter, *numbers, state_digest, codec_digest)
+_PLAIN: dict[type, Callable[[Any], bytes]] = {bytes: bytes, str: str.encode, int: u64}
 
 
 def encode(value: Any) -> bytes:
     """The canonical bytes of one field: bytes as they are, text in UTF-8, integers as
     `u64`, tuples and dataclasses as the `join` of what they hold, signatures left out."""
-    if isinstance(value, bytes):
-        return value
-    if isinstance(value, str):
-        return value.encode()
-    if isinstance(value, int):
-        return u64(value)
+    if type(value) in _PLAIN:
+        return _PLAIN[type(value)](value)
     return join(*map(encode, value if isinstance(value, tuple) else _covered(value)))
 
 

@@ -18,6 +18,7 @@ from playbook import (
 )
 
 from fedit_secure.errors import FaultyAggregator, FaultySilo, FuseBlown, ProtocolError
+from fedit_secure.errors import FaultySiloOrAggregator as FaultySiloOr
 from fedit_secure.secagg import messages as m
 from fedit_secure.secagg import states as s
 from fedit_secure.secagg.protocol import silo_step
@@ -212,7 +213,7 @@ def test_header_of_another_length():
 
     play.forge(m.SurvivorSet, longer).run()
     for silo in range(3):
-        assert_refused(play, silo, FaultySilo, name(3), "length")
+        assert_refused(play, silo, FaultySiloOr, name(3), "length")
     assert_nothing_opened(play, corrupt=[3])
 
 

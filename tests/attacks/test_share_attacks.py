@@ -221,10 +221,10 @@ def test_bad_dealer_to_one_holder(monkeypatch, part):
     """One holder's letter misses its commitment. It knows who did it; others don't."""
     play = Play(4)
 
-    def seal(own, peer, bound, me, to, letter):
+    def seal(own, bound, me, to, peer, letter):
         if me == 3 and to == 0:
             letter = replace(letter, **{part: bytes(len(getattr(letter, part)))})
-        return envelope.seal(own, peer, bound, me, to, letter)
+        return envelope.seal(own, bound, me, to, peer, letter)
 
     monkeypatch.setattr(silo_steps, "seal", seal)
     play.run()
@@ -236,8 +236,8 @@ def test_bad_dealer_to_one_holder(monkeypatch, part):
 def test_bad_dealer_whose_envelope_does_not_open(monkeypatch):
     play = Play(4)
 
-    def seal(own, peer, bound, me, to, letter):
-        sealed = envelope.seal(own, peer, bound, me, to, letter)
+    def seal(own, bound, me, to, peer, letter):
+        sealed = envelope.seal(own, bound, me, to, peer, letter)
         return bytes(len(sealed)) if me == 3 and to == 0 else sealed
 
     monkeypatch.setattr(silo_steps, "seal", seal)
@@ -250,10 +250,10 @@ def test_inconsistent_contribution(monkeypatch):
     """Two holders are sealed different g_u: one of them misses the advert's commitment."""
     play = Play(4)
 
-    def seal(own, peer, bound, me, to, letter):
+    def seal(own, bound, me, to, peer, letter):
         if me == 3:
             letter = replace(letter, group_contribution=bytes([to]) * 32)
-        return envelope.seal(own, peer, bound, me, to, letter)
+        return envelope.seal(own, bound, me, to, peer, letter)
 
     monkeypatch.setattr(silo_steps, "seal", seal)
     play.run()
@@ -319,5 +319,5 @@ def test_statement_over_other_holders_shown_by_a_colluding_aggregator():
 
     play.forge(m.ShareSet, collude).run()
     for silo in range(3):
-        assert_refused(play, silo, FaultySilo, name(3), "others than U1")
+        assert_refused(play, silo, FaultySiloOr, name(3), "others than U1")
     assert_nothing_opened(play, corrupt=[3])

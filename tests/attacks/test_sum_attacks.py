@@ -21,7 +21,8 @@ from fedit_secure.errors import FaultySiloOrAggregator as FaultySiloOr
 from fedit_secure.secagg import checks, silo_steps
 from fedit_secure.secagg import messages as m
 from fedit_secure.secagg import states as s
-from fedit_secure.secagg.tag import PRIME, TagKey
+from fedit_secure.secagg.masks import TAG_PRIME as PRIME
+from fedit_secure.secagg.tag import TagKey
 
 
 def nudge(total, by=1, at=0):

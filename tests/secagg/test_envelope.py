@@ -12,7 +12,7 @@ from fedit_secure.secagg.keys import BadPublicKey, ExchangeKey
 from fedit_secure.secagg.transcript import Bound, join, u64
 
 ANN, BEN, EVE = (ExchangeKey.from_bytes(bytes([i]) * 32) for i in (1, 2, 3))
-PLACE = (Bound(b"R" * 32, b"ctx", b"K", b"U2"), 4, 9)  # ..., from, to
+BOUND = Bound(b"R" * 32, b"ctx", b"K", b"U2")
 LETTER = Letter(b"s" * 33, b"k" * 33, b"g" * 32)
 PLAIN = b"s" * 33 + b"k" * 33 + b"g" * 32
 
@@ -43,76 +43,74 @@ def test_a_letter_is_sealed_as_the_protocol_says():
     info = join(b"fedit/env/v1", b"ctx", b"K", u64(4), u64(9), ANN.public, BEN.public)
     key = hkdf_by_hand(ANN.exchange(BEN.public), b"R" * 32, info)
     expected = ChaCha20Poly1305(key).encrypt(bytes(12), PLAIN, None)
-    assert seal(ANN, BEN.public, *PLACE, LETTER) == expected
+    assert seal(ANN, BOUND, 4, 9, BEN.public, LETTER) == expected
 
 
 def test_the_receiver_opens_what_the_sender_sealed():
-    sealed = seal(ANN, BEN.public, *PLACE, LETTER)
+    sealed = seal(ANN, BOUND, 4, 9, BEN.public, LETTER)
     assert len(sealed) == 98 + 16
-    assert open_(BEN, ANN.public, *PLACE, sealed) == LETTER
-
-
-BOUND = PLACE[0]
+    assert open_(BEN, BOUND, 9, 4, ANN.public, sealed) == LETTER
 
 
 @pytest.mark.parametrize(
     "moved",
     [
-        (BOUND._replace(charter=b"other"), 4, 9),
-        (BOUND._replace(ctx=b"other"), 4, 9),
-        (BOUND._replace(key_set=b"other"), 4, 9),
-        (BOUND, 5, 9),
-        (BOUND, 4, 5),
+        (BOUND._replace(charter=b"other"), 9, 4),
+        (BOUND._replace(ctx=b"other"), 9, 4),
+        (BOUND._replace(key_set=b"other"), 9, 4),
+        (BOUND, 9, 5),
+        (BOUND, 5, 4),
+        (BOUND, 4, 9),
     ],
 )
 def test_a_letter_opens_in_its_own_place_only(moved):
-    sealed = seal(ANN, BEN.public, *PLACE, LETTER)
+    sealed = seal(ANN, BOUND, 4, 9, BEN.public, LETTER)
     with pytest.raises(BadEnvelope, match="doesn't open"):
-        open_(BEN, ANN.public, *moved, sealed)
+        open_(BEN, *moved, ANN.public, sealed)
 
 
 def test_a_reflected_letter_does_not_open():
     # The same two keys share the same secret in both directions.
-    sealed = seal(ANN, BEN.public, *PLACE, LETTER)
+    sealed = seal(ANN, BOUND, 4, 9, BEN.public, LETTER)
     with pytest.raises(BadEnvelope):
-        open_(ANN, BEN.public, *PLACE, sealed)
-    assert seal(BEN, ANN.public, *PLACE, LETTER) != sealed
+        open_(ANN, BOUND, 9, 4, BEN.public, sealed)
+    assert seal(BEN, BOUND, 4, 9, ANN.public, LETTER) != sealed
 
 
 def test_another_key_does_not_open_a_letter():
-    sealed = seal(ANN, BEN.public, *PLACE, LETTER)
+    sealed = seal(ANN, BOUND, 4, 9, BEN.public, LETTER)
     for own, peer in ((EVE, ANN), (BEN, EVE)):
         with pytest.raises(BadEnvelope):
-            open_(own, peer.public, *PLACE, sealed)
+            open_(own, BOUND, 9, 4, peer.public, sealed)
 
 
 @pytest.mark.parametrize("at", [0, 50, 97, 98, 113])
 def test_a_flipped_bit_is_refused(at):
-    sealed = bytearray(seal(ANN, BEN.public, *PLACE, LETTER))
+    sealed = bytearray(seal(ANN, BOUND, 4, 9, BEN.public, LETTER))
     sealed[at] ^= 1
     with pytest.raises(BadEnvelope):
-        open_(BEN, ANN.public, *PLACE, bytes(sealed))
+        open_(BEN, BOUND, 9, 4, ANN.public, bytes(sealed))
 
 
 @pytest.mark.parametrize("size", [0, 15, 16, 113])
 def test_a_truncated_letter_is_refused(size):
-    sealed = seal(ANN, BEN.public, *PLACE, LETTER)
+    sealed = seal(ANN, BOUND, 4, 9, BEN.public, LETTER)
     with pytest.raises(BadEnvelope):
-        open_(BEN, ANN.public, *PLACE, sealed[:size])
+        open_(BEN, BOUND, 9, 4, ANN.public, sealed[:size])
 
 
 def test_no_letter_is_exchanged_with_a_low_order_key():
     with pytest.raises(BadPublicKey):
-        seal(ANN, bytes(32), *PLACE, LETTER)
+        seal(ANN, BOUND, 4, 9, bytes(32), LETTER)
     with pytest.raises(BadPublicKey):
-        open_(ANN, bytes(32), *PLACE, b"")
+        open_(ANN, BOUND, 9, 4, bytes(32), b"")
 
 
 @pytest.mark.parametrize("size", [0, 97, 99])
 def test_a_plaintext_of_another_size_is_no_letter(size):
     sized = Letter(bytes(size), b"", b"")
     with pytest.raises(BadEnvelope, match="98 bytes"):
-        open_(BEN, ANN.public, *PLACE, seal(ANN, BEN.public, *PLACE, sized))
+        open_(BEN, BOUND, 9, 4, ANN.public, seal(ANN, BOUND, 4, 9, BEN.public, sized))
 
 
 def test_a_letter_is_neither_printed_nor_serialised():

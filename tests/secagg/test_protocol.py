@@ -28,6 +28,7 @@ from fedit_secure.secagg.protocol import (
     run_release,
     silo_step,
 )
+from fedit_secure.secagg.transcript import digest, u64
 
 
 def tolerated(silos: int) -> list[tuple[int, ...]]:
@@ -40,46 +41,28 @@ def tolerated(silos: int) -> list[tuple[int, ...]]:
     ]  # fmt: skip
 
 
-def release(silos: int, bits: int, dies: dict[int, type]) -> tuple[Play, object]:
-    play = Play(silos, length=13, ring_bits=bits, seed=silos)
-    return play, run_release(
-        play.session, play.cast.aggregator_key, play.states, play.rand, dies
-    )
-
-
 def exact(silos: int, bits: int, dies: dict[int, type]) -> None:
     """The sum over whoever uploaded is that of the integers, bit for bit."""
-    play, (aggregator, states) = release(silos, bits, dies)
+    play = Play(silos, length=13, ring_bits=bits, seed=silos)
+    for silo, kind in dies.items():
+        play.drop(kind, sender=silo)
     early = (m.Advert, m.ShareBundle, m.MaskedUpload)
-    among = [i for i in range(silos) if dies.get(i) not in early]
-    assert isinstance(aggregator, s.Certified), aggregator
-    for silo in set(range(silos)) - set(dies):
-        assert isinstance(states[silo], s.Confirmed)
-    released = {c.release_digest for c in aggregator.certificate.confirmations}
-    total = play.plain_sum(among).astype(np.int32)
-    assert np.array_equal(total, play.plain_sum(among))
-    assert released == {release_digest(play, among, total)}
+    assert_released(play.run(), [i for i in range(silos) if dies.get(i) not in early])
 
 
-def release_digest(play: Play, among: list[int], total: np.ndarray) -> bytes:
-    """What a silo confirmed, computed from the plain sum alone (and K, which is public)."""
-    key_set = KEY_SETS[play.session.ctx]
-    out = m.PublishedSum(play.session.ctx, key_set, tuple(among), total, 0, ())
-    return out.release_digest()
-
-
-KEY_SETS: dict[bytes, bytes] = {}
-
-
-@pytest.fixture(autouse=True)
-def _note_key_sets(monkeypatch):
-    real = s.Session.bound
-
-    def bound(session, key_set, dealers=()):
-        KEY_SETS[session.ctx] = key_set
-        return real(session, key_set, dealers)
-
-    monkeypatch.setattr(s.Session, "bound", bound)
+def test_the_oracle():
+    """The whole protocol as one loop gives what the sums of the tests are."""
+    play = Play(4, length=13)
+    end, states = run_release(
+        play.session, play.cast.aggregator_key, play.states, play.rand
+    )
+    assert isinstance(end, s.Certified)
+    assert {type(state) for state in states.values()} == {s.Confirmed}
+    other = Play(4, length=13).run()
+    assert_released(other, range(4))
+    assert {w.release_digest for w in end.certificate.confirmations} == {
+        other.released.release_digest()  # the same seed, so the same K
+    }
 
 
 @pytest.mark.parametrize("bits", [24, 32])
@@ -127,14 +110,15 @@ def test_drops_at_different_stages(silos):
 @pytest.mark.parametrize("silos", [3, 5])
 def test_one_drop_too_many_gives_no_sum(silos, stage):
     one_more = silos - cast(silos).params.minimum + 1
-    dies = dict.fromkeys(range(one_more), stage)
-    play, (aggregator, _) = release(silos, 24, dies)
-    assert isinstance(aggregator, s.Ended)
-    # The dead don't sign; t of the living do only where there are t.
+    play = Play(silos)
+    for silo in range(one_more):
+        play.drop(stage, sender=silo).drop(m.VoidRequest, to=silo)
+    play.run()
+    assert isinstance(play.aggregator, s.Ended)
+    # The dead don't sign; t of the living do only where there are t, and hadn't revealed.
     living = silos - one_more
-    assert aggregator.free == (
-        stage in (m.Advert, m.ShareBundle) or living >= play.cast.params.threshold
-    )
+    early = stage in (m.Advert, m.ShareBundle)
+    assert play.aggregator.free == (early or living >= play.cast.params.threshold)
 
 
 @pytest.mark.parametrize("bits", [24, 32])
@@ -154,7 +138,7 @@ def test_the_decoded_sum_is_within_the_documented_bound(weights, bits):
     mean = fixed_point.decode(play.released.total, who.params, (0, 2, 3))
     true = sum(w[i] / max(w) * floats[i] for i in (0, 2, 3))
     off = np.abs(mean * share - true).max()
-    assert 0 < off <= fixed_point.error_bound(who.params, 3) * (1 + 2**-20)
+    assert 0 < off <= 3 * who.params.step * (1 + 2**-20)
 
 
 def test_the_sum_of_a_vector_over_many_tiles(monkeypatch):
@@ -178,7 +162,24 @@ def test_published_sums_carry_their_quorum():
     play = Play(5).run()
     signers = {a.silo for a in play.released.agreements}
     assert len(signers) >= play.cast.params.threshold
-    assert len({a.content() for a in play.released.agreements}) == 1
+    assert (
+        len({(a.survivors_digest, a.headers_digest) for a in play.released.agreements})
+        == 1
+    )
+
+
+def test_context_changes_with_everything_that_it_covers():
+    one = Play(4).session
+    assert one.ctx == digest(
+        "fedit/ctx/v1", one.charter, u64(1), u64(1), one.state_digest,
+        one.params.codec_digest(),
+    )  # fmt: skip
+    others = {
+        "charter": b"r" * 32, "round": 2, "attempt": 2, "state_digest": b"S" * 32,
+        "params": cast(4, length=25).params,
+    }  # fmt: skip
+    made = {dataclasses.replace(one, **{k: v}).ctx for k, v in others.items()}
+    assert len(made | {one.ctx}) == 6
 
 
 # ------------------------------------------------------------------------- the tables

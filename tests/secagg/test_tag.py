@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from fedit_secure.secagg import tag as tag_module
 from fedit_secure.secagg.keys import hkdf
-from fedit_secure.secagg.tag import PRIME, BadTag, TagKey
+from fedit_secure.secagg.masks import TAG_PRIME as PRIME
+from fedit_secure.secagg.tag import BadTag, TagKey
 from fedit_secure.secagg.transcript import Bound, digest, join
 
 BOUND = Bound(b"R", b"ctx", b"K", b"U2")
