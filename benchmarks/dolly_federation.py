@@ -22,7 +22,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import allocation
+import _allocation as allocation
 import numpy as np
 from _record import arguments, report
 from numpy.typing import NDArray

@@ -35,7 +35,10 @@ def draft(
     from fedit_secure.cli.drafted import draft_files
 
     show(draft_files(plan, cards, output), format)
-    note("send both files to every party; each operator runs fedit charter approve")
+    note(
+        "send the charter to every operator, who runs fedit charter approve; the state "
+        "stays with the aggregator, and silos fetch it there"
+    )
 
 
 @app.command("show")
