@@ -1,0 +1,1 @@
+"""The one-command demo: its silos, its base model, its sizes."""

@@ -19,6 +19,16 @@ if TYPE_CHECKING:
     from fedit_secure.demo.baselines import Row, Sample
 
 
+# What is worth a line where no live table can be shown: (from the aggregator, phase).
+_LINES = {
+    (True, "tuning"): "every silo tunes on its own records",
+    (False, "tuned"): "has tuned, clipped and noised its update",
+    (True, "advertise"): "keys are agreed, updates masked and summed",
+    (True, "certified"): "the sum is verified and the new adapter certified",
+    (True, "skipped"): "no sum came out; the adapter stays as it was",
+}
+
+
 class Display:
     """A table of the parties on a terminal; plain lines elsewhere."""
 
@@ -50,11 +60,12 @@ class Display:
         if self._live is not None:
             self._live.update(self._table())
             return
-        phase = event.phase.split(" ")[0]
-        line = (event.party, event.round, phase)
-        if line not in self._said:  # one line a phase, not one a step
+        text = _LINES.get((event.party == "aggregator", event.phase))
+        line = (event.party, event.round, event.phase)
+        if text is not None and line not in self._said:
             self._said.add(line)
-            self._console.print(f"  round {event.round}: {event.party}: {phase}")
+            who = "" if event.party == "aggregator" else f"{event.party} "
+            self._console.print(f"  round {event.round}: {who}{text}", soft_wrap=True)
 
     def _table(self) -> Table:
         table = Table(box=None, pad_edge=False)

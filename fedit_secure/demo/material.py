@@ -20,11 +20,12 @@ HELD_OUT_SHARE = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """Where each silo's records are, the pooled held-out records, and how many records
-    of one person a silo has at most (0 where the data doesn't say)."""
+    """Where each silo's records are and how many, the pooled held-out records, and how
+    many records of one person a silo has at most (0 where the data doesn't say)."""
 
     silos: Mapping[str, DataSource]
     held_out: Sequence[Record]
+    records: Mapping[str, int]
     most_per_person: Mapping[str, int]
 
 
@@ -42,7 +43,7 @@ def synthetic_material(folder: Path, silos: int, seed: int) -> Material:
         for name, path in list(files.silos.items())[:silos]
     }
     held_out = load_records(DataSource(path=str(files.test), columns=columns))
-    return Material(sources, held_out, _most(sources))
+    return _material(sources, held_out)
 
 
 def own_material(data: Path, folder: Path, silos: int, seed: int) -> Material:
@@ -75,16 +76,19 @@ def own_material(data: Path, folder: Path, silos: int, seed: int) -> Material:
         sources[name] = DataSource(path=str(path))
     if not held_out:
         raise ConfigError(f"{data} has too few records to hold a tenth of them out")
-    return Material(sources, held_out, _most(sources))
+    return _material(sources, held_out)
 
 
 def _source(path: Path) -> DataSource:
     return DataSource(path=str(path))
 
 
-def _most(sources: Mapping[str, DataSource]) -> dict[str, int]:
-    found = {}
+def _material(
+    sources: Mapping[str, DataSource], held_out: Sequence[Record]
+) -> Material:
+    counts, most = {}, {}
     for name, source in sources.items():
-        people = Counter(r.person for r in load_records(source) if r.person is not None)
-        found[name] = max(people.values(), default=0)
-    return found
+        records = load_records(source)
+        people = Counter(r.person for r in records if r.person is not None)
+        counts[name], most[name] = len(records), max(people.values(), default=0)
+    return Material(sources, held_out, counts, most)

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,8 @@ def main(
         else own_material(data, folder / "data", silos, seed)
     )
     say(f"{len(material.silos)} silos in {folder}; calibrating the noise")
-    plan = demo_plan(DEMO, model or str(base_model_path()), rounds, epsilon, seed)
+    sizes = DEMO if data is None and model is None else own_sizes(material)
+    plan = demo_plan(sizes, model or str(base_model_path()), rounds, epsilon, seed)
     federation = found_federation(folder / "federation", plan, material.silos)
     with Display(list(material.silos), rounds, enabled=not as_json) as display:
         asyncio.run(_run(federation, display))
@@ -62,6 +64,19 @@ def main(
     samples = baselines.samples()
     facts = _facts(federation, material, time.monotonic() - began)
     print_summary(facts, rows, samples, as_json=as_json)
+
+
+def own_sizes(material: Material) -> DemoSizes:
+    """Sizes for a user's own model or records, where nothing is known of either."""
+    smallest = min(material.records.values())
+    return replace(
+        DEMO,
+        targets="all-linear",
+        max_tokens=256,
+        expected_batch=max(1, min(DEMO.expected_batch, smallest // 4)),
+        learning_rate=3e-3,
+        rank=4,
+    )
 
 
 def demo_plan(
@@ -90,6 +105,7 @@ def demo_plan(
                 "delta": sizes.delta,
                 "clip": sizes.clip,
                 "expected_batch": sizes.expected_batch,
+                "spare_charges": sizes.spare_charges,
             },
             "schedule": {
                 "tune_deadline_seconds": 900,
