@@ -6,13 +6,17 @@ alone and pooled tune in this process, with the code that the daemons tune with.
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from queue import SimpleQueue
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from peft import PeftModel
 from safetensors.numpy import load_file
 
 from fedit_secure.demo.material import Material
@@ -57,11 +61,12 @@ class Baselines:
 
     def __init__(self, federation: LocalFederation, material: Material) -> None:
         charter = federation.charter
-        torch.set_num_threads(os.cpu_count() or 1)
+        torch.set_num_threads(1)
         self._federation, self._material, self._charter = federation, material, charter
         self._model = attach_adapter(
             load_base_model(federation.base_model), lora_of(charter)
         )
+        self._spare: SimpleQueue[PeftModel] = SimpleQueue()
         self._tokenizer = load_tokenizer(federation.base_model)
         self._template = load_template(charter.template.name)
         self._initial = to_float32(federation.initial)
@@ -70,33 +75,44 @@ class Baselines:
 
     def table(self, say: Callable[[str], None]) -> list[Row]:
         """Base, every silo alone with and without DP, the federation, the ceiling."""
-        rows = [self._row("base model", self._initial, private=False)]
+        names = list(self._federation.silos)
+        jobs: list[tuple[str, bool, list[Example], DpPlan]] = []
         pooled: list[Example] = []
-        plain = []
-        for name in self._federation.silos:
-            say(f"  {name} alone, with and without DP")
+        for name in names:
             examples = self._examples(load_records(self._federation.data[name]))
             pooled += examples
             plan = self._charter.plan_for(name)
-            rows.append(
-                self._row(f"{name} alone", self._tuned(examples, plan), private=True)
-            )
-            open_plan = without_dp(plan)
-            adapter = self._tuned(examples, open_plan)
-            plain.append(self._row(f"{name} alone", adapter, private=False))
-        rows.append(self._row("federated", self._federated(), private=True))
-        say("  all data pooled, without DP")
+            jobs.append((f"{name} alone", True, examples, plan))
+            jobs.append((f"{name} alone", False, examples, without_dp(plan)))
+        jobs.append(("pooled (ceiling)", False, pooled, self._pooled_plan(len(pooled))))
+        jobs.sort(
+            key=lambda job: not job[1]
+        )  # the private ones first, in the table too
+        # Models this small don't fill two cores with one operation, so two are tuned at
+        # a time, each on one thread; the longest job, the ceiling, starts first.
+        cores = os.cpu_count() or 1
+        for _ in range(cores):
+            self._spare.put(copy.deepcopy(self._model))
+        with ThreadPoolExecutor(cores) as pool:
+            tuning = {
+                job: pool.submit(self._tuned, jobs[job][2], jobs[job][3])
+                for job in reversed(range(len(jobs)))
+            }
+            rows = [self._row("base model", self._initial, private=False)]
+            for number, (name, private, _, _) in enumerate(jobs):
+                if number == len(names):
+                    rows.append(self._row("federated", self._federated(), private=True))
+                adapter = tuning[number].result()
+                rows.append(self._row(name, adapter, private=private))
+                say(f"  {name}, {'with' if private else 'without'} DP")
+        return rows
+
+    def _pooled_plan(self, records: int) -> DpPlan:
+        """As many records as the whole federation processes, without DP."""
         plans = [self._charter.plan_for(name) for name in self._federation.silos]
         batch = sum(plan.expected_batch for plan in plans)
-        together = replace(
-            without_dp(plans[0]),
-            sample_rate=min(1.0, batch / len(pooled)),
-            expected_batch=batch,
-        )
-        ceiling = self._row(
-            "pooled (ceiling)", self._tuned(pooled, together), private=False
-        )
-        return [*rows, *plain, ceiling]
+        rate = min(1.0, batch / records)
+        return replace(without_dp(plans[0]), sample_rate=rate, expected_batch=batch)
 
     def samples(self, count: int = 2) -> list[Sample]:
         """Prompts of different categories on which the federation changed most."""
@@ -142,18 +158,21 @@ class Baselines:
 
     def _tuned(self, examples: Sequence[Example], plan: DpPlan) -> Adapter:
         """As many rounds and steps as a silo takes in the federation."""
+        model = self._spare.get()  # a thread has a model to itself
         adapter = self._initial
-        for _ in range(plan.rounds):
-            adapter = adapter + tune_round(
-                self._model,
-                examples,
-                plan,
-                optimizer_of(self._charter),
-                noise_key=os.urandom(32),
-                initial=adapter,
-                max_tokens=self._charter.max_tokens,
-                threads=os.cpu_count() or 1,
-            )
+        try:
+            for _ in range(plan.rounds):
+                adapter = adapter + tune_round(
+                    model,
+                    examples,
+                    plan,
+                    optimizer_of(self._charter),
+                    noise_key=os.urandom(32),
+                    initial=adapter,
+                    max_tokens=self._charter.max_tokens,
+                )
+        finally:
+            self._spare.put(model)
         return adapter
 
     def _federated(self) -> Adapter:

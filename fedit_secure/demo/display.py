@@ -122,11 +122,16 @@ def print_summary(
         )
     console.print(budgets)
     for sample in samples:
-        console.print(Text(f"\nprompt     {sample.prompt}"))
-        console.print(Text(f"reference  {sample.reference}"))
-        console.print(Text(f"before     {sample.before or '(nothing)'}"))
-        console.print(Text(f"after      {sample.after or '(nothing)'}", style="bold"))
+        console.print(Text(f"\nprompt     {_line(sample.prompt)}"))
+        console.print(Text(f"reference  {_line(sample.reference)}"))
+        console.print(Text(f"before     {_line(sample.before)}"))
+        console.print(Text(f"after      {_line(sample.after)}", style="bold"))
     console.print(f"\nadapter    {facts['adapter']}", soft_wrap=True)
     console.print(f"charter    {facts['charter']}", soft_wrap=True)
     console.print(f"ledgers    {facts['ledgers']}", soft_wrap=True)
     console.print(f"finished in {facts['seconds']:.0f} s", soft_wrap=True)
+
+
+def _line(text: str) -> str:
+    """A text on one line."""
+    return " ".join(text.split()) or "(nothing)"

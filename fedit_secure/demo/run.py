@@ -22,7 +22,7 @@ from fedit_secure.demo.baselines import Baselines, Row
 from fedit_secure.demo.display import Display, print_summary
 from fedit_secure.demo.material import Material, own_material, synthetic_material
 from fedit_secure.demo.sizes import DEMO, DemoSizes
-from fedit_secure.privacy.accountant import plan_epsilons
+from fedit_secure.privacy.ledger import recompute
 from fedit_secure.privacy.neighbourhoods import person_epsilon
 from fedit_secure.simulation.parties import LocalFederation, found_federation
 from fedit_secure.simulation.processes import Processes, free_address
@@ -131,14 +131,15 @@ def _facts(
     budgets = {}
     for name in federation.silos:
         plan = charter.plan_for(name)
-        most = material.most_per_person[name]
+        most, delta = material.most_per_person[name], plan.delta or 0.0
+        entries = (run / "ledgers" / f"{name}.jsonl").read_bytes().splitlines()
         budgets[name] = {
             "records": charter.row(name).records,
-            "epsilon_per_record": plan_epsilons(plan, 0).published,
-            "epsilon_per_patient": person_epsilon(plan, most) if most else None,
+            "epsilon_per_record": recompute(entries, delta).published,
+            "epsilon_per_patient": person_epsilon(plan, most, 0) if most else None,
             "most_records_of_a_patient": most,
             "cap": federation.policy.epsilon,
-            "delta": charter.dp.delta,
+            "delta": delta,
         }
     return {
         "budgets": budgets,

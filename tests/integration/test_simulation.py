@@ -89,3 +89,18 @@ async def test_a_policy_refuses_before_anything_is_spent(
     with pytest.raises(PolicyRefusal) as refused:
         await run_in_memory(federation, Tuner(federation))
     assert refused.value.exit_status == 7
+
+
+def test_secret_sizes_tell_nobody_how_many_records_there_are(
+    plan: dict[str, object], records: dict[str, Path], tmp_path: Path
+) -> None:
+    dp = {**plan["dp"], "sizes": "secret", "sample_rate": 0.25}  # type: ignore[dict-item]
+    secret = fedit_secure.simulate(
+        records, {**plan, "dp": dp, "rounds": 1}, folder=tmp_path / "run"
+    )
+    assert all(row.records is None for row in secret.charter.roster)
+    assert len({row.dp for row in secret.charter.roster}) == 1
+    entries = (secret.folder / "ledgers" / "north.jsonl").read_bytes()
+    opened, intent = (json.loads(entry) for entry in entries.splitlines()[:2])
+    assert opened["adjacency"] == "add-or-remove"
+    assert (intent["sample_rate"], intent["sizes"]) == (0.25, "secret")
