@@ -320,11 +320,9 @@ class Play:
                 mail = Mail(sender, effect.to, effect.message)
                 if sender is not None:
                     self.sent.append(mail)
+                elif isinstance(effect.message, m.PublishedSum):
+                    self.released = effect.message
                 self.mail.append(mail)
-            elif isinstance(effect, m.Release):
-                self.released = effect.published
-                for silo in self.states:
-                    self.mail.append(Mail(None, silo, effect.published))
 
     def _deliver(self, mail: Mail) -> None:
         for message in self._tampered(mail):

@@ -276,8 +276,8 @@ class Aggregator:
             self._changed.clear()
             await self._changed.wait()
         everyone = frozenset(range(self._params.silos))
-        where = (session, self._key, everyone, frozenset[int]())
-        resume = s.Voiding(*where, "the aggregator was restarted")
+        reason = "the aggregator was restarted"
+        resume = s.Voiding(session, self._key, everyone, reason)
         result = await self._drive(session, before, resume)
         self._pending = None
         free = isinstance(result, s.Ended) and result.free

@@ -5,8 +5,6 @@ here; only those that were asked get here, and only once a phase; and what turns
 bad is blamed on the sender unless a step says otherwise.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
@@ -20,7 +18,6 @@ from fedit_secure.secagg import messages as m
 from fedit_secure.secagg import states as s
 from fedit_secure.secagg.checks import blame, expect, sign
 from fedit_secure.secagg.keys import ExchangeKey, SigningKey
-from fedit_secure.secagg.silo_steps import shares_due
 
 Step = tuple[s.AggregatorState, tuple[m.Effect, ...]]
 
@@ -29,7 +26,7 @@ def open_attempt(session: s.Session, key: SigningKey, silos: Iterable[int]) -> S
     """Invite the silos that hold an update; the first message of every attempt."""
     where = (session.round, session.attempt, session.state_digest)
     offer, invited = sign(key, m.Offer(session.charter, *where)), frozenset(silos)
-    return s.Gathering(session, key, invited, frozenset()), to_all(invited, offer)
+    return s.Gathering(session, key, invited), to_all(invited, offer)
 
 
 def collect_advert(state: s.Gathering, advert: m.Advert) -> Step:
@@ -43,7 +40,7 @@ def seal_adverts(state: s.Gathering) -> Step:
     """U1 is whoever advertised."""
     u1 = sign(state.key, m.AdvertSet(state.session.ctx, state.answers()))
     bound = state.session.bound(u1.key_set())
-    return s.Sharing(*state.then(state.got), u1, bound), to_all(state.got, u1)
+    return state.then(s.Sharing, state.got, u1, bound), to_all(state.got, u1)
 
 
 def collect_bundle(state: s.Sharing, bundle: m.ShareBundle) -> Step:
@@ -59,7 +56,7 @@ def collect_bundle(state: s.Sharing, bundle: m.ShareBundle) -> Step:
 
 def seal_shares(state: s.Sharing) -> Step:
     """U2 is whoever dealt to all; each of them gets the envelopes addressed to it."""
-    session, u2 = state.session, sorted(state.got)
+    session, u2 = state.session, tuple(sorted(state.got))
     statements = tuple(bundle.statement for bundle in state.answers())
     mail, sends = {dealer: dict(state.got[dealer].envelopes) for dealer in u2}, []
     for holder in u2:
@@ -68,7 +65,7 @@ def seal_shares(state: s.Sharing) -> Step:
         sends.append(m.Send(holder, sign(state.key, shown)))
     bound = session.bound(state.bound.key_set, u2)
     total = np.zeros(session.params.length, np.uint32)
-    after = s.Masking(*state.then(u2), state.adverts, bound, statements, total)
+    after = state.then(s.Masking, u2, state.adverts, bound, statements, total)
     return after, tuple(sends)
 
 
@@ -93,7 +90,7 @@ def seal_uploads(state: s.Masking) -> Step:
     """U3 is whoever's upload is whole; a later one is never added. A silo whose upload was
     cut off is asked too: it may have masked, and help the others."""
     u3 = sign(state.key, m.SurvivorSet(state.session.ctx, state.answers()))
-    return s.Agreeing(*state.then(state.asked), state, u3), to_all(state.asked, u3)
+    return state.then(s.Agreeing, state.asked, state, u3), to_all(state.asked, u3)
 
 
 def collect_agreement(state: s.Agreeing, agreement: m.Agreement) -> Step:
@@ -108,13 +105,13 @@ def seal_agreements(state: s.Agreeing) -> Step:
     """t signatures make U3 the only set that can ever be opened in this attempt."""
     quorum = m.AgreementSet(state.session.ctx, state.answers())
     what = (state.masking, state.survivors.silos(), quorum.agreements)
-    return s.Revealing(*state.then(state.got), *what), to_all(state.got, quorum)
+    return state.then(s.Revealing, state.got, *what), to_all(state.got, quorum)
 
 
 def collect_reveal(state: s.Revealing, answer: m.Reveal) -> Step:
     """Take one silo's shares; as soon as t open every secret, publish the sum."""
     masking, given = state.masking, (answer.self_shares, answer.key_shares)
-    due = shares_due(answer.silo, masking.asked, state.survivors)
+    due = shares.due(answer.silo, masking.asked, state.survivors)
     right = [[peer for peer, _ in pieces] for pieces in given] == due
     expect(right, "it revealed other shares than agreed")
     dealt = {statement.dealer: statement for statement in masking.statements}
@@ -168,8 +165,7 @@ def open_sum(state: s.Revealing) -> Step:
     what = (session.ctx, bound.key_set, u3, total, tag, state.agreements)
     out = sign(state.key, m.PublishedSum(*what))
     everyone = frozenset(range(params.silos))
-    after = s.Published(session, state.key, everyone, frozenset(), out)
-    return after, (m.Release(out),)
+    return s.Published(session, state.key, everyone, out), to_all(everyone, out)
 
 
 def collect_confirmation(state: s.Published, word: m.Confirmation) -> Step:
@@ -182,7 +178,7 @@ def collect_confirmation(state: s.Published, word: m.Confirmation) -> Step:
     after, effects = took(state, word.silo, word)
     if len(equal) == params.corrupt + 1 and word.release_digest:
         # One of them is honest: silos that can't check the tag themselves may follow it.
-        return after, to_all(state.waiting - {word.silo}, shown)
+        effects = to_all(state.waiting - {word.silo}, shown)
     return after, effects
 
 
@@ -237,20 +233,17 @@ def advance(state: s.Phase) -> Step:
     enough answers the attempt is over: for free before Mask, else once t silos closed it."""
     kind, n, params = type(state), len(state.got), state.session.params
     least = {s.Agreeing: params.threshold, s.Published: 0, s.Voiding: 0}
-    enough = n >= least.get(kind, params.minimum)
-    if isinstance(state, s.Revealing):
-        enough = openable(state)
-    if state.waiting and not (kind is s.Revealing and enough):
+    opens = isinstance(state, s.Revealing) and openable(state)
+    if state.waiting and not opens:
         return state, ()
-    if enough:
+    if opens or (n >= least.get(kind, params.minimum) and kind is not s.Revealing):
         return PHASES[kind][2](state)
     reason = f"only {n} silos answered in time while {kind.__name__.lower()}"
     if isinstance(state, s.Gathering | s.Sharing):
         return s.Ended(reason, free=True), ()
     request = sign(state.key, m.VoidRequest(state.session.ctx))
-    everyone = frozenset(range(params.silos))
-    after = s.Voiding(state.session, state.key, everyone, frozenset(), reason)
-    return after, to_all(everyone, request)
+    who = frozenset(range(params.silos))
+    return s.Voiding(state.session, state.key, who, reason), to_all(who, request)
 
 
 def to_all(silos: Iterable[int], message: m.Sent) -> tuple[m.Effect, ...]:

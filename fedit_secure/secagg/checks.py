@@ -6,8 +6,6 @@ would have refused; `FaultySilo` where the suspect's own signature proves it;
 `FaultySiloOrAggregator` where it may be either.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -25,15 +23,10 @@ from fedit_secure.secagg.transcript import Blob, Bound, Signed, Silos, digest
 Message = TypeVar("Message", bound=Signed)
 
 
-def require(holds: bool, fault: Callable[[str], Exception], what: str) -> None:
-    """Raises `fault(what)` unless it holds."""
+def expect(holds: bool, what: str, fault: type[Exception] = Bad) -> None:
+    """Raises unless it holds; if Bad, the `blame` around it says whose doing it is."""
     if not holds:
         raise fault(what)
-
-
-def expect(holds: bool, what: str) -> None:
-    """Raises Bad unless it holds; the `blame` around it says whose doing it is."""
-    require(holds, Bad, what)
 
 
 @contextmanager
@@ -55,8 +48,9 @@ def sign(key: SigningKey, message: Message) -> Message:
 
 def signed(roster: Roster, message: Any) -> None:
     """The rostered silo that the message names has signed it."""
-    known = 0 <= message.silo < len(roster)
-    expect(known, f"silo number {message.silo} isn't in the roster")
+    expect(
+        0 <= message.silo < len(roster.members), f"no silo has number {message.silo}"
+    )
     _verify(roster.members[message.silo].verify_key, message)
 
 
@@ -88,10 +82,8 @@ def shown(session: Session, entries: Sequence[Any], own: Any, name: str) -> Silo
     """The silos of a set as the aggregator shows it: sorted, no twins, large enough; each
     entry is of this attempt and signed by its silo, and the own one as it was sent."""
     silos, least = tuple(entry.silo for entry in entries), session.params.minimum
-    ordered = list(silos) == sorted(set(silos))
-    expect(ordered, f"{name} is unsorted, or names a silo twice")
-    few = f"{name} has {len(silos)} silos, fewer than the minimum of {least}"
-    expect(len(silos) >= least, few)
+    expect(list(silos) == sorted(set(silos)), f"{name} is unsorted or has a twin")
+    expect(len(silos) >= least, f"{name} is below the minimum of {least} silos")
     for entry in entries:
         signed(session.roster, entry)
         expect(entry.ctx == session.ctx, f"{name} has an entry of another attempt")
@@ -106,11 +98,9 @@ def advert(advert: m.Advert, known: m.LedgerHead | None) -> None:
     check_public(advert.mask_key)
     check_public(advert.envelope_key)
     if (head := advert.ledger_head) and known is not None:
-        whose = head.population == known.population
-        expect(whose, "its privacy ledger is of another population")
-        expect(head.sequence >= known.sequence, "its privacy ledger went back")
-        grown = head.sequence > known.sequence or head == known
-        expect(grown, "its privacy ledger has forked")
+        expect(head.population == known.population, "another population's ledger")
+        expect(head.sequence >= known.sequence, "its ledger went back")
+        expect(head.sequence > known.sequence or head == known, "its ledger has forked")
 
 
 def keys_differ(adverts: Iterable[m.Advert]) -> None:
@@ -121,8 +111,7 @@ def keys_differ(adverts: Iterable[m.Advert]) -> None:
 
 def bound_to(bound: Bound, message: Any) -> None:
     """It was made for this K and, where it names one, this U2."""
-    here = same(bound, message, "key_set", "dealers_digest")
-    expect(here, f"its {type(message).__name__} is for other silos")
+    expect(same(bound, message, "key_set", "dealers_digest"), "it's for other silos")
 
 
 def statement(bound: Bound, dealt: m.ShareStatement, u1: Silos) -> None:
@@ -155,10 +144,9 @@ def letters(state: Shared, u2: m.ShareSet, bound: Bound) -> dict[int, Letter]:
     expect(whole, "it withheld or doubled an envelope of U2")
     held, own = {me: state.letter}, state.secrets.envelope_key
     for dealt, (dealer, sealed) in zip(others, u2.envelopes, strict=True):
-        promised = dealt.envelope_hashes[dealt.holders.index(me)]
-        expect(envelope_hash(sealed) == promised, "it altered an envelope")
+        i, theirs = dealt.holders.index(me), adverts[dealer]
+        expect(envelope_hash(sealed) == dealt.envelope_hashes[i], "an altered envelope")
         with blame(FaultySilo, session.roster.name(dealer)):
-            theirs = adverts[dealer]
             letter = open_(own, bound, me, dealer, theirs.envelope_key, sealed)
             share(bound, dealt, me, "self", letter.self_share)
             share(bound, dealt, me, "key", letter.key_share)

@@ -1,7 +1,5 @@
 """Silo-to-silo letters, relayed by the aggregator (ChaCha20-Poly1305, RFC 8439)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from cryptography.exceptions import InvalidTag
@@ -14,10 +12,6 @@ from fedit_secure.secagg.transcript import Bound, encode, join
 # keys of this attempt alone and from the direction, and a dealer, which never enters an
 # attempt twice, seals one letter per holder.
 _NONCE = bytes(12)
-
-
-class BadEnvelope(Bad):
-    """A sealed letter that doesn't open, or doesn't hold what a letter holds."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -35,7 +29,7 @@ def seal(
     """Seal the one letter from silo `me` to silo `to`, whose public key is `peer`.
 
     Raises:
-        BadPublicKey: if no secret can be shared with `peer`.
+        Bad: if no secret can be shared with `peer`.
     """
     # The fields' sizes are fixed, so nothing parts them: 98 bytes.
     plaintext = letter.self_share + letter.key_share + letter.group_contribution
@@ -49,16 +43,16 @@ def open_(
     """The letter that silo `sender`, whose public key is `peer`, sealed for silo `me`.
 
     Raises:
-        BadEnvelope: if it was sealed for another place, by another key, or altered.
-        BadPublicKey: if no secret can be shared with `peer`.
+        Bad: if it was sealed for another place, by another key, or altered.
+        Bad: if no secret can be shared with `peer`.
     """
     cipher = _cipher(own.exchange(peer), bound, sender, me, peer, own.public)
     try:
         plain = cipher.decrypt(_NONCE, sealed, None)
     except InvalidTag:
-        raise BadEnvelope(f"an envelope of silo {sender} doesn't open") from None
+        raise Bad(f"an envelope of silo {sender} doesn't open") from None
     if len(plain) != 33 + 33 + 32:
-        raise BadEnvelope(f"a letter has 98 bytes, not {len(plain)}")
+        raise Bad(f"a letter has 98 bytes, not {len(plain)}")
     return Letter(plain[:33], plain[33:66], plain[66:])
 
 

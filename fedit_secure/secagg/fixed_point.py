@@ -4,10 +4,6 @@ Every coordinate becomes an integer of at most M, and N * M < 2^(b-1): no sum of
 roster can wrap, whatever the signs (protocol.md, "Encoding").
 """
 
-from __future__ import annotations
-
-import math
-from collections.abc import Sequence
 from dataclasses import field
 from typing import Any
 
@@ -17,7 +13,7 @@ from numpy.typing import NDArray
 from fedit_secure.secagg.keys import Bad
 from fedit_secure.secagg.masks import TILE, ZEROS, keystream
 from fedit_secure.secagg.params import SecAggParams
-from fedit_secure.secagg.transcript import Blob, Value
+from fedit_secure.secagg.transcript import Blob, Silos, Value
 
 
 class Encoded(Value):
@@ -32,9 +28,7 @@ class Encoded(Value):
     scale: float
 
 
-def encode(
-    update: NDArray[np.floating[Any]], params: SecAggParams, silo: int, key: bytes
-) -> Encoded:
+def encode(update: NDArray[Any], sizes: SecAggParams, silo: int, key: bytes) -> Encoded:
     """Scale to M, times (w_u / w_max), and round to an integer without bias.
 
     An update with a coordinate beyond +-S is scaled as a whole by S / max|x|, never
@@ -43,37 +37,35 @@ def encode(
 
     Args:
         update: float32 or float64 of shape (length,).
-        params: the charter's sizes.
+        sizes: the charter's sizes.
         silo: roster index, for its weight.
         key: 32 fresh random bytes, for the coins.
 
     Raises:
         ValueError: if the update has another shape or type, or isn't finite.
     """
-    if update.shape != (params.length,) or update.dtype.kind != "f":
-        raise ValueError(f"an update has {params.length} floats, not {update.shape}")
+    if update.shape != (sizes.length,) or update.dtype.kind != "f":
+        raise ValueError(f"an update has {sizes.length} floats, not {update.shape}")
     peak = max(float(update.max()), -float(update.min()))
-    if not math.isfinite(peak):
+    if not np.isfinite(peak):
         raise ValueError("the update holds a coordinate that isn't finite")
     # |x| <= ceiling, and division and product round monotonically: |x| / ceiling <= 1
     # and |grid * x / ceiling| <= M hold in floating point too.
-    ceiling = max(peak, params.bound)
-    grid = params.magnitude * params.weights[silo] / max(params.weights)
+    ceiling = max(peak, sizes.bound)
+    grid = sizes.magnitude * sizes.weights[silo] / max(sizes.weights)
     coins = keystream(key)
-    values = np.empty(params.length, np.int32)
-    for at in range(0, params.length, TILE):
+    values = np.empty(sizes.length, np.int32)
+    for at in range(0, sizes.length, TILE):
         part = np.divide(update[at : at + TILE], ceiling, dtype=np.float64)
         part *= grid
         floor = np.floor(part)
         coin = np.frombuffer(coins.update(ZEROS[: 4 * part.size]), "<u4")
         values[at : at + TILE] = floor + (coin < (part - floor) * 2.0**32)
-    check_sum(values, params, 1)
-    return Encoded(values, params.bound / ceiling)
+    check_sum(values, sizes, 1)
+    return Encoded(values, sizes.bound / ceiling)
 
 
-def decode(
-    total: NDArray[np.int32], params: SecAggParams, contributors: Sequence[int]
-) -> NDArray[np.float64]:
+def decode(total: NDArray[np.int32], sizes: SecAggParams, u3: Silos) -> NDArray[Any]:
     """The weighted mean of the contributors' updates, float64 of shape (length,).
 
     Before it is divided by their weights, a coordinate is within n * step of the sum of
@@ -81,15 +73,15 @@ def decode(
 
     Args:
         total: the sum of their encoded updates, int32 of shape (length,).
-        params: the charter's sizes.
-        contributors: their roster indices (U3).
+        sizes: the charter's sizes.
+        u3: the contributors' roster indices.
 
     Raises:
         ValueError: if a coordinate is beyond what they can add up to.
     """
-    check_sum(total, params, len(contributors))
-    share = sum(params.weights[u] for u in contributors) / max(params.weights)
-    return total.astype(np.float64) * (params.step / share)
+    check_sum(total, sizes, len(u3))
+    share = sum(sizes.weights[u] for u in u3) / max(sizes.weights)
+    return total.astype(np.float64) * (sizes.step / share)
 
 
 def check_sum(total: NDArray[np.int32], params: SecAggParams, silos: int) -> None:
@@ -132,5 +124,4 @@ def unpack(payload: Blob, length: int, ring_bits: int) -> NDArray[np.uint32]:
 
 def lift_signed(ring: NDArray[np.uint32], ring_bits: int) -> NDArray[np.int32]:
     """The signed integers that the low `ring_bits` bits stand for, int32."""
-    unused = 32 - ring_bits
-    return (ring << unused).view(np.int32) >> unused
+    return (ring << (32 - ring_bits)).view(np.int32) >> (32 - ring_bits)

@@ -1,10 +1,8 @@
 """Ed25519 signatures (RFC 8032), single-use X25519 keys (RFC 7748), HKDF (RFC 5869)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, NoReturn
+from typing import NoReturn, Self
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ed25519, x25519
@@ -14,7 +12,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 Rand = Callable[[int], bytes]  # that many fresh uniform bytes
 # Clamped to the scalar 2^254: a multiple of the cofactors, coprime to both large group
 # orders, so it sends exactly the low-order points to zero.
-_LOW_ORDER_PROBE: Final = x25519.X25519PrivateKey.from_private_bytes(bytes(32))
+_LOW_ORDER_PROBE = x25519.X25519PrivateKey.from_private_bytes(bytes(32))
 
 
 class Bad(ValueError):
@@ -23,10 +21,6 @@ class Bad(ValueError):
 
 class BadSignature(Bad):
     """A signature that the named key didn't make over this digest."""
-
-
-class BadPublicKey(Bad):
-    """An X25519 public key that no honest party sends."""
 
 
 class Secret:
@@ -48,7 +42,7 @@ class SigningKey(Secret):
     _key: ed25519.Ed25519PrivateKey
 
     @classmethod
-    def from_seed(cls, seed: bytes) -> SigningKey:
+    def from_seed(cls, seed: bytes) -> Self:
         """The key of a 32-byte seed (RFC 8032's private key)."""
         return cls(ed25519.Ed25519PrivateKey.from_private_bytes(seed))
 
@@ -88,14 +82,14 @@ def check_public(public: bytes) -> None:
     Points of low order are refused: they share zero with whomever they meet.
 
     Raises:
-        BadPublicKey: unless `public` is 32 bytes, below 2^255 - 19 and of high order.
+        Bad: unless `public` is 32 bytes, below 2^255 - 19 and of high order.
     """
     if len(public) != 32 or int.from_bytes(public, "little") >= 2**255 - 19:
-        raise BadPublicKey("an X25519 public key has 32 bytes and is below 2^255 - 19")
+        raise Bad("an X25519 public key has 32 bytes and is below 2^255 - 19")
     try:
         _LOW_ORDER_PROBE.exchange(x25519.X25519PublicKey.from_public_bytes(public))
     except ValueError:  # the library refuses an all-zero result, as RFC 7748 6.1 asks
-        raise BadPublicKey("an X25519 public key must not be of low order") from None
+        raise Bad("an X25519 public key must not be of low order") from None
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
@@ -105,7 +99,7 @@ class ExchangeKey(Secret):
     _key: x25519.X25519PrivateKey
 
     @classmethod
-    def from_bytes(cls, private: bytes) -> ExchangeKey:
+    def from_bytes(cls, private: bytes) -> Self:
         """The key of 32 private bytes (clamped on use, as RFC 7748 says)."""
         return cls(x25519.X25519PrivateKey.from_private_bytes(private))
 
@@ -122,7 +116,7 @@ class ExchangeKey(Secret):
         """The 32-byte shared secret with a peer's public key; derive keys from it.
 
         Raises:
-            BadPublicKey: what `check_public` refuses.
+            Bad: what `check_public` refuses.
         """
         check_public(peer)
         return self._key.exchange(x25519.X25519PublicKey.from_public_bytes(peer))

@@ -4,27 +4,22 @@ Bonawitz et al., CCS 2017, figure 4, round 2. Every pair of silos shares a seed:
 adds its stream, the other subtracts it, so the sum of all masked vectors keeps none.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import repeat
-from typing import Final
 
 import numpy as np
-from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext
+from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, modes
 from cryptography.hazmat.primitives.ciphers.algorithms import AES256
-from cryptography.hazmat.primitives.ciphers.modes import CTR
 from numpy.typing import NDArray
 
 from fedit_secure.secagg.keys import ExchangeKey, hkdf
 from fedit_secure.secagg.transcript import Bound, join, u64
 
 Streams = Sequence[tuple[bytes, int]]  # (32-byte seed, +1 or -1) each
-TAG_PRIME: Final = 2**61 - 1
-TILE: Final = 1 << 18  # coordinates: 1 MiB, so that a tile stays in cache
-ZEROS: Final = memoryview(bytes(4 * TILE))  # a cipher turns them into keystream
+TAG_PRIME = 2**61 - 1
+TILE = 1 << 18  # coordinates: 1 MiB, so that a tile stays in cache
+ZEROS = memoryview(bytes(4 * TILE))  # a cipher turns them into keystream
 
 
 def self_stream(b_u: bytes, bound: Bound, sign: int) -> tuple[bytes, int]:
@@ -42,7 +37,7 @@ def pair_stream(
     their seeds: what they upload sums to noise.
 
     Raises:
-        BadPublicKey: if no secret can be shared with `public`, the peer's key.
+        Bad: if no secret can be shared with `public`, the peer's key.
     """
     low, high = sorted((me, peer))
     info = join(b"fedit/mask/v1", *bound[1:], u64(low), u64(high))
@@ -56,7 +51,7 @@ def keystream(seed: bytes, block: int = 0) -> CipherContext:
     The zero nonce is safe: a 32-byte seed is derived for one stream only, and no two
     places of a stream share a counter.
     """
-    return Cipher(AES256(seed), CTR(block.to_bytes(16, "big"))).encryptor()
+    return Cipher(AES256(seed), modes.CTR(block.to_bytes(16, "big"))).encryptor()
 
 
 def elements(seed: bytes, first: int, count: int) -> NDArray[np.int64]:
@@ -102,7 +97,7 @@ def add_streams(vector: NDArray[np.uint32], streams: Streams, threads: int = 0) 
     runs = (vector[start : start + run] for start in starts)
     with ThreadPoolExecutor(workers) as pool:
         each = map if workers == 1 else pool.map
-        list(each(_add_run, runs, starts, repeat(streams)))
+        list(each(lambda part, at: _add_run(part, at, streams), runs, starts))
     after = -(-length // 4)  # the first block that holds no coordinate
     return sum(sign * int(elements(s, after, 1)[0]) for s, sign in streams) % TAG_PRIME
 
@@ -115,5 +110,5 @@ def _add_run(run: NDArray[np.uint32], start: int, streams: Streams) -> None:
         tile = run[at : at + TILE]  # in cache while every stream passes over it
         for cipher, sign in ciphers:
             cipher.update_into(ZEROS[: tile.nbytes], raw)
-            apply = np.add if sign > 0 else np.subtract
-            apply(tile, buffer[: tile.size], out=tile)
+            add = np.add if sign > 0 else np.subtract
+            add(tile, buffer[: tile.size], out=tile)

@@ -9,9 +9,6 @@ states.py and never leave the process.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TypeAlias
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -94,9 +91,9 @@ class PublishedSum(InAttempt, label="fedit/published/v1"):
 
     def release_digest(self) -> bytes:
         """H(ctx, K, U3, X): what a confirmation commits to."""
-        x = np.ascontiguousarray(self.total, dtype="<i4")
+        x = np.ascontiguousarray(self.total, dtype="<i4").data
         u3 = silo_set(self.contributors)
-        return digest("fedit/release/v1", self.ctx, self.key_set, u3, x.data.cast("B"))
+        return digest("fedit/release/v1", self.ctx, self.key_set, u3, x)
 
     def signed_digest(self) -> bytes:
         """Covers X through the release digest, so that it is hashed in place."""
@@ -250,12 +247,12 @@ class Deadline(Value):
     """Local: the time for this phase is over. Time is a message."""
 
 
-Sent: TypeAlias = (  # what may cross the wire
+Sent = (  # what may cross the wire
     Offer | Advert | AdvertSet | ShareBundle | ShareSet | MaskedUpload | UploadAck
     | SurvivorSet | Agreement | AgreementSet | Reveal | PublishedSum | Confirmation
     | VoidRequest | VoidStatement | VoidCertificate | SkipRequest | RoundCertificate
 )  # fmt: skip
-Message: TypeAlias = Sent | StateApplied | Lost | Deadline
+Message = Sent | StateApplied | Lost | Deadline
 
 
 # ----------------------------------------------------------------------------- effects
@@ -286,14 +283,14 @@ class Fuse(Value):
 
 
 class Release(Value):
-    """The sum is out: to a silo it is verified, to the aggregator it is to be published."""
+    """The sum is verified, and to be applied."""
 
     published: PublishedSum
 
 
-Effect: TypeAlias = Send | Fuse | Release
+Effect = Send | Fuse | Release
 
 
-def silo_set(silos: Iterable[int]) -> bytes:
+def silo_set(silos: Silos) -> bytes:
     """H of a set of silos, sorted by roster index."""
     return digest("fedit/silos/v1", *map(encode, sorted(silos)))

@@ -4,8 +4,6 @@ Everything follows from the *roster*, never from who turned up: otherwise the ag
 picks a small cohort full of colluders, or runs two views of one release.
 """
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Iterator, Sequence
 
@@ -36,9 +34,6 @@ class Roster(Value):
             raise ValueError("the roster's silo names must be non-empty and unique")
         if any(len(k) != 32 for k in keys) or len(set(keys)) < len(keys):
             raise ValueError("the roster's keys must be 32 bytes long and unique")
-
-    def __len__(self) -> int:
-        return len(self.members)
 
     def name(self, silo: int) -> str:
         """The name at a roster index; ValueError if there is none."""
@@ -81,7 +76,7 @@ class SecAggParams(Value):
                 raise ValueError(f"secure aggregation needs {inequality}, not {self}")
 
     def _rules(self) -> Iterator[tuple[str, bool]]:
-        n, c, t = self.silos, self.corrupt, self.threshold
+        n, c, t, ws = self.silos, self.corrupt, self.threshold, self.weights
         # c <= N - 2 makes max(3, c + 2) <= t <= N. And 2t > N + c: two quorums, or a
         # quorum and a void certificate, have an honest silo in common.
         yield "N >= 3, or N = 2 with allow_pair", n >= 3 or (n == 2 and self.allow_pair)
@@ -91,9 +86,8 @@ class SecAggParams(Value):
         yield "1 <= length < 2^36", 1 <= self.length < 1 << 36
         yield "b = 24 or b = 32", self.ring_bits in (24, 32)
         yield "1e-30 <= S <= 1e30", 1e-30 <= self.bound <= 1e30
-        yield "N weights", len(self.weights) == n
-        whole = all(isinstance(w, int) for w in self.weights)
-        yield "0 < weight < 2^32", whole and all(0 < w < 1 << 32 for w in self.weights)
+        yield "N weights", len(ws) == n
+        yield "0 < weight < 2^32", all(type(w) is int and 0 < w < 2**32 for w in ws)
         # A silo's rounding error, in L2 and as a fraction of S, is what `create` widens
         # the ring for.
         yield "sqrt(length/6)/M <= 0.01", self.length <= _longest(self.magnitude)
@@ -110,7 +104,7 @@ class SecAggParams(Value):
         corrupt: int | None = None,
         minimum: int = 0,
         allow_pair: bool = False,
-    ) -> SecAggParams:
+    ) -> "SecAggParams":
         """The parameters of a charter, with this page's defaults where it is silent.
 
         Args:

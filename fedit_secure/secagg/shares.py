@@ -1,17 +1,14 @@
 """Shamir's sharing of 32-byte secrets (Shamir 1979), and commitments to shares."""
 
-from __future__ import annotations
-
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache, reduce
 from math import prod
-from typing import Final
 
 from fedit_secure.secagg.keys import Bad, Rand
 from fedit_secure.secagg.transcript import Bound, Silos, digest, u64
 
-PRIME: Final = 2**256 + 297  # the least prime above every 32-byte secret
-SHARE_BYTES: Final = 33
+PRIME = 2**256 + 297  # the least prime above every 32-byte secret
+SHARE_BYTES = 33
 
 
 def split(secret: bytes, t: int, holders: Silos, rand: Rand) -> dict[int, bytes]:
@@ -71,6 +68,14 @@ def share_commitment(bound: Bound, u: int, v: int, kind: str, share: bytes) -> b
 def secret_commitment(ctx: bytes, silo: int, secret: bytes) -> bytes:
     """What a silo advertises of a secret: 32 uniform bytes, so it hides them."""
     return digest("fedit/commit/v1", ctx, u64(silo), secret)
+
+
+def due(me: int, u2: Iterable[int], u3: Silos) -> list[list[int]]:
+    """THE decision, one answer per peer: its self-mask seed's share if its upload is in
+    the sum (in U3, a part of U2; the own one too), else its mask key's (never the own).
+    Both would open it."""
+    dropped = (peer for peer in u2 if peer not in u3 and peer != me)
+    return [sorted(u3), sorted(dropped)]
 
 
 def _uniform(rand: Rand) -> int:

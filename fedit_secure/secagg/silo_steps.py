@@ -4,9 +4,6 @@ Every message of the aggregator's has been found signed by it, and of this attem
 it gets here; and what turns out to be bad is blamed on it unless a step says otherwise.
 """
 
-from __future__ import annotations
-
-from collections.abc import Collection, Iterable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -17,12 +14,13 @@ from fedit_secure import errors
 from fedit_secure.secagg import checks, fixed_point, masks, shares
 from fedit_secure.secagg import messages as m
 from fedit_secure.secagg import states as s
-from fedit_secure.secagg.checks import blame, expect, require, sign
+from fedit_secure.secagg.checks import blame, expect, sign
 from fedit_secure.secagg.envelope import Letter, seal
 from fedit_secure.secagg.keys import ExchangeKey, Rand
 from fedit_secure.secagg.tag import TagKey
 
 Step = tuple[s.SiloState, tuple[m.Effect, ...]]
+Burnt = tuple[m.Fuse, Any]  # a fuse, and what is signed with it
 
 
 def advertise(state: s.Invited, offer: m.Offer, rand: Rand) -> Step:
@@ -44,7 +42,7 @@ def share(state: s.Advertised, u1: m.AdvertSet, rand: Rand) -> Step:
     start, secrets, adverts = state.start, state.secrets, u1.adverts
     session, me, t = start.session, start.me.silo, start.session.params.threshold
     holders = checks.shown(session, adverts, state.advert, "U1")
-    require(me in holders, errors.AttemptFailed, "this silo was left out of U1")
+    expect(me in holders, "this silo was left out of U1", errors.AttemptFailed)
     checks.keys_differ(adverts)
     for advert in adverts:
         with blame(errors.FaultySilo, session.roster.name(advert.silo)):
@@ -64,7 +62,7 @@ def share(state: s.Advertised, u1: m.AdvertSet, rand: Rand) -> Step:
     statement = sign(start.me.key, m.ShareStatement(*dealt))
     bundle = m.ShareBundle(statement, tuple(sealed.items()))
     heads = tuple((advert.silo, advert.ledger_head) for advert in adverts)
-    after = s.Shared(start, secrets, u1, statement, letters[me])
+    after = s.Shared(start, secrets, state.advert, u1, statement, letters[me])
     return after, (session.fuse("heads", heads=heads), m.Send(None, bundle))
 
 
@@ -77,7 +75,7 @@ def mask(state: s.Shared, u2: m.ShareSet, rand: Rand) -> Step:
     session, me, params = start.session, start.me.silo, start.session.params
     dealers = checks.shown(session, u2.statements, state.statement, "U2")
     expect(set(dealers) <= set(u1), "U2 isn't a part of U1")
-    require(me in dealers, errors.AttemptFailed, "this silo was left out of U2")
+    expect(me in dealers, "this silo was left out of U2", errors.AttemptFailed)
     bound = session.bound(state.adverts.key_set(), dealers)
     checks.bound_to(bound, u2)
     for dealt in u2.statements:
@@ -104,12 +102,9 @@ def mask(state: s.Shared, u2: m.ShareSet, rand: Rand) -> Step:
 
 def note_ack(state: s.Masked, ack: m.UploadAck, rand: Rand) -> Step:
     """The aggregator's signed word that it holds our upload: dropping us now is proof."""
-    require(
-        not state.acked, errors.ProtocolError, "this upload was acknowledged before"
-    )
+    expect(not state.acked, "it was acknowledged before", errors.ProtocolError)
     ours = m.UploadAck(ack.ctx, state.header.silo, state.header.signed_digest())
-    right = replace(ack, signature=b"") == ours
-    expect(right, "it acknowledged what this silo never sent")
+    expect(replace(ack, signature=b"") == ours, "it acknowledged what was never sent")
     return replace(state, acked=True), ()
 
 
@@ -121,8 +116,7 @@ def agree(state: s.Masked, survivors: m.SurvivorSet, rand: Rand) -> Step:
     for header in survivors.headers:
         with blame(errors.FaultySiloOrAggregator, session.roster.name(header.silo)):
             checks.header(session, state.bound, header)
-    dropped = me.silo not in u3 and state.acked
-    expect(not dropped, "it left out an upload that it acknowledged")
+    expect(me.silo in u3 or not state.acked, "it left out an acknowledged upload")
     what = (*state.bound[1:], *survivors.digests())
     agreement = sign(me.key, m.Agreement(me.silo, *what))
     return s.Agreed(state.start, state, u3, agreement), (m.Send(None, agreement),)
@@ -132,22 +126,13 @@ def reveal(state: s.Agreed, quorum: m.AgreementSet, rand: Rand) -> Step:
     """Step 5: once t silos signed what we signed, give one share per peer, never two."""
     start, held = state.start, state.masked.letters
     checks.quorum(state, quorum.agreements)
-    in_sum, dropped = shares_due(start.me.silo, held, state.survivors)
+    in_sum, dropped = shares.due(start.me.silo, held, state.survivors)
     seeds = tuple((peer, held[peer].self_share) for peer in in_sum)
     keys = tuple((peer, held[peer].key_share) for peer in dropped)
-    answer = m.Reveal(start.me.silo, start.session.ctx, seeds, keys)
-    answer = sign(start.me.key, answer)
+    answer = sign(start.me.key, m.Reveal(start.me.silo, start.session.ctx, seeds, keys))
     after = (state.masked.bound.key_set, state.survivors, state.masked.tag_key)
     fuse = start.session.fuse("reveal", record=answer)
     return s.Revealed(start, *after), (fuse, m.Send(None, answer))
-
-
-def shares_due(me: int, u2: Iterable[int], u3: Collection[int]) -> list[list[int]]:
-    """THE decision, one answer per peer: its self-mask seed's share if its upload is in
-    the sum (the own one too), else its mask key's (never the own). Both would open it."""
-    in_sum = [peer for peer in u2 if peer in u3]
-    dropped = [peer for peer in u2 if peer not in u3 and peer != me]
-    return [sorted(in_sum), sorted(dropped)]
 
 
 def verify_sum(state: s.Revealed, out: m.PublishedSum, rand: Rand) -> Step:
@@ -186,18 +171,14 @@ def start_of(state: Any) -> s.Invited:
 # -------------------------------------- statements that a silo with no state also makes
 
 
-def voided(
-    me: s.Me, round: int, attempt: int, ctx: bytes
-) -> tuple[m.Fuse, m.VoidStatement]:
+def voided(me: s.Me, round: int, attempt: int, ctx: bytes) -> Burnt:
     """A restarted silo, or one that was never in the attempt, closes it."""
     statement = sign(me.key, m.VoidStatement(me.silo, ctx))
     return m.Fuse("void", round, attempt, ctx, record=statement), statement
 
 
-def confirmation(
-    me: s.Me, charter: bytes, round: int, state_digest: bytes, release_digest: bytes
-) -> tuple[m.Fuse, m.Confirmation]:
-    """A silo's one durable statement of a round; an empty release digest skips it."""
-    word = m.Confirmation(me.silo, charter, round, state_digest, release_digest)
-    word = sign(me.key, word)
+def confirmation(me: s.Me, charter: bytes, round: int, *digests: bytes) -> Burnt:
+    """A silo's one durable statement of a round. The digests are of the state after it and
+    of the release; that of the release is empty for a round that is skipped."""
+    word = sign(me.key, m.Confirmation(me.silo, charter, round, *digests))
     return m.Fuse("confirm", round, 0, b"", record=word), word

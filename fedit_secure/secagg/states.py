@@ -4,9 +4,7 @@ No state can be serialised, and none prints what it holds: a silo that dies in t
 window is a dropout, so there is nothing to save.
 """
 
-from __future__ import annotations
-
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import field
 from typing import Any
 
@@ -42,7 +40,7 @@ class Session(Value):
         ctx = digest("fedit/ctx/v1", *where, self.params.codec_digest())
         object.__setattr__(self, "ctx", ctx)
 
-    def bound(self, key_set: bytes, dealers: Iterable[int] = ()) -> Bound:
+    def bound(self, key_set: bytes, dealers: Silos = ()) -> Bound:
         """What binds this attempt once K, and later U2, are known."""
         return Bound(self.charter, self.ctx, key_set, m.silo_set(dealers))
 
@@ -92,8 +90,7 @@ class Advertised(_Started):
     advert: m.Advert
 
 
-class Shared(_Started):
-    secrets: Secrets
+class Shared(Advertised):
     adverts: m.AdvertSet
     statement: m.ShareStatement
     letter: Letter  # to itself
@@ -141,9 +138,6 @@ SiloState = Voidable | Revealed | Verified | Confirmed | Voided
 # --------------------------------------------------------------------------- aggregator
 
 
-Common = tuple[Session, SigningKey, frozenset[int], frozenset[int]]
-
-
 class Phase(Value):
     """A phase that collects answers. `asked` may answer, once each; `gone` are those that
     nobody waits for; `got` are the answers by roster index."""
@@ -151,7 +145,7 @@ class Phase(Value):
     session: Session
     key: SigningKey
     asked: frozenset[int]
-    gone: frozenset[int]
+    gone: frozenset[int] = field(default=frozenset(), kw_only=True)
     got: Mapping[int, Any] = field(default_factory=dict, kw_only=True)
 
     @property
@@ -162,9 +156,10 @@ class Phase(Value):
         """What came in, sorted by silo."""
         return tuple(self.got[silo] for silo in sorted(self.got))
 
-    def then(self, asked: Iterable[int]) -> Common:
-        """What the next phase takes over from this one."""
-        return self.session, self.key, frozenset(asked), self.gone
+    def then(self, phase: Callable[..., Any], asked: Iterable[int], *what: Any) -> Any:
+        """The next phase, in which those stay gone that are."""
+        asked, gone = frozenset(asked), self.gone
+        return phase(self.session, self.key, asked, *what, gone=gone)
 
 
 class Gathering(Phase):

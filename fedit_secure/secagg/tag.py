@@ -7,26 +7,19 @@ aggregator, so it can't scale or shift one: a forged sum passes with probability
 (protocol.md, "Verifiable sum").
 """
 
-from __future__ import annotations
-
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedit_secure.secagg.keys import Bad, Secret, hkdf
 from fedit_secure.secagg.masks import TAG_PRIME, elements
-from fedit_secure.secagg.transcript import Bound, digest, join
+from fedit_secure.secagg.transcript import Bound, Silos, digest, join
 
-_ROW: Final = 256  # coordinates a row: rho_(i,j) = alpha_i * beta_j
-_ROWS: Final = 512  # rows a tile: 1 MiB of float64
-_BETA_BITS: Final = 14  # limb + int32 + log2(256) = 53 bits: exact in a float64
-
-
-class BadTag(Bad):
-    """A sum that isn't the sum of what its contributors authenticated."""
+_ROW = 256  # coordinates a row: rho_(i,j) = alpha_i * beta_j
+_ROWS = 512  # rows a tile: 1 MiB of float64
+_BETA_BITS = 14  # limb + int32 + log2(256) = 53 bits: exact in a float64
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
@@ -46,18 +39,16 @@ class TagKey(Secret):
     pads: Mapping[int, int]
 
     @classmethod
-    def derive(cls, bound: Bound, parts: Mapping[int, bytes], length: int) -> TagKey:
+    def derive(cls, bound: Bound, parts: Mapping[int, bytes], length: int) -> "TagKey":
         """Expand the contributions g_u of U2 (32 bytes each, by roster index), each
         checked against its commitment, for updates of `length` coordinates."""
-        ordered = (parts[u] for u in sorted(parts))
-        group = digest("fedit/group/v1", *bound[1:], *ordered)
+        group = digest("fedit/group/v1", *bound[1:], *(parts[u] for u in sorted(parts)))
         alpha = hkdf(group, b"", join(b"fedit/tag-rows/v1"))
         beta = hkdf(group, b"", join(b"fedit/tag-columns/v1"))
         pads = hkdf(group, b"", join(b"fedit/tag-pads/v1"))
         rows, columns = elements(alpha, 0, -(-length // _ROW)), elements(beta, 0, _ROW)
-        return cls(
-            length, rows, columns, {u: int(elements(pads, u, 1)[0]) for u in parts}
-        )
+        each = {u: int(elements(pads, u, 1)[0]) for u in parts}
+        return cls(length, rows, columns, each)
 
     def inner(self, values: NDArray[np.int32]) -> int:
         """<rho, values> mod p, exactly.
@@ -82,16 +73,15 @@ class TagKey(Secret):
             # 16 + 18 + log2(512) bits: exact too, and 2^20 of them fit an int64.
             product = np.tensordot(alpha, _limbs(sums, 18, 54), (0, 0))
             products += product.astype(np.int64)
-        result = 0
-        for (i, j, k), limb in np.ndenumerate(products):
-            result += int(limb) << 16 * i + _BETA_BITS * j + 18 * k
-        return result % TAG_PRIME
+        limbs = np.ndenumerate(products)
+        shifted = (int(x) << 16 * i + _BETA_BITS * j + 18 * k for (i, j, k), x in limbs)
+        return int(sum(shifted) % TAG_PRIME)
 
     def tag(self, silo: int, values: NDArray[np.int32]) -> int:
         """tau_u = <rho, values> + a_u mod p, for silo u's own update."""
         return (self.inner(values) + self.pads[silo]) % TAG_PRIME
 
-    def check(self, total: NDArray[np.int32], tag: int, u3: Sequence[int]) -> None:
+    def check(self, total: NDArray[np.int32], tag: int, u3: Silos) -> None:
         """Check a sum against the sum T of its contributors' tags. Once a release.
 
         Args:
@@ -100,13 +90,13 @@ class TagKey(Secret):
             u3: the contributors' roster indices.
 
         Raises:
-            BadTag: if T isn't the tag of exactly this sum over exactly these silos.
+            Bad: if T isn't the tag of exactly this sum over exactly these silos.
         """
         if len(self.pads.keys() & set(u3)) < len(u3):
-            raise BadTag("the sum's contributors aren't distinct silos of U2")
+            raise Bad("the sum's contributors aren't distinct silos of U2")
         expected = self.inner(total) + sum(self.pads[u] for u in u3)
         if tag != expected % TAG_PRIME:
-            raise BadTag("the tag isn't that of this sum over these contributors")
+            raise Bad("the tag isn't that of this sum over these contributors")
 
 
 def _limbs(numbers: NDArray[np.int64], bits: int, width: int) -> NDArray[np.float64]:

@@ -4,8 +4,6 @@ Every field carries its length, so no two field lists share an encoding; every d
 starts with a label of its own, so no digest of one kind passes for another.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields

@@ -75,9 +75,9 @@ class Attempts:
         session = s.Session(self._params, self._roster, self._digest, *where)
         checks.by_aggregator(session, offer)
         ours = offer.charter == self._digest
-        checks.require(ours, FaultyAggregator, "it offers a round of another charter")
+        checks.expect(ours, "it offers a round of another charter", FaultyAggregator)
         live = offer.round > self._books.certified
-        checks.require(live, FaultyAggregator, "it offers a round that is over")
+        checks.expect(live, "it offers a round that is over", FaultyAggregator)
 
     async def enter(self, offer: m.Offer) -> None:
         """Enter an attempt with this round's update; every earlier attempt is left."""

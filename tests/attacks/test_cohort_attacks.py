@@ -35,7 +35,9 @@ def test_small_cohort():
         m.AdvertSet, lambda u1: replace(u1, adverts=only({0, 3, 4}, u1.adverts))
     ).run()
     for silo in (0, 3, 4):
-        assert_refused(play, silo, FaultyAggregator, "aggregator", "the minimum of 4")
+        assert_refused(
+            play, silo, FaultyAggregator, "aggregator", "the minimum of 4 silos"
+        )
     for silo in (1, 2):
         assert isinstance(play.errors[silo], FaultyAggregator)
     assert not play.heard(m.ShareBundle)
@@ -53,7 +55,9 @@ def test_small_cohort_after_share():
 
     play.forge(m.ShareSet, fewer).run()
     for silo in range(5):
-        assert_refused(play, silo, FaultyAggregator, "aggregator", "the minimum of 4")
+        assert_refused(
+            play, silo, FaultyAggregator, "aggregator", "the minimum of 4 silos"
+        )
     assert not play.heard(m.MaskedUpload)
     assert_nothing_opened(play)
 
@@ -81,7 +85,9 @@ def test_survivors_below_minimum():
     play = Play(5)
     play.forge(m.SurvivorSet, lambda u3: replace(u3, headers=u3.headers[:3])).run()
     for silo in range(3):
-        assert_refused(play, silo, FaultyAggregator, "aggregator", "the minimum of 4")
+        assert_refused(
+            play, silo, FaultyAggregator, "aggregator", "the minimum of 4 silos"
+        )
     assert not play.heard(m.Agreement)
     assert_nothing_opened(play)
 

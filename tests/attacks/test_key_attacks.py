@@ -163,14 +163,14 @@ def test_unrostered_silo():
 
     play.forge(m.AdvertSet, invent).run()
     for silo in range(4):
-        assert_refused(play, silo, FaultyAggregator, "aggregator", "roster")
+        assert_refused(play, silo, FaultyAggregator, "aggregator", "no silo has number")
     assert_nothing_opened(play)
 
 
 def test_unrostered_silo_at_the_aggregator():
     play = Play(4)
     play.alter(m.Advert, lambda a: [a, replace(a, silo=7)], sender=3).run()
-    assert_blamed(play, ProtocolError, None, "roster")
+    assert_blamed(play, ProtocolError, None, "no silo has number")
 
 
 def test_sybil():
@@ -183,7 +183,7 @@ def test_sybil():
 
     play.forge(m.AdvertSet, twice).run()
     for silo in range(4):
-        assert_refused(play, silo, FaultyAggregator, "aggregator", "twice")
+        assert_refused(play, silo, FaultyAggregator, "aggregator", "twin")
     assert_nothing_opened(play, corrupt=[3])
 
 

@@ -159,9 +159,9 @@ def test_late_upload_is_ignored():
 @pytest.mark.parametrize(
     ("change", "what"),
     [
-        (lambda h: (h[0], *h), "twice"),
+        (lambda h: (h[0], *h), "twin"),
         (lambda h: h[::-1], "unsorted"),
-        (lambda h: (*h[:3], replace(h[3], silo=9)), "roster"),
+        (lambda h: (*h[:3], replace(h[3], silo=9)), "no silo has number"),
         (lambda h: (replace(h[0], silo=1), *h[2:]), "the minimum"),
         (lambda h: (*h[:3], replace(h[3], payload_digest=b"p" * 32)), "signature"),
     ],
@@ -233,7 +233,7 @@ QUORUMS = {
         "signature on Agreement",
     ),
     "stolen": (lambda play, a: (*a[:3], replace(a[3], silo=(a[3].silo + 1) % 5)), "signat"),
-    "unrostered": (lambda play, a: (*a[:3], replace(a[3], silo=8)), "roster"),
+    "unrostered": (lambda play, a: (*a[:3], replace(a[3], silo=8)), "no silo has number"),
     "other_content": (
         lambda play, a: (
             *a[:3], play.by_silo(a[3].silo, replace(a[3], survivors_digest=b"3" * 32))

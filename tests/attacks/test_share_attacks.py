@@ -42,11 +42,11 @@ def truncate(mail):
 
 
 ENVELOPES = {
-    "redirected": (redirect, "altered an envelope"),
+    "redirected": (redirect, "an altered envelope"),
     "reordered": (lambda mail: mail[::-1], "withheld or doubled"),
-    "bit_flipped": (flip, "altered an envelope"),
-    "truncated": (truncate, "altered an envelope"),
-    "emptied": (lambda mail: [(mail[0][0], b""), *mail[1:]], "altered an envelope"),
+    "bit_flipped": (flip, "an altered envelope"),
+    "truncated": (truncate, "an altered envelope"),
+    "emptied": (lambda mail: [(mail[0][0], b""), *mail[1:]], "an altered envelope"),
     "withheld": (lambda mail: mail[1:], "withheld or doubled"),
     "doubled": (lambda mail: [mail[0], *mail], "withheld or doubled"),
 }

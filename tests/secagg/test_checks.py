@@ -19,9 +19,11 @@ def play() -> Play:
 
 
 def test_a_fault_is_raised_only_when_it_is_one():
-    checks.require(True, FaultyAggregator, "nothing")
+    checks.expect(True, "nothing", FaultyAggregator)
     with pytest.raises(FaultyAggregator, match="the aggregator is faulty: something"):
-        checks.require(False, FaultyAggregator, "something")
+        checks.expect(False, "something", FaultyAggregator)
+    with pytest.raises(Bad, match="something"):
+        checks.expect(False, "something")
 
 
 def test_a_signature_is_over_the_whole_message(play):
@@ -59,7 +61,7 @@ def test_a_signature_covers_every_field(play, kind):
 @pytest.mark.parametrize("silo", [-1, 4, 2**40])
 def test_a_silo_outside_the_roster_signs_nothing(play, silo):
     word = play.by_silo(0, m.VoidStatement(0, play.session.ctx))
-    with pytest.raises(Bad, match="isn't in the roster"):
+    with pytest.raises(Bad, match="no silo has number"):
         checks.signed(play.cast.roster, replace(word, silo=silo))
 
 

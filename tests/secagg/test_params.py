@@ -25,7 +25,7 @@ def create(silos: int = 4, **changes: object) -> SecAggParams:
 
 def test_a_roster_finds_names_and_indices():
     three = roster()
-    assert len(three) == 3
+    assert len(three.members) == 3
     assert [three.name(i) for i in range(3)] == [m.name for m in three.members]
 
 
