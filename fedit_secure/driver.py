@@ -91,7 +91,7 @@ async def drive_aggregator(
         state, effects = resume, ()
     while True:
         await on_state(state)
-        for silo in await _perform(state, effects, send):
+        for silo in await _perform(effects, send):
             inbox.put_nowait((silo, m.Lost(silo)))
         if isinstance(state, s.Certified | s.Ended):
             return state
@@ -115,17 +115,12 @@ async def drive_aggregator(
             )
 
 
-async def _perform(
-    state: s.AggregatorState, effects: tuple[m.Effect, ...], send: SendTo
-) -> set[int]:
+async def _perform(effects: tuple[m.Effect, ...], send: SendTo) -> set[int]:
     """Perform a step's effects; returns the silos that can't be reached any more."""
     mail: dict[int, list[m.Sent]] = {}
     for effect in effects:
         if isinstance(effect, m.Send) and effect.to is not None:
             mail.setdefault(effect.to, []).append(effect.message)
-        elif isinstance(effect, m.Release) and isinstance(state, s.Published):
-            for silo in range(state.session.params.silos):
-                mail.setdefault(silo, []).append(effect.published)
 
     async def post(silo: int, messages: list[m.Sent]) -> int | None:
         try:
