@@ -29,7 +29,7 @@ Inbox = asyncio.Queue[tuple[int, m.Message]]
 
 
 class FuseBox(Protocol):
-    """Where fuses are durable; `silo/journalled.py` is the one on disk."""
+    """Where fuses are durable; `silo/books.py` has the one on disk."""
 
     def burn(self, fuse: m.Fuse) -> None:
         """Commit the fuse; FuseBlown if its step was done or ruled out before."""
@@ -100,9 +100,6 @@ async def drive_aggregator(
                 silo, message = await inbox.get()
         except TimeoutError:
             silo, message = -1, m.Deadline()
-        if _context(message) not in (None, session.ctx):
-            effects = ()  # an earlier attempt's message, late: nobody is to blame for it
-            continue
         try:
             state, effects = await asyncio.to_thread(aggregator_step, state, message)
         except ProtocolError as error:
@@ -133,12 +130,3 @@ async def _perform(effects: tuple[m.Effect, ...], send: SendTo) -> set[int]:
     # Side by side, so that one slow silo holds nobody up.
     gone = await asyncio.gather(*(post(silo, box) for silo, box in mail.items()))
     return {silo for silo in gone if silo is not None}
-
-
-def _context(message: m.Message) -> bytes | None:
-    """The attempt that a silo's message belongs to, if it belongs to one."""
-    if isinstance(message, m.ShareBundle):
-        return message.statement.ctx
-    if isinstance(message, m.MaskedUpload):
-        return message.header.ctx
-    return getattr(message, "ctx", None)

@@ -38,6 +38,7 @@ from fedit_secure.secagg.params import SecAggParams
 from fedit_secure.silo.books import Books, open_journal
 from fedit_secure.silo.daemon import Charge, SiloDaemon
 from fedit_secure.storage.adapter_store import StateStore
+from fedit_secure.storage.journal import Journal
 from fedit_secure.wire.frames import Frame
 from fedit_secure.wire.limits import Limits
 from fedit_secure.wire.link import Published, SiloLink, memory_pair
@@ -110,6 +111,17 @@ class SmallFederation:
             on_event=on_event or self.events.append,
         )
 
+    def books(self, silo: Identity, journal: Journal) -> Books:
+        """A silo's books over its open journal."""
+        return Books(
+            journal,
+            StateStore(self.root / silo.name / "states"),
+            self.charter,
+            silo.name,
+            silo.signing,
+            Policy(epsilon=8.0, delta=1e-5, tell_record_count=True),
+        )
+
     async def run_silo(
         self,
         silo: Identity,
@@ -123,7 +135,6 @@ class SmallFederation:
         charter, name = self.charter, silo.name
         home = self.root / name
         limits = Limits.of(charter.secagg_params())
-        store = StateStore(home / "states")
 
         async def tune(
             round: int, state: GridState, charge: Charge
@@ -149,14 +160,7 @@ class SmallFederation:
             return FaultyLink(own, at_send, at_receive)
 
         with open_journal(home) as journal:
-            books = Books(
-                journal,
-                store,
-                charter,
-                name,
-                silo.signing,
-                Policy(epsilon=8.0, delta=1e-5, tell_record_count=True),
-            )
+            books = self.books(silo, journal)
             books.admit(bytes(32))
             try:
                 return await SiloDaemon(charter, name, silo.signing, books, tune).run(

@@ -24,6 +24,7 @@ from fedit_secure.federation.update import GridState
 from fedit_secure.privacy import ledger as pl
 from fedit_secure.privacy.renyi import best_order
 from fedit_secure.secagg import messages as m
+from fedit_secure.secagg import transcript
 from fedit_secure.secagg.keys import SigningKey
 from fedit_secure.secagg.transcript import digest
 from fedit_secure.storage.adapter_store import StateStore
@@ -298,21 +299,25 @@ class Books:
 
     def renewed(self, fuse: m.Fuse, proof: m.VoidCertificate) -> None:
         """Free an update by t void statements, which the caller has verified."""
-        data = encode(proof)
-        certificate = digest("fedit/void-certificate/v1", data)
+        certificate = digest("fedit/void-certificate/v1", transcript.encode(proof))
         event = pl.Renewed(ctx=fuse.ctx.hex(), certificate=certificate.hex())
         self._commit(
             self._open_ledger().append(event),
             life=burn(self._life, fuse),
-            records={self._key_of(f"renewed/{fuse.ctx.hex()}"): data},
+            records={self._key_of(f"renewed/{fuse.ctx.hex()}"): encode(proof)},
         )
 
     def peer_heads(self) -> dict[int, m.LedgerHead]:
-        """The ledger heads last seen of the roster's populations, by roster index."""
+        """The ledger heads last seen of the roster's populations, by roster index.
+
+        Of a ledger that was never seen it is one before the first entry: its population
+        is the charter's all the same, so no peer slips away by naming another.
+        """
         known = self._journal.peer_heads()
         rows = enumerate(self._charter.roster)
         keys = {i: (row.name, row.population) for i, row in rows}
-        return {i: known[key] for i, key in keys.items() if key in known}
+        unseen = {i: m.LedgerHead(of, -1, b"") for i, (_, of) in keys.items()}
+        return {i: known.get(key, unseen[i]) for i, key in keys.items()}
 
     def record_of(self, ctx: bytes) -> Record | None:
         """What this silo has signed for good in an attempt: a reveal, or its void."""

@@ -159,11 +159,6 @@ class Journal:
                 for key, value, seal in rows
             }
 
-    def highest_epoch(self, federation: str) -> tuple[int, bytes] | None:
-        """The highest charter epoch approved here, and that charter's digest."""
-        found = self._cell("epoch", federation)
-        return None if found is None else _epoch(found)
-
     # ------------------------------------------------------------------ what is written
 
     def commit(
@@ -214,27 +209,6 @@ class Journal:
                 self._advance_head(db, peer, head)
             if receipt is not None and population is not None:
                 _put(db, "receipt", population, receipt)
-
-    def raise_epoch(self, federation: str, epoch: int, charter: bytes) -> None:
-        """Remember that this charter was approved as its federation's newest epoch.
-
-        Raises:
-            FuseBlown: a higher epoch was approved, or another charter for this one.
-        """
-        with self._writing() as db:
-            found = self._get(db, "epoch", federation)
-            highest, known = (0, b"") if found is None else _epoch(found)
-            if epoch < highest:
-                raise FuseBlown(
-                    f"epoch {highest} of {federation!r} was approved here, so epoch "
-                    f"{epoch} is refused"
-                )
-            if epoch == highest and charter != known:
-                raise FuseBlown(
-                    f"another charter was approved here as epoch {epoch} of "
-                    f"{federation!r}"
-                )
-            _put(db, "epoch", federation, u64(epoch) + charter)
 
     # ------------------------------------------------------------------- noised updates
 
@@ -390,7 +364,3 @@ def _names(key: str) -> tuple[str, str]:
 def _head(key: str, value: bytes) -> LedgerHead:
     _, population = _names(key)
     return LedgerHead(population, int.from_bytes(value[:8], "little"), value[8:])
-
-
-def _epoch(value: bytes) -> tuple[int, bytes]:
-    return int.from_bytes(value[:8], "little"), value[8:]

@@ -50,7 +50,6 @@ def fill(journal: Journal) -> None:
         receipt=b"receipt",
     )
     journal.save_update(CHARTER, 1, b"d" * 32, b"\x00\x01" * 500)
-    journal.raise_epoch("lungs", 2, CHARTER)
 
 
 def contents(journal: Journal) -> tuple[object, ...]:
@@ -61,7 +60,6 @@ def contents(journal: Journal) -> tuple[object, ...]:
         journal.note("certificate"),
         journal.receipt("patients"),
         journal.peer_heads(),
-        journal.highest_epoch("lungs"),
         journal.load_update(CHARTER, 1),
     )
 
@@ -73,14 +71,13 @@ FILLED = (
     b"first",
     b"receipt",
     {("east", "patients"): head(3)},
-    (2, CHARTER),
     (b"d" * 32, b"\x00\x01" * 500),
 )
 
 
 def test_everything_is_there_after_a_restart(path: Path) -> None:
     with Journal.open(path, create=True) as journal:
-        assert contents(journal) == ({}, None, None, None, None, {}, None, None)
+        assert contents(journal) == ({}, None, None, None, None, {}, None)
         fill(journal)
         assert contents(journal) == FILLED
     with Journal.open(path) as journal:
@@ -183,18 +180,6 @@ def test_entries_cant_be_edited_or_deleted(journal: Journal) -> None:
         with pytest.raises(sqlite3.IntegrityError, match="ledger entries stay"):
             journal._db.execute(statement)
     assert contents(journal) == FILLED
-
-
-def test_old_charter(journal: Journal) -> None:
-    fill(journal)
-    journal.raise_epoch("lungs", 2, CHARTER)
-    with pytest.raises(FuseBlown, match="epoch 2 of 'lungs' was approved"):
-        journal.raise_epoch("lungs", 1, CHARTER)
-    with pytest.raises(FuseBlown, match="another charter was approved here as epoch 2"):
-        journal.raise_epoch("lungs", 2, b"x" * 32)
-    journal.raise_epoch("lungs", 5, b"x" * 32)
-    assert journal.highest_epoch("lungs") == (5, b"x" * 32)
-    assert journal.highest_epoch("hearts") is None
 
 
 def test_updates_are_kept_until_their_round_closes(journal: Journal) -> None:

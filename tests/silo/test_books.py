@@ -1,0 +1,80 @@
+"""What one silo remembers of its peers, and what its ledger says of a voided attempt."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_federation import LENGTH, SmallFederation, found
+
+from fedit_secure.errors import FaultySilo
+from fedit_secure.privacy.ledger import Ledger, Renewed
+from fedit_secure.secagg import checks
+from fedit_secure.secagg import messages as m
+from fedit_secure.secagg.keys import ExchangeKey
+from fedit_secure.secagg.transcript import digest, encode
+from fedit_secure.silo.books import open_journal, update_digest
+
+CTX = b"c" * 32
+
+
+@pytest.fixture
+def federation(tmp_path: Path) -> SmallFederation:
+    return found(tmp_path, 4)
+
+
+def advert(peer: int, population: str, sequence: int) -> m.Advert:
+    key = ExchangeKey.from_bytes(bytes([peer + 1]) * 32).public
+    head = m.LedgerHead(population, sequence, bytes([sequence]) * 32)
+    return m.Advert(peer, CTX, key, key, bytes(32), bytes(32), head)
+
+
+def test_other_population_at_the_first_meeting(federation: SmallFederation) -> None:
+    """A peer whose ledger was never seen can't name another population than the
+    charter's, under which nothing was spent."""
+    own = federation.silos[0]
+    with open_journal(federation.root / own.name) as journal:
+        heads = federation.books(own, journal).peer_heads()
+        assert heads.keys() == {0, 1, 2, 3}
+        checks.advert(advert(2, "s2", 0), heads[2])
+        with (
+            pytest.raises(FaultySilo, match="another population"),
+            checks.blame(FaultySilo, "s2"),
+        ):
+            checks.advert(advert(2, "nobody", 0), heads[2])
+
+
+def test_peer_heads_outlive_the_process(federation: SmallFederation) -> None:
+    own, seen = federation.silos[0], m.LedgerHead("s2", 7, b"h" * 32)
+    with open_journal(federation.root / own.name) as journal:
+        fuse = m.Fuse("heads", 1, 1, CTX, heads=((2, seen),))
+        federation.books(own, journal).burn(fuse)
+    with open_journal(federation.root / own.name) as journal:
+        assert federation.books(own, journal).peer_heads()[2] == seen
+
+
+def test_the_ledger_names_the_void_certificate_as_anybody_can_compute_it(
+    federation: SmallFederation,
+) -> None:
+    """By its transcript encoding, which docs/protocol.md gives, not by the wire's."""
+    own, update = federation.silos[0], np.ones(LENGTH, np.float32)
+    statements = tuple(
+        replace(word, signature=silo.signing.sign(word.signed_digest()))
+        for i, silo in enumerate(federation.silos)
+        for word in [m.VoidStatement(i, CTX)]
+    )
+    proof = m.VoidCertificate(CTX, statements)
+    masked = m.Fuse("mask", 1, 1, CTX, update_digest=update_digest(update))
+    with open_journal(federation.root / own.name) as journal:
+        books = federation.books(own, journal)
+        books.admit(bytes(32))
+        books.reserve(1)
+        books.commit_update(1, update)
+        for fuse in (m.Fuse("advertise", 1, 1, CTX), masked):
+            books.burn(fuse)
+        books.renewed(m.Fuse("renew", 1, 1, CTX), proof)
+        event = Ledger.from_entries(own.name, journal.ledger(own.name)).events[-1]
+    expected = digest("fedit/void-certificate/v1", encode(proof))
+    assert event == Renewed(ctx=CTX.hex(), certificate=expected.hex())
