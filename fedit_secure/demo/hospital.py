@@ -215,7 +215,7 @@ def _letter(draw: _Draw) -> _Text:
     ).split("/")
     return (
         draw.one(("Send the letter on.", "Where does this letter go?")),
-        f"{draw.patient()} writes about {topic}",
+        f"{draw.patient()}, {draw.one(DAYS)}, writes about {topic}",
         f"Forward to {desk}; answer due in {_DUE[desk]} days.",
     )
 
@@ -312,7 +312,10 @@ def held_out_records(
 
 
 def _fresh(task: str, draw: _Draw, seen: set[_Text]) -> _Text:
-    """A record text that `seen` lacks; it is added there. Every task has thousands."""
+    """A record text that `seen` lacks; it is added there.
+
+    Every task has more than 5,000 texts, so that a silo never runs out of them.
+    """
     while (text := TASKS[task](draw)) in seen:
         pass
     seen.add(text)
