@@ -31,7 +31,7 @@ from fedit_secure.evaluation.score import score
 from fedit_secure.federation.charter import Charter
 from fedit_secure.federation.update import GridState, to_float32
 from fedit_secure.silo.jobs import lora_of, optimizer_of
-from fedit_secure.simulation import LocalFederation, found_federation
+from fedit_secure.simulation.parties import LocalFederation, found_federation
 from fedit_secure.simulation.processes import Processes, ProcessEvent, free_address
 from fedit_secure.simulation.run import Tuner, run_in_memory, run_plan
 from fedit_secure.storage.adapter_store import StateStore

@@ -13,5 +13,5 @@ def __getattr__(name: str) -> Any:
         from importlib import import_module
 
         # By name, so that type checking the trusted core doesn't read torch either.
-        return getattr(import_module("fedit_secure.simulation"), name)
+        return getattr(import_module("fedit_secure.simulation.run"), name)
     raise AttributeError(f"module 'fedit_secure' has no attribute {name!r}")

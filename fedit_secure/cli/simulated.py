@@ -22,7 +22,7 @@ def simulated_facts(
     Raises what the run itself raises.
     """
     # Imports torch, which nothing else on the command line may.
-    from fedit_secure.simulation import simulate
+    from fedit_secure.simulation.run import simulate
 
     result = simulate(
         {

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from queue import SimpleQueue
 
@@ -88,24 +88,38 @@ class Baselines:
         jobs.sort(
             key=lambda job: not job[1]
         )  # the private ones first, in the table too
-        # Models this small don't fill two cores with one operation, so two are tuned at
-        # a time, each on one thread; the longest job, the ceiling, starts first.
+        adapters = self._tuned_side_by_side(jobs, say)
+        say(f"scoring {len(jobs) + 2} adapters on held-out records")
+        rows = [self._row("base model", self._initial, private=False)]
+        for number, (name, private, _, _) in enumerate(jobs):
+            if number == len(names):
+                rows.append(self._row("federated", self._federated(), private=True))
+            rows.append(self._row(name, adapters[number], private=private))
+        return rows
+
+    def _tuned_side_by_side(
+        self,
+        jobs: Sequence[tuple[str, bool, list[Example], DpPlan]],
+        say: Callable[[str], None],
+    ) -> list[Adapter]:
+        """The adapter of every job.
+
+        Models this small don't fill two cores with one operation, so each core tunes one,
+        on one thread; the longest job, the ceiling, is the last of the list and starts
+        first.
+        """
         cores = os.cpu_count() or 1
         for _ in range(cores):
             self._spare.put(copy.deepcopy(self._model))
         with ThreadPoolExecutor(cores) as pool:
             tuning = {
-                job: pool.submit(self._tuned, jobs[job][2], jobs[job][3])
-                for job in reversed(range(len(jobs)))
+                pool.submit(self._tuned, examples, plan): number
+                for number, (_, _, examples, plan) in reversed([*enumerate(jobs)])
             }
-            rows = [self._row("base model", self._initial, private=False)]
-            for number, (name, private, _, _) in enumerate(jobs):
-                if number == len(names):
-                    rows.append(self._row("federated", self._federated(), private=True))
-                adapter = tuning[number].result()
-                rows.append(self._row(name, adapter, private=private))
+            for ended in as_completed(tuning):
+                name, private, *_ = jobs[tuning[ended]]
                 say(f"  {name}, {'with' if private else 'without'} DP")
-        return rows
+        return [ended.result() for ended in sorted(tuning, key=tuning.__getitem__)]
 
     def _pooled_plan(self, records: int) -> DpPlan:
         """As many records as the whole federation processes, without DP."""

@@ -122,10 +122,12 @@ def print_summary(
         )
     console.print(budgets)
     for sample in samples:
-        console.print(Text(f"\nprompt     {_line(sample.prompt)}"))
-        console.print(Text(f"reference  {_line(sample.reference)}"))
-        console.print(Text(f"before     {_line(sample.before)}"))
-        console.print(Text(f"after      {_line(sample.after)}", style="bold"))
+        answers = Table.grid(padding=(0, 2))  # a long text is wrapped within its column
+        answers.add_row("prompt", Text(_line(sample.prompt)))
+        answers.add_row("reference", Text(_line(sample.reference)))
+        answers.add_row("before", Text(_line(sample.before)))
+        answers.add_row("after", Text(_line(sample.after)), style="bold")
+        console.print("", answers)
     console.print(f"\nadapter    {facts['adapter']}", soft_wrap=True)
     console.print(f"charter    {facts['charter']}", soft_wrap=True)
     console.print(f"ledgers    {facts['ledgers']}", soft_wrap=True)

@@ -14,19 +14,19 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fedit_secure.config import PlanFile
 from fedit_secure.demo.base_model_files import base_model_path
-from fedit_secure.demo.baselines import Baselines, Row
 from fedit_secure.demo.display import Display, print_summary
 from fedit_secure.demo.material import Material, own_material, synthetic_material
 from fedit_secure.demo.sizes import DEMO, DemoSizes
 from fedit_secure.privacy.ledger import recompute
 from fedit_secure.privacy.neighbourhoods import person_epsilon
-from fedit_secure.simulation.parties import LocalFederation, found_federation
 from fedit_secure.simulation.processes import Processes, free_address
-from fedit_secure.simulation.run import run_plan
+
+if TYPE_CHECKING:
+    from fedit_secure.simulation.parties import LocalFederation
 
 
 def main(
@@ -52,13 +52,17 @@ def main(
         if data is None
         else own_material(data, folder / "data", silos, seed)
     )
-    say(f"{len(material.silos)} silos in {folder}; calibrating the noise")
+    say(f"{len(material.silos)} silos in {folder}: keys, charter, calibrated noise")
+    from fedit_secure.simulation.parties import found_federation  # loads torch: seconds
+
     sizes = DEMO if data is None and model is None else own_sizes(material)
     plan = demo_plan(sizes, model or str(base_model_path()), rounds, epsilon, seed)
     federation = found_federation(folder / "federation", plan, material.silos)
     with Display(list(material.silos), rounds, enabled=not as_json) as display:
         asyncio.run(_run(federation, display))
-    say("scoring: the base model, every silo alone, the federation, all data pooled")
+    from fedit_secure.demo.baselines import Baselines
+
+    say("for comparison: every silo alone, and all data pooled")
     baselines = Baselines(federation, material)
     rows = baselines.table(say)
     samples = baselines.samples()
@@ -83,6 +87,8 @@ def demo_plan(
     sizes: DemoSizes, model: str, rounds: int, epsilon: float, seed: int
 ) -> PlanFile:
     """What a coordinator would write into plan.yaml."""
+    from fedit_secure.simulation.run import run_plan
+
     return run_plan(
         {
             "federation": "demo",
@@ -156,6 +162,3 @@ def _speaker(as_json: bool) -> Callable[[str], None]:
         print(line, file=sys.stderr if as_json else sys.stdout, flush=True)
 
     return say
-
-
-__all__ = ["Row", "demo_plan", "main"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from fedit_secure.privacy.accountant import epsilons, pld_epsilon, require_reach
@@ -48,6 +49,7 @@ def replace_one_epsilon(event: DpEvent, delta: float) -> float:
     return pld_epsilon(event_of(mechanisms), delta, relation=relation)
 
 
+@lru_cache(maxsize=256)
 def person_epsilon(plan: DpPlan, records: int, spares: int | None = None) -> float:
     """Epsilon of a person with this many records at the silo, zeroed out together.
 

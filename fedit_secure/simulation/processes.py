@@ -13,9 +13,12 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fedit_secure.errors import FeditError
-from fedit_secure.simulation.parties import LocalFederation
+
+if TYPE_CHECKING:
+    from fedit_secure.simulation.parties import LocalFederation
 
 SHUTDOWN_SECONDS = 20.0
 
