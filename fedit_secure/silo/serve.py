@@ -72,7 +72,8 @@ async def serve(
             round: int, state: GridState, charge: Charge
         ) -> NDArray[np.float32]:
             def tell(progress: Progress) -> None:
-                on_event(round, f"{progress.phase} {progress.step}/{progress.of}")
+                at = f" {progress.step}/{progress.of}" if progress.of else ""
+                on_event(round, progress.phase + at)
 
             job = tune_job(config, charter, state, config.state / "tuning")
             return await tune_in_child(job, tell, before_sampling=charge)

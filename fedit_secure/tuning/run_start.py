@@ -18,7 +18,12 @@ from fedit_secure.federation.charter import BaseModelRow, Charter, TemplateRow
 from fedit_secure.federation.drafting import draft_charter
 from fedit_secure.federation.durable import read_file
 from fedit_secure.federation.update import GridState, from_float32
-from fedit_secure.tuning.base_model import load_base_model, resolve_base_model
+from fedit_secure.tuning.base_model import (
+    load_base_model,
+    load_tokenizer,
+    refuse_too_long,
+    resolve_base_model,
+)
 from fedit_secure.tuning.examples import load_template
 from fedit_secure.tuning.job import LoraConfig
 
@@ -28,14 +33,15 @@ def draft_run(
 ) -> tuple[Charter, GridState]:
     """The charter of `plan` for the parties of `cards`, and the state it starts from.
 
-    Raises ConfigError: a bad plan or card, an unknown model, template or predecessor.
+    Raises ConfigError: a bad plan or card, an unknown model, template or predecessor, a
+    cut beyond the model's positions, an initial state of another adapter.
     """
     folder = resolve_base_model(plan.base_model)
     template = load_template(plan.template)
     base = BaseModelRow(
         name=_name(plan.base_model), digest=base_model_digest(folder).hex()
     )
-    state = _given_state(plan.initial_state) or _drawn_state(plan, folder)
+    state = _initial_state(plan, folder)
     charter = draft_charter(
         plan,
         cards,
@@ -55,16 +61,11 @@ def _name(model: str) -> str:
     return path.resolve().name if path.is_dir() else model
 
 
-def _given_state(path: Path | None) -> GridState | None:
-    if path is None:
-        return None
-    try:
-        return GridState.from_bytes(read_file(path, "initial state"))
-    except MalformedMessage as error:
-        raise ConfigError(f"initial state {path}: {error}") from error
+def _initial_state(plan: PlanFile, folder: Path) -> GridState:
+    """The plan's initial state, or a drawn one.
 
-
-def _drawn_state(plan: PlanFile, folder: Path) -> GridState:
+    What the silos would trip over once everybody has approved is refused here.
+    """
     try:
         from fedit_secure.tuning.adapter import initial_adapter
     except ImportError as error:
@@ -72,6 +73,24 @@ def _drawn_state(plan: PlanFile, folder: Path) -> GridState:
             f"drafting looks into the base model and needs {error.name}; run pip install "
             "'fedit-secure[silo]'"
         ) from error
+    model = load_base_model(folder)
+    refuse_too_long(model, load_tokenizer(folder), plan.max_tokens)
     lora = LoraConfig(**plan.lora.model_dump())
-    layout, values = initial_adapter(load_base_model(folder), lora, plan.seed)
-    return from_float32(layout, values)
+    layout, values = initial_adapter(model, lora, plan.seed)
+    if plan.initial_state is None:
+        return from_float32(layout, values)
+    given = _read_state(plan.initial_state)
+    if given.layout != layout:
+        raise ConfigError(
+            f"initial state {plan.initial_state}: its tensors aren't those of this base "
+            f"model under this LoRA plan ({len(given.layout)} tensors, {len(layout)} "
+            "expected)"
+        )
+    return given
+
+
+def _read_state(path: Path) -> GridState:
+    try:
+        return GridState.from_bytes(read_file(path, "initial state"))
+    except MalformedMessage as error:
+        raise ConfigError(f"initial state {path}: {error}") from error

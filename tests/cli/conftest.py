@@ -1,17 +1,23 @@
 from __future__ import annotations
 
 import json
+import shutil
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
 
 from fedit_secure.cli.main import main
+from fedit_secure.demo.base_model_files import base_model_path
 from fedit_secure.federation.update import from_float32
 
 SILOS = ("clinic-a", "clinic-b", "clinic-c", "clinic-d")
 RECORDS = 400
-LAYOUT = (("layer.0.lora_A", (2, 3)), ("layer.0.lora_B", (4, 2)))
+TARGET = "layers.3.mlp.down_proj"
+LAYOUT = (
+    (f"base_model.model.model.{TARGET}.lora_A.weight", (2, 352)),
+    (f"base_model.model.model.{TARGET}.lora_B.weight", (128, 2)),
+)
 
 PLAN = """\
 federation: north
@@ -22,6 +28,7 @@ initial_state: given.bin
 rounds: 3
 expires: {expires}
 max_tokens: 64
+lora: {{rank: 2, targets: [layers.3.mlp.down_proj]}}
 tuning: {{learning_rate: 1e-3, local_steps: 8}}
 dp: {{epsilon: 8, delta: 1e-6, expected_batch: 64}}
 """
@@ -65,11 +72,8 @@ def _records(count):
 def drafted(tmp_path_factory):
     """A federation's folder up to the charter; copied for each test."""
     root = tmp_path_factory.mktemp("federation")
-    base = root / "base"
-    base.mkdir()
-    (base / "config.json").write_text("{}")
-    (base / "model.safetensors").write_bytes(b"weights")
-    state = from_float32(LAYOUT, np.linspace(-1, 1, 14, dtype=np.float32))
+    shutil.copytree(base_model_path(), root / "base")
+    state = from_float32(LAYOUT, np.linspace(-1, 1, 960, dtype=np.float32))
     (root / "given.bin").write_bytes(state.to_bytes())
     expires = (datetime.now(UTC) + timedelta(days=365)).date()
     (root / "plan.yaml").write_text(PLAN.format(expires=expires))
@@ -93,8 +97,6 @@ def drafted(tmp_path_factory):
 @pytest.fixture
 def federation(drafted, tmp_path):
     """A fresh copy of the drafted federation."""
-    import shutil
-
     copy = tmp_path / "federation"
     shutil.copytree(drafted, copy)
     return copy

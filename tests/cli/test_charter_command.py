@@ -113,6 +113,8 @@ def undrafted(federation):
         ("given.bin", "plan.yaml", "this is not a federation state"),
         ("given.bin", "nowhere.bin", "nowhere.bin can't be read"),
         ("max_tokens: 64", "template: klingon", "unknown template 'klingon'"),
+        ("max_tokens: 64", "max_tokens: 512", "512, but the base model has 256 posit"),
+        ("rank: 2", "rank: 4", "given.bin: its tensors aren't those of this base"),
         ("expected_batch: 64", "expected_batch: 6400", "fewer than its expected batch"),
     ],
 )
