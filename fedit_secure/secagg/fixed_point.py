@@ -11,9 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedit_secure.secagg.keys import Bad
-from fedit_secure.secagg.masks import TILE, ZEROS, keystream
+from fedit_secure.secagg.masks import ZEROS, keystream
 from fedit_secure.secagg.params import SecAggParams
 from fedit_secure.secagg.transcript import Blob, Silos, Value
+
+_TILE = 1 << 15  # coordinates: float64s and coins of a tile stay in the second-level cache
 
 
 class Encoded(Value):
@@ -32,8 +34,8 @@ def encode(update: NDArray[Any], sizes: SecAggParams, silo: int, key: bytes) -> 
     """Scale to M, times (w_u / w_max), and round to an integer without bias.
 
     An update with a coordinate beyond +-S is scaled as a whole by S / max|x|, never
-    clipped. Stochastic rounding takes a 32-bit coin a coordinate: the mean is the true
-    value up to 2^-32 of a step, and each coordinate is off by less than a step.
+    clipped. Stochastic rounding takes a 22-bit coin a coordinate: the mean is the true
+    value up to 2^-22 of a step, and each coordinate is off by less than a step.
 
     Args:
         update: float32 or float64 of shape (length,).
@@ -49,18 +51,16 @@ def encode(update: NDArray[Any], sizes: SecAggParams, silo: int, key: bytes) -> 
     peak = max(float(update.max()), -float(update.min()))
     if not np.isfinite(peak):
         raise ValueError("the update holds a coordinate that isn't finite")
-    # |x| <= ceiling, and division and product round monotonically: |x| / ceiling <= 1
-    # and |grid * x / ceiling| <= M hold in floating point too.
     ceiling = max(peak, sizes.bound)
     grid = sizes.magnitude * sizes.weights[silo] / max(sizes.weights)
-    coins = keystream(key)
-    values = np.empty(sizes.length, np.int32)
-    for at in range(0, sizes.length, TILE):
-        part = np.divide(update[at : at + TILE], ceiling, dtype=np.float64)
-        part *= grid
-        floor = np.floor(part)
-        coin = np.frombuffer(coins.update(ZEROS[: 4 * part.size]), "<u4")
-        values[at : at + TILE] = floor + (coin < (part - floor) * 2.0**32)
+    coins, values = keystream(key), np.empty(sizes.length, np.int32)
+    for at in range(0, sizes.length, _TILE):
+        part = np.multiply(update[at : at + _TILE], grid / ceiling, dtype=np.float64)
+        np.clip(part, -grid, grid, out=part)  # a product may round past it
+        # grid <= M, and M + 1 - 2^-22 is a float64: no coin lifts a coordinate past M.
+        coin = np.frombuffer(coins.update(ZEROS[: 4 * part.size]), "<u4") >> 10
+        part += coin.view(np.int32) * 2.0**-22
+        values[at : at + _TILE] = np.floor(part, out=part)
     check_sum(values, sizes, 1)
     return Encoded(values, sizes.bound / ceiling)
 

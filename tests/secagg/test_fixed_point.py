@@ -108,16 +108,22 @@ def test_integers_of_the_grid_are_kept_exactly():
         assert encode(update, params, 0, key).values.tolist() == update.tolist()
 
 
-def test_a_coin_of_zero_rounds_no_integer_up(monkeypatch):
-    class Zeros:
+@pytest.mark.parametrize("ring_bits", [24, 32])
+@pytest.mark.parametrize("coin", [0x00, 0xFF])
+def test_no_coin_moves_an_integer_or_passes_the_magnitude(monkeypatch, coin, ring_bits):
+    class Same:
         def update(self, data):
-            return bytes(data)
+            return bytes([coin]) * len(data)
 
-    monkeypatch.setattr(fixed_point, "keystream", lambda key: Zeros())
-    params = sizes(bound=float(SecAggParams.create(4, length=6, bound=1).magnitude))
-    update = np.array([0.0, 1.0, -1.0, 0.5, -params.magnitude, params.magnitude])
-    values = encode(update, params, 0, KEY).values
-    assert values.tolist() == [0, 1, -1, 1, -params.magnitude, params.magnitude]
+    monkeypatch.setattr(fixed_point, "keystream", lambda key: Same())
+    for silos in (2, 3, 64):
+        top = sizes(silos, ring_bits=ring_bits).magnitude
+        params = sizes(silos, bound=float(top), ring_bits=ring_bits)
+        update = np.array([0.0, 1.0, -1.0, 0.5, -top, top])
+        values = encode(update, params, 0, KEY).values
+        assert values.tolist() == [0, 1, -1, int(coin > 0), -top, top]
+        beyond = encode(update * 3e7, params, 0, KEY).values
+        assert np.abs(beyond).max() == top
 
 
 def test_coins_depend_on_the_key_alone_and_not_on_the_tiles(monkeypatch):
@@ -125,16 +131,15 @@ def test_coins_depend_on_the_key_alone_and_not_on_the_tiles(monkeypatch):
     update = np.random.default_rng(0).uniform(-0.5, 0.5, 1000)
     whole = encode(update, params, 0, KEY).values
     assert not np.array_equal(whole, encode(update, params, 0, bytes(32)).values)
-    monkeypatch.setattr(fixed_point, "TILE", 64)
+    monkeypatch.setattr(fixed_point, "_TILE", 64)
     assert np.array_equal(whole, encode(update, params, 0, KEY).values)
 
 
 def test_coins_are_the_keystream():
     params = sizes(length=1000)
     update = np.random.default_rng(0).uniform(-0.5, 0.5, 1000)
-    coins = np.frombuffer(masks.keystream(KEY).update(bytes(4000)), "<u4") / 2**32
-    scaled = update / 0.5 * params.magnitude
-    expected = np.floor(scaled) + (coins < scaled - np.floor(scaled))
+    coins = np.frombuffer(masks.keystream(KEY).update(bytes(4000)), "<u4") >> 10
+    expected = np.floor(update * (params.magnitude / 0.5) + coins / 2**22)
     assert np.array_equal(encode(update, params, 0, KEY).values, expected)
 
 
