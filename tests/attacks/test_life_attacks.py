@@ -11,6 +11,7 @@ from playbook import (
     assert_blamed,
     assert_nothing_leaked,
     assert_nothing_opened,
+    assert_one_sum,
     assert_released,
     cast,
     opened,
@@ -88,15 +89,6 @@ def test_killing_two_of_five_after_mask_is_voided_by_certificate():
     again = play.again().run()
     assert_released(again, range(5))
     assert_one_sum([play, again])
-
-
-def assert_one_sum(plays: list[Play], corrupt=()) -> None:
-    """Over all attempts of a round: one sum, and one secret of each silo where it is."""
-    assert sum(play.released is not None for play in plays) <= 1
-    opening = [play for play in plays if opened(play, corrupt)]
-    assert len(opening) <= 1
-    for play in plays:
-        assert_nothing_leaked(play, corrupt)
 
 
 def test_void_without_enough_signers_is_not_free():

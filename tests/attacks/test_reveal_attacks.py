@@ -69,33 +69,6 @@ def test_both_shares_from_two_halves():
     assert play.aggregator.free
 
 
-def test_split_survivors():
-    """Ten silos (t = 7), two sets of survivors; accomplices sign both."""
-    play, corrupt = Play(10), {7, 8, 9}
-    signed: list[m.Agreement] = []
-
-    def both(agreement):
-        other = replace(agreement, survivors_digest=b"3" * 32, headers_digest=b"h" * 32)
-        signed.append(play.by_silo(agreement.silo, other))
-        return agreement
-
-    for silo in corrupt:
-        play.alter(m.Agreement, both, sender=silo)
-    seen = []
-
-    def split(u3):
-        seen.append(u3)
-        return without(play, 6)(u3)
-
-    for silo in (0, 1, 2):
-        play.alter(m.SurvivorSet, split, to=silo)
-    play.run()
-    # Each view has its own signers and the accomplices: 3 + 3 and 4 + 3 of 7 that it takes.
-    # The aggregator may show the first view's silos all that it has: too few.
-    assert not [x for x in play.heard(m.Reveal) if x.silo in (0, 1, 2)]
-    assert_nothing_leaked(play, corrupt)
-
-
 def test_self_listed_dead():
     """The victim is told that it is itself dropped (unacknowledged, so it can't prove that
     it isn't); it helps the others and never gives its own mask key's share away."""
