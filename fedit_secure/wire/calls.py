@@ -31,7 +31,9 @@ MESSAGES: Final = (
 )
 SERVER_OPTIONS: Final = (
     *MESSAGES,
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", _KEEPALIVE_MS // 2),
+    # Pings that a stall had piled up arrive at once. They are no reason to hang up on a
+    # rostered silo that has waited for its peers, as gRPC does after the second.
+    ("grpc.http2.max_ping_strikes", 0),
     # A port that is taken is an error, not a second aggregator behind the same port.
     ("grpc.so_reuseport", 0),
     ("grpc.max_concurrent_streams", 16),  # per connection: one stream, few transfers
