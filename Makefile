@@ -77,6 +77,11 @@ protos: $(STAMP) ## Generate fedit_secure/wire/pb from protos/
 	@echo "==> generating fedit_secure/wire/pb"
 	@$(BIN)/python protos/generate.py
 
+.PHONY: vectors
+vectors: $(STAMP) ## Generate the test vectors of the secure aggregation
+	@echo "==> generating tests/vectors/secagg"
+	@PYTHONPATH=tests $(BIN)/python -m vectors.generate
+
 .PHONY: base-model
 base-model: $(STAMP) ## Train the demo's base model again from generated public text (minutes)
 	@echo "==> training the demo's base model"
