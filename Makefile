@@ -51,6 +51,12 @@ test-slow: $(STAMP) ## Run the tests that take minutes
 	@echo "==> pytest: the slow tests"
 	@$(BIN)/pytest -m slow
 
+.PHONY: fuzz
+fuzz: $(STAMP) ## Fuzz every parser for MINUTES=5, or with EXAMPLES=n inputs each (SEED=...)
+	@echo "==> fuzzing: frames, charters, cards, ledgers, states, certificates, configurations"
+	@FUZZ_MINUTES=$(if $(EXAMPLES),,$(or $(MINUTES),5)) FUZZ_EXAMPLES=$(EXAMPLES) \
+		FUZZ_SEED=$(SEED) $(BIN)/pytest -m slow tests/fuzz
+
 .PHONY: check
 check: $(STAMP) ## Check style, types, floors, generated files and the README
 	@echo "==> ruff check"

@@ -19,12 +19,31 @@ from pydantic_core import ErrorDetails
 
 from fedit_secure.errors import ConfigError
 from fedit_secure.federation.charter import Count, Lora, Tuning
-from fedit_secure.federation.document import Address, Line, Name, Part, describe, dotted
+from fedit_secure.federation.document import (
+    Address,
+    Line,
+    Name,
+    Part,
+    brief,
+    describe,
+    dotted,
+)
 from fedit_secure.federation.drafting import PlannedDp, PlannedSecAgg, RunPlan
 from fedit_secure.federation.durable import read_file
 from fedit_secure.federation.policy import Policy
 
 _PREFIX = "FEDIT_"
+_MOST_NODES = 100_000  # of one file, where an alias counts as all that it stands for
+# What PyYAML's constructors raise for tagged or unfinished values, beside its own errors.
+_NOT_YAML = (
+    yaml.YAMLError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
 _PathOfData = tuple[str | int, ...]
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -224,8 +243,8 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[_PathOfData, str]]:
         data: dict[str, Any] = loader.construct_document(node)
     except yaml.MarkedYAMLError as error:
         line = f" line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise ConfigError(f"{path}{line}: {error.problem}") from error
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise ConfigError(f"{path}{line}: {brief(str(error.problem))}") from error
+    except _NOT_YAML as error:
         raise ConfigError(f"{path} isn't YAML text") from error
     return data, origins
 
@@ -234,12 +253,15 @@ def _note_lines(
     path: Path, node: yaml.Node, at: _PathOfData, origins: dict[_PathOfData, str]
 ) -> None:
     origins.setdefault(at, f"{path} line {node.start_mark.line + 1}")
+    if len(origins) > _MOST_NODES:
+        raise ConfigError(f"{path} holds more than {_MOST_NODES} values")
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             place = (*at, str(key.value))
             where = f"{path} line {key.start_mark.line + 1}"
             if place in origins:
-                raise ConfigError(f"{where}: the key {key.value!r} is there twice")
+                said = brief(place[-1])
+                raise ConfigError(f"{where}: the key {said!r} is there twice")
             origins[place] = where
             _note_lines(path, value, place, origins)
     elif isinstance(node, yaml.SequenceNode):
@@ -253,7 +275,7 @@ def _from_environment(text: str, variable: str) -> Any:
         return text
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except _NOT_YAML as error:
         raise ConfigError(f"{variable} isn't a YAML list or mapping") from error
 
 
@@ -290,7 +312,7 @@ def _sentence(
     if problem["type"] == "extra_forbidden":
         near = get_close_matches(str(place[-1]), _fields(model, place[:-1]), 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        return f"{origin}: the key {dotted(place)!r} is unknown{hint}"
+        return f"{origin}: the key {brief(dotted(place))!r} is unknown{hint}"
     if problem["type"] == "missing":
         missing = dotted((*place, problem["loc"][-1]))
         return f"{origin if place else path}: the key {missing!r} is missing"

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import (
@@ -28,6 +28,17 @@ from fedit_secure.errors import ConfigError, ConnectError
 LEAF_DAYS = 90
 # A peer's clock may be this far behind ours.
 _CLOCK_SKEW = timedelta(hours=1)
+# What reading a certificate that somebody else made may raise.
+_UNREADABLE = (
+    ValueError,
+    TypeError,
+    InvalidSignature,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.ExtensionNotFound,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
 
 
 def leaf_name(role: str, name: str) -> str:
@@ -116,11 +127,11 @@ def check_issuer(pem: str) -> x509.Certificate:
         constraints = certificate.extensions.get_extension_for_class(
             x509.BasicConstraints
         ).value
-    except (ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound) as error:
+        key = certificate.public_key()
+    except _UNREADABLE as error:
         raise ConfigError(
             "the issuer certificate isn't a self-signed X.509 certificate"
         ) from error
-    key = certificate.public_key()
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(
         key.curve, ec.SECP256R1
     ):
@@ -153,7 +164,7 @@ def check_leaf(
             x509.SubjectAlternativeName
         ).value.get_values_for_type(x509.DNSName)
         leaf.verify_directly_issued_by(check_issuer(issuer_pem))
-    except (ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound) as error:
+    except _UNREADABLE as error:
         raise ConnectError(
             f"the certificate shown for {peer} wasn't issued by the issuer that the "
             "charter pins"

@@ -9,7 +9,7 @@ predecessor; that is also how a silo joins, leaves or is revoked.
 from __future__ import annotations
 
 from datetime import date
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -17,13 +17,14 @@ from fedit_secure.errors import ConfigError, PolicyRefusal
 from fedit_secure.federation.card import Card
 from fedit_secure.federation.certificates import check_issuer
 from fedit_secure.federation.document import Address, Document, Hex32, Line, Name, Part
-from fedit_secure.federation.update import layout_length
+from fedit_secure.federation.update import MOST_DIMENSIONS, layout_length
 from fedit_secure.federation.words import words
 from fedit_secure.privacy.plan import DpPlan
 from fedit_secure.secagg.params import Member, Roster, SecAggParams
 from fedit_secure.secagg.transcript import digest
 
 Count = Annotated[int, Field(ge=1, le=2**31)]
+Shape = Annotated[tuple[Count, ...], Field(max_length=MOST_DIMENSIONS)]
 Seconds = Annotated[float, Field(gt=0, le=90 * 86_400)]
 
 
@@ -86,8 +87,7 @@ class Adapter(Lora):
 
     initial_digest: Hex32
     layout: Annotated[
-        tuple[tuple[Line, tuple[Count, ...]], ...],
-        Field(min_length=1, max_length=100_000),
+        tuple[tuple[Line, Shape], ...], Field(min_length=1, max_length=100_000)
     ]
 
 
@@ -149,6 +149,9 @@ class Schedule(Part):
 
 class Charter(Document):
     """See the module. Roster order is the silos' index in every message."""
+
+    # Ten thousand silos and as many tensors have less than half of it.
+    most_bytes: ClassVar[int] = 64 << 20
 
     format: Literal["fedit/charter/v1"] = "fedit/charter/v1"
     federation: Name

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
@@ -26,9 +26,7 @@ Line = Annotated[
     str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")
 ]
 
-
-# Bytes of one document; a charter of a thousand silos has less than two million.
-_LIMIT = 64 << 20
+_EXCERPT = 400  # characters of what is wrong with a document
 
 
 class Part(BaseModel):
@@ -46,6 +44,8 @@ class Document(Part):
     thing, and no two readers of one file can take it for two different documents.
     """
 
+    most_bytes: ClassVar[int] = 64 << 10
+
     def to_bytes(self) -> bytes:
         """Sorted keys, two spaces of indent, ASCII (nothing can look like something
         else).
@@ -55,10 +55,13 @@ class Document(Part):
     @classmethod
     def from_bytes(cls, data: bytes, origin: str) -> Self:
         """Reads and validates; raises ConfigError that names `origin` and the field."""
+        if len(data) > cls.most_bytes:
+            raise ConfigError(f"{origin} is larger than {cls.most_bytes >> 10} KiB")
         try:
             document = cls.model_validate_json(data, strict=True)
         except ValidationError as error:
-            raise ConfigError(f"{origin}: {describe(error.errors()[0])}") from error
+            first = error.errors(include_url=False, include_input=False)[0]
+            raise ConfigError(f"{origin}: {describe(first)}") from error
         if document.to_bytes() != data:
             raise ConfigError(
                 f"{origin} isn't in its one canonical form, so it was changed after it "
@@ -70,7 +73,8 @@ class Document(Part):
     def load(cls, path: Path) -> Self:
         """Reads a file with `from_bytes`; raises ConfigError."""
         what = cls.__name__.lower()
-        return cls.from_bytes(read_file(path, what, limit=_LIMIT), f"{what} {path}")
+        data = read_file(path, what, limit=cls.most_bytes)
+        return cls.from_bytes(data, f"{what} {path}")
 
 
 def canonical(content: dict[str, Any]) -> bytes:
@@ -80,7 +84,17 @@ def canonical(content: dict[str, Any]) -> bytes:
 
 
 def describe(error: ErrorDetails) -> str:
-    """One of pydantic's errors as a clause: which field, and what is wrong with it."""
+    """One of pydantic's errors as a short clause: which field, and what is wrong."""
+    return brief(_described(error))
+
+
+def brief(text: str) -> str:
+    """At most 400 printable characters of a text that may quote a file."""
+    shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+    return shown if len(shown) <= _EXCERPT else f"{shown[:_EXCERPT]}..."
+
+
+def _described(error: ErrorDetails) -> str:
     if error["type"] == "json_invalid":
         return "this is not JSON"
     field = dotted(error["loc"])

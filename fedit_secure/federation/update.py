@@ -28,6 +28,7 @@ _MAGIC = b"fedit/state/v1\n"
 _HEADER_LIMIT = 16 << 20
 # Integers below this convert to float64 exactly, and the sum of two of them can't wrap.
 _LARGEST = 1 << 53
+MOST_DIMENSIONS = 8  # of one tensor
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,10 +51,18 @@ class GridState:
             self.names
         ):
             raise ValueError("a state needs one shape for each of its distinct names")
-        if any(side < 0 for shape in self.shapes for side in shape):
-            raise ValueError("a state's shapes can't be negative")
-        if not 0 <= self.fraction_bits <= 52:
-            raise ValueError(f"fraction bits {self.fraction_bits} are outside [0, 52]")
+        # 1.0 and True equal 1, but have other bytes in the header.
+        if any(type(name) is not str for name in self.names):
+            raise ValueError("a state's names are text")
+        if any(len(shape) > MOST_DIMENSIONS for shape in self.shapes):
+            raise ValueError(f"a state's shapes have {MOST_DIMENSIONS} sides at most")
+        sides = (side for shape in self.shapes for side in shape)
+        if not all(type(side) is int and 0 <= side < _LARGEST for side in sides):
+            raise ValueError("a state's shapes are integers from 0 on, below 2^53")
+        if type(self.fraction_bits) is not int or not 0 <= self.fraction_bits <= 52:
+            raise ValueError("a state's fraction bits are an integer in [0, 52]")
+        for name in self.names:
+            name.encode()  # a lone surrogate has no bytes for the digest
         if self.values.dtype != np.int64 or self.values.shape != (self.length,):
             raise ValueError(
                 f"a state of {self.length} coordinates got {self.values.dtype} values "
@@ -113,7 +122,7 @@ class GridState:
             raise MalformedMessage("the state's values aren't whole integers")
         try:
             fields: Any = json.loads(header)
-            layout = [(str(name), tuple(shape)) for name, shape in fields["layout"]]
+            layout = [(name, tuple(shape)) for name, shape in fields["layout"]]
             state = cls(
                 names=tuple(name for name, _ in layout),
                 shapes=tuple(shape for _, shape in layout),

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from dp_accounting import DpEvent
 
 MAX_ENTRY_BYTES = 64 * 1024
+_EXCERPT = 200  # characters of what is wrong with an entry
 
 # In these patterns (Rust's regex) `$` matches the very end only.
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -326,7 +327,13 @@ def decode(entry: bytes) -> Event:
     except ValidationError as wrong:
         first = wrong.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "the entry"
-        raise ValueError(f"{where}: {first['msg']}") from None
+        # Both may quote the entry: an unknown key, an unknown kind.
+        raise ValueError(_brief(f"{where}: {first['msg']}")) from None
     if event.to_bytes() != entry:
         raise ValueError("its bytes aren't canonical JSON")
     return event
+
+
+def _brief(text: str) -> str:
+    shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+    return shown if len(shown) <= _EXCERPT else f"{shown[:_EXCERPT]}..."

@@ -63,7 +63,13 @@ class Life:
                 confirmed=int(fields["confirmed"]),
                 past=frozenset(bytes.fromhex(d) for d in fields["past"]),
             )
-        except (ValueError, KeyError, TypeError) as error:
+        except (
+            ValueError,
+            KeyError,
+            TypeError,
+            OverflowError,
+            RecursionError,
+        ) as error:
             raise StorageError(
                 f"the stored life of an update is damaged: {error}"
             ) from None
