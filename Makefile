@@ -57,6 +57,11 @@ fuzz: $(STAMP) ## Fuzz every parser for MINUTES=5, or with EXAMPLES=n inputs eac
 	@FUZZ_MINUTES=$(if $(EXAMPLES),,$(or $(MINUTES),5)) FUZZ_EXAMPLES=$(EXAMPLES) \
 		FUZZ_SEED=$(SEED) $(BIN)/pytest -m slow tests/fuzz
 
+.PHONY: mutants
+mutants: $(STAMP) ## Delete each check of the trusted core: some test must notice (half an hour)
+	@echo "==> one mutant of secagg/ after the other; ONLY=checks.py takes one file"
+	@$(BIN)/python .ci/mutants.py $(ONLY)
+
 .PHONY: check
 check: $(STAMP) ## Check style, types, floors, generated files and the README
 	@echo "==> ruff check"
