@@ -116,12 +116,16 @@ SEEN_TWICE = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", bad(STEPS))
+# There is no row of the table, and no letter, to go on with.
+NO_WAY_ON = ("takes no", "doesn't open", "98 bytes")
+
+
+@pytest.mark.parametrize(
+    "case", bad([case for case in STEPS if case.get("because") not in NO_WAY_ON])
+)
 def test_a_bad_step_is_bad_for_one_reason(monkeypatch, case):
     """Without the one check that refuses it, it is taken."""
     because = case["because"]
-    if because in ("takes no", "doesn't open", "98 bytes"):
-        return  # no table row, and no letter, to go on with
 
     def tolerant(check):
         def checked(*given):
