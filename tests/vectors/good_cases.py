@@ -125,6 +125,20 @@ def beside(story: Story, messages: dict[str, Json]) -> list[tuple[str, Json]]:
         rename={"agreement 0": "agreement 0 as a late one"},
     )
     asked = [*(f"advert {i}" for i in range(6)), *(f"bundle {i}" for i in range(6))]
+    sealed = [*asked, *(f"upload {i}" for i in range(4)), "deadline"]
+    late = (
+        "Silo 5's upload comes after U3 was sealed: it is neither added nor answered."
+    )
+    path.add("mask", "mask_aggregator_late", late, "aggregator",
+             takes=[*sealed, "upload 5"])  # fmt: skip
+    what = "The same advert again, which isn't answered."
+    path.add("advertise", "advertise_aggregator_repeated", what, "aggregator",
+             takes=["advert 0", "advert 0"])  # fmt: skip
+    old = {**messages["advert 0"], "ctx": bytes(32).hex()}
+    what = "Silo 0's advert of another attempt, which is late and no fault."
+    path.add("advertise", "advertise_aggregator_other_attempt", what, "aggregator",
+             takes=["advert 0"], changes={"advert 0": difference(
+                 messages["advert 0"], signed_again(world, 0, old))})  # fmt: skip
     asked += ["upload 0", "upload 1", "upload 2", "deadline"]
     too_few = "Three uploads are too few: the aggregator asks to close the attempt."
     what = ("void", "void_aggregator_deadline", too_few, "aggregator")

@@ -17,6 +17,7 @@ from fedit_secure.secagg import messages as m
 from fedit_secure.secagg.transcript import u64
 
 WIDTH = 100  # characters of a line that is kept together
+SHORT = 24  # characters of an item that shares a line
 
 
 def to_json(value: Any) -> Any:
@@ -136,11 +137,9 @@ def full(messages: dict[str, Any]) -> dict[str, Any]:
 
 
 def dump(value: Any, indent: int = 0) -> str:
-    """Readable JSON: what fits stands on one line, and so does a list of numbers."""
+    """Readable JSON: what fits stands on one line, and short items share lines."""
     flat = json.dumps(value, ensure_ascii=False)
-    numbers = isinstance(value, list) and all(isinstance(x, int) for x in value)
-    small = len(flat) + indent <= WIDTH or numbers
-    if small or not isinstance(value, dict | list):
+    if len(flat) + indent <= WIDTH or not isinstance(value, dict | list):
         return flat
     pad = " " * (indent + 1)
     if isinstance(value, dict):
@@ -150,5 +149,15 @@ def dump(value: Any, indent: int = 0) -> str:
         left, right = "{", "}"
     else:
         lines, left, right = [dump(x, indent + 1) for x in value], "[", "]"
+        if all(isinstance(x, int | str) and len(str(x)) <= SHORT for x in value):
+            lines = _filled(lines)
     body = f",\n{pad}".join(lines)
     return f"{left}\n{pad}{body}\n{' ' * indent}{right}"
+
+
+def _filled(items: list[str]) -> list[str]:
+    lines = [items[0]]
+    for item in items[1:]:
+        longer = f"{lines[-1]}, {item}"
+        lines[-1:] = [longer] if len(longer) <= WIDTH else [lines[-1], item]
+    return lines
