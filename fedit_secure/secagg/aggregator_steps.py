@@ -49,7 +49,8 @@ def collect_bundle(state: s.Sharing, bundle: m.ShareBundle) -> Step:
     u1 = tuple(sorted(state.asked))
     checks.statement(state.bound, dealt, u1)
     hashes = tuple(checks.envelope_hash(sealed.get(v, b"")) for v in u1)
-    whole = hashes == dealt.envelope_hashes and sorted([*sealed, dealt.dealer]) == [*u1]
+    to = sorted([dealt.dealer, *(holder for holder, _ in bundle.envelopes)])
+    whole = hashes == dealt.envelope_hashes and to == [*u1]
     expect(whole, "its envelopes aren't those of its statement")
     return took(state, dealt.dealer, bundle)
 

@@ -269,6 +269,11 @@ def short(bundle):
     return replace(bundle, envelopes=bundle.envelopes[:-1])
 
 
+def doubled(bundle):
+    (holder, _), *_ = bundle.envelopes
+    return replace(bundle, envelopes=((holder, b"first"), *bundle.envelopes))
+
+
 def swapped(bundle):
     (a, x), (b, y), *rest = bundle.envelopes
     return replace(bundle, envelopes=((a, y), (b, x), *rest))
@@ -289,6 +294,7 @@ def other_key_set(bundle):
 
 BUNDLES = {
     "short": (short, "envelopes"),
+    "doubled": (doubled, "envelopes"),
     "swapped": (swapped, "envelopes"),
     "fewer_holders": (fewer_holders, "others than U1"),
     "other_key_set": (other_key_set, "other silos"),
