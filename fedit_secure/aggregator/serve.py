@@ -23,6 +23,7 @@ from fedit_secure.storage.spool import Spool
 from fedit_secure.wire.limits import Limits
 from fedit_secure.wire.server import AggregatorServer
 from fedit_secure.wire.tls import Tls
+from fedit_secure.wire.uploads import Uploads
 
 _log = logging.getLogger(__name__)
 GOODBYE_SECONDS = 3.0  # for the silos to read the last frame
@@ -41,6 +42,10 @@ async def serve(
     approvals = load_approvals([config.approvals])
     initial = GridState.from_bytes(read_file(config.initial_state, "initial state"))
     folder = RunFolder(config.state / charter.digest().hex()[:16], charter, initial)
+    limits = Limits.of(charter.secagg_params())
+    # Twice: what the last attempt still adds up, and the next one's uploads.
+    room = 2 * len(charter.roster) * limits.payload_bytes
+    uploads = Uploads(Spool(folder.folder / "spool", room), limits)
     aggregator = Aggregator(
         charter,
         approvals,
@@ -48,9 +53,9 @@ async def serve(
         folder,
         base_model=config.base_model,
         on_event=on_event,
+        uploads=uploads,
     )
     roster = [(row.name, row.issuer_certificate) for row in charter.roster]
-    limits = Limits.of(charter.secagg_params())
     leaf = issue_leaf(identity, config.hostnames, datetime.now(UTC))
     host, _, port = config.listen.rpartition(":")
     server = AggregatorServer(
@@ -59,7 +64,7 @@ async def serve(
         Tls.of_aggregator(leaf, roster),
         roster,
         aggregator.on_connect,
-        Spool(folder.folder / "spool", 2 * len(roster) * limits.payload_bytes),
+        uploads,
         aggregator,
         limits,
         serials=Serials(folder.folder / "serials.json"),

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from fedit_secure.aggregator.events import PHASES, Event, Teller
+from fedit_secure.aggregator.inbox import Inbox
 from fedit_secure.aggregator.ledger_copies import LedgerCopies
+from fedit_secure.aggregator.post import Post
 from fedit_secure.aggregator.run_folder import RunFolder
 from fedit_secure.driver import drive_aggregator
 from fedit_secure.errors import (
@@ -35,13 +38,15 @@ from fedit_secure.secagg.keys import SigningKey
 from fedit_secure.secagg.messages import Blob
 from fedit_secure.wire import frames as f
 from fedit_secure.wire.link import PeerLink
+from fedit_secure.wire.uploads import Uploads
 
 _log = logging.getLogger(__name__)
 MAX_ATTEMPTS = 10  # in one round; each is free for the silos until shares are revealed
 
 
 class Aggregator:
-    """See the module. `on_event` is called in the event loop and must not block."""
+    """See the module. `on_event` is called in the event loop and must not block.
+    `uploads` is told which attempt takes uploads; links in memory have none."""
 
     def __init__(
         self,
@@ -52,6 +57,7 @@ class Aggregator:
         *,
         base_model: str | None = None,
         on_event: Callable[[Event], None] = lambda event: None,
+        uploads: Uploads | None = None,
     ) -> None:
         verify_approvals(charter, approvals)
         check_float_mode()
@@ -67,7 +73,9 @@ class Aggregator:
         self._ready: set[int] = set()
         self._refused: dict[int, str] = {}
         self._changed = asyncio.Event()
-        self._attempt: asyncio.Queue[tuple[int, m.Message]] | None = None
+        self._attempt: Inbox | None = None
+        self._uploads = uploads
+        self._post = Post(self._lose, charter.schedule.phase_deadline_seconds)
         self._words: asyncio.Queue[m.Confirmation] = asyncio.Queue()
         self._sum: tuple[m.PublishedSum, GridState] | None = None
         self._pending: f.Frame | None = None  # told again to a silo that reconnects
@@ -95,12 +103,13 @@ class Aggregator:
         self._links[link.silo] = link
         self._seen.add(link.silo)
         self._teller.tell(link.name, "idle")
-        if self._pending is not None:
-            await link.send(self._pending)
-        if not self._ended:
-            await self._offer_round(link)
-        self._changed.set()
         try:
+            if self._pending is not None:
+                await link.send(self._pending)
+            if not self._ended:
+                await self._offer_round(link)
+            await self._post.attach(link.silo, link, done)
+            self._changed.set()
             while True:
                 await self._take(link, await link.receive())
         except ConnectError:
@@ -109,7 +118,8 @@ class Aggregator:
             if self._links.get(link.silo) is link:
                 del self._links[link.silo]
                 self._ready.discard(link.silo)
-                self._lose(link.silo)
+                self._post.detach(link.silo)
+                self._changed.set()
                 self._teller.tell(link.name, "away")
 
     async def _take(self, link: PeerLink, frame: f.Frame) -> None:
@@ -149,12 +159,6 @@ class Aggregator:
             self._attempt.put_nowait((silo, m.Lost(silo)))
         self._changed.set()
 
-    async def _send(self, silo: int, message: f.Frame) -> None:
-        link = self._links.get(silo)
-        if link is None:
-            raise ConnectError(f"silo {self._roster.name(silo)!r} isn't connected")
-        await link.send(message)
-
     async def _broadcast(self, message: f.Frame) -> None:
         for link in list(self._links.values()):
             try:
@@ -185,6 +189,7 @@ class Aggregator:
 
     async def _round(self, now: int) -> None:
         self._teller.now = now
+        self._post.start(now)
         before = self._folder.state()
         self._ready, self._refused = set(), {}
         self._seen = set(self._links)
@@ -287,17 +292,20 @@ class Aggregator:
     async def _drive(
         self, session: s.Session, before: GridState, resume: s.Voiding | None
     ) -> s.Certified | s.Ended:
-        self._attempt = asyncio.Queue()
-        self._sum = None
         seconds = self._charter.schedule.phase_deadline_seconds
+        payload = self._params.payload_bytes
+        self._attempt = inbox = Inbox(seconds, payload, self._uploads)
+        self._post.start(session.round)
+        self._sum = None
 
         async def on_state(state: s.AggregatorState) -> None:
+            inbox.enter(state)
             await self._note(session, before, state)
 
         try:
             return await drive_aggregator(
-                session, self._key, self._ready, self._attempt, self._send, seconds,
-                on_state, resume,
+                session, self._key, self._ready, inbox, self._post.send,
+                math.inf, on_state, resume,
             )  # fmt: skip
         except QuorumLost:
             raise
@@ -308,6 +316,7 @@ class Aggregator:
             return s.Ended(str(error), free=False)
         finally:
             self._attempt, self._pending = None, None
+            inbox.close()
 
     async def _note(
         self, session: s.Session, before: GridState, state: s.AggregatorState
@@ -316,8 +325,6 @@ class Aggregator:
         now = session.round
         if type(state) in PHASES:
             self._teller.tell("", PHASES[type(state)])
-        if isinstance(state, s.Voiding):
-            self._pending = checks.sign(self._key, m.VoidRequest(session.ctx))
         if isinstance(state, s.Sharing):
             self._folder.record(now, "adverts", state.adverts)
         elif isinstance(state, s.Published) and self._sum is None:

@@ -1,6 +1,8 @@
 """A silo's seat in the releases of a round: it enters attempts, leaves them, closes them.
 
 Between messages this is the one place that holds an attempt's state, and so its secrets.
+A link that breaks changes nothing of it: the process that entered an attempt goes on with
+it over the next link, and one that was restarted has nothing to go on with.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import os
 import time
 from collections.abc import Callable
 
-from fedit_secure.driver import SendFrame, drive_silo
+from fedit_secure.driver import drive_silo
 from fedit_secure.errors import FaultyAggregator, FuseBlown, ProtocolError
 from fedit_secure.federation.charter import Charter
 from fedit_secure.federation.update import apply_update
@@ -21,13 +23,14 @@ from fedit_secure.secagg import states as s
 from fedit_secure.secagg.keys import BadSignature, verify
 from fedit_secure.secagg.protocol import SILO, voided
 from fedit_secure.silo.books import Books, update_digest
-from fedit_secure.storage.life import MASKED, VOIDED
+from fedit_secure.silo.outbox import Outbox
+from fedit_secure.storage.life import MASKED, REVEALED, VOIDED
 
 _log = logging.getLogger(__name__)
 
 
 class Attempts:
-    """See the module. `outlet` sends to the aggregator; `tell(phase)` is for a display.
+    """See the module. `outbox` sends to the aggregator; `tell(phase)` is for a display.
 
     `published` is the sum of this round once this silo has verified it itself;
     `last_progress` the time (monotonic seconds) of the last message that was accepted.
@@ -38,12 +41,12 @@ class Attempts:
         charter: Charter,
         me: s.Me,
         books: Books,
-        outlet: SendFrame,
+        outbox: Outbox,
         tell: Callable[[str], None],
     ) -> None:
         self._charter, self._digest, self._me = charter, charter.digest(), me
         self._params, self._roster = charter.secagg_params(), charter.secagg_roster()
-        self._books, self._outlet, self._tell = books, outlet, tell
+        self._books, self._outbox, self._tell = books, outbox, tell
         self._state: s.SiloState | None = None
         self._session: s.Session | None = None
         self.published: m.PublishedSum | None = None
@@ -65,7 +68,10 @@ class Attempts:
         return isinstance(self._state, s.Revealed | s.Verified)
 
     def takes(self, frame: object) -> bool:
-        """Whether the protocol has a step for this message now."""
+        """Whether the protocol has a step for this message now: not for one that was
+        taken before and comes again over a new link."""
+        if isinstance(frame, m.UploadAck) and getattr(self._state, "acked", False):
+            return False
         return (type(self._state), type(frame)) in SILO
 
     def check_offer(self, offer: m.Offer) -> None:
@@ -80,7 +86,15 @@ class Attempts:
         checks.expect(live, "it offers a round that is over", FaultyAggregator)
 
     async def enter(self, offer: m.Offer) -> None:
-        """Enter an attempt with this round's update; every earlier attempt is left."""
+        """Enter an attempt with this round's update; every earlier attempt is left.
+
+        An offer of one that was entered before changes nothing: no attempt is entered
+        twice, and a new link repeats what the old one may have lost.
+        """
+        life = self._books.life
+        if (offer.round, offer.attempt) <= (life.round, life.attempt):
+            _log.info("attempt %d was offered again", offer.attempt)
+            return
         self.check_offer(offer)
         update = self._books.update(offer.round)
         if update is None or offer.round != self._books.certified + 1:
@@ -106,8 +120,10 @@ class Attempts:
         """One message through the machine; raises what it raises."""
         assert self._state is not None
         self._state = await drive_silo(
-            self._state, message, self._outlet, self._books, self._apply
+            self._state, message, self._outbox, self._books, self._apply
         )
+        if getattr(self._state, "acked", False):
+            self._outbox.forget()  # nobody needs y_u any more
         self.last_progress = time.monotonic()
         if (phase := _PHASES.get(type(self._state))) is not None:
             self._tell(phase)
@@ -132,16 +148,24 @@ class Attempts:
                 await self.step(m.Deadline())
             except FuseBlown as error:
                 _log.info("the attempt can't be voided: %s", error)
-        self._state = None
+        self._end()
 
-    def connection_lost(self) -> None:
-        """What wasn't masked is free; what was waits for its void, or for the sum."""
-        if not isinstance(self._state, s.Masked | s.Agreed | s.Revealed | s.Verified):
-            self._state = None
+    @property
+    def forgotten(self) -> int:
+        """The attempt of this round that this silo once entered and is in no more,
+        because it was restarted or has left; 0 if there is none."""
+        life, now = self._books.life, self._books.certified + 1
+        gone = self._state is None and life.round == now and life.state != REVEALED
+        return life.attempt if gone else 0
+
+    def _end(self) -> None:
+        self._state = None
+        self._outbox.forget()
 
     def round_closed(self) -> None:
         """A certificate closed the round."""
-        self._state, self._session, self.published = None, None, None
+        self._end()
+        self._session, self.published = None, None
 
     async def take_void(self, request: m.VoidRequest) -> None:
         """Close an attempt for ever: the one we are in, or one that we never entered."""
@@ -153,7 +177,7 @@ class Attempts:
         inside = self._session is not None and request.ctx == self._session.ctx
         if inside and self.takes(request):
             await self.step(request)
-            self._state = None
+            self._end()
             return
         record = self._books.record_of(request.ctx)
         if record is None:
@@ -161,7 +185,7 @@ class Attempts:
             fuse, record = voided(self._me, now, 0, request.ctx)
             await asyncio.to_thread(self._books.burn, fuse)
         if isinstance(record, m.VoidStatement):  # what was revealed can't be voided
-            await self._outlet.send(record)
+            await self._outbox.say(record)
 
     async def renew(self, proof: m.VoidCertificate) -> None:
         """t silos closed the attempt: our upload in it stays noise, the update is free."""
@@ -170,7 +194,8 @@ class Attempts:
         if life.ctx == proof.ctx and life.state in (MASKED, VOIDED):
             fuse = m.Fuse("renew", life.round, life.attempt, proof.ctx)
             await asyncio.to_thread(self._books.renewed, fuse, proof)
-        self._state = None
+        if self._session is not None and self._session.ctx == proof.ctx:
+            self._end()
 
 
 _PHASES: dict[type, str] = {

@@ -41,6 +41,7 @@ from fedit_secure.secagg.keys import SigningKey
 from fedit_secure.secagg.protocol import confirmation, voided
 from fedit_secure.silo.attempts import Attempts
 from fedit_secure.silo.books import Books
+from fedit_secure.silo.outbox import Outbox
 from fedit_secure.storage.life import MASKED
 from fedit_secure.wire import frames as f
 from fedit_secure.wire.link import SiloLink
@@ -77,7 +78,8 @@ class SiloDaemon:
         self._params, self._roster = charter.secagg_params(), charter.secagg_roster()
         self._books, self._tune, self._on_event = books, tune, on_event
         self._link: SiloLink | None = None
-        self._attempts = Attempts(charter, self._me, books, self, self._tell)
+        self._outbox = Outbox()
+        self._attempts = Attempts(charter, self._me, books, self._outbox, self._tell)
         self._tuning: asyncio.Task[None] | None = None
         self._receipt = asyncio.Event()
         self._skip: m.SkipRequest | None = None
@@ -91,8 +93,9 @@ class SiloDaemon:
     async def run(self, dial: Dial) -> GridState:
         """Serve until the run has ended; returns the final state.
 
-        A lost connection is dialled again. Raises ConnectError when `dial` gives up, and
-        the aggregator's refusal with its exit status.
+        A lost connection is dialled again, and the attempt that was under way goes on.
+        Raises ConnectError when `dial` gives up, and the aggregator's refusal with its
+        exit status.
         """
         if self._books.life.state == MASKED:
             # This process has no secrets of that attempt any more: close it at once.
@@ -105,9 +108,9 @@ class SiloDaemon:
                     return await self._serve(link)
                 except (ConnectError, DeadlineExceeded) as error:
                     _log.info("the connection ended: %s", error)
-                    self._attempts.connection_lost()
                 finally:
                     self._link = None
+                    self._outbox.disconnected()
                     with suppress(FeditError):
                         await link.close()
         finally:
@@ -131,6 +134,10 @@ class SiloDaemon:
         await self._send_ledger()
         for record in books.records_to_resend():
             await link.send(record)
+        if (attempt := self._attempts.forgotten) > 0:
+            await link.send(f.Withdraw(self._round, attempt, "it holds no state of it"))
+        self._attempts.last_progress = time.monotonic()  # being away is no deadline
+        await self._outbox.connected(link)
         while True:
             frame = await self._next_frame(link)
             if frame is None:
@@ -150,9 +157,9 @@ class SiloDaemon:
         receiving = asyncio.ensure_future(link.receive())
         try:
             while not receiving.done():
-                tuning = {self._tuning} if self._tuning is not None else set()
+                beside = {self._tuning, self._outbox.uploading} - {None}
                 done, _ = await asyncio.wait(
-                    {receiving, *tuning},
+                    {receiving, *beside},
                     timeout=self._patience(),
                     return_when=asyncio.FIRST_COMPLETED,
                 )
@@ -161,12 +168,21 @@ class SiloDaemon:
                 if self._tuning in done:
                     finished, self._tuning = self._tuning, None
                     finished.result()  # a disk that failed must not go unnoticed
+                if self._outbox.uploading in done:
+                    await self._end_upload()
             return receiving.result()
         finally:
             if not receiving.done():
                 receiving.cancel()
                 with suppress(asyncio.CancelledError):
                     await receiving
+
+    async def _end_upload(self) -> None:
+        self._attempts.last_progress = time.monotonic()
+        try:
+            self._outbox.uploaded()
+        except ProtocolError as error:
+            await self._sit_out(error)
 
     def _verify_approvals(self, approvals: tuple[bytes, ...]) -> None:
         read = [Approval.from_bytes(data, "an approval") for data in approvals]
@@ -200,7 +216,8 @@ class SiloDaemon:
     async def _sit_out(self, error: FeditError) -> None:
         """Leave the attempt: its secrets go, and if it may be voided, we say so."""
         _log.warning("round %d: %s", self._round, error)
-        await self.send(f.Withdraw(self._round, self._attempts.number, str(error)))
+        with suppress(ConnectError, DeadlineExceeded):  # we leave, whoever hears of it
+            await self.send(f.Withdraw(self._round, self._attempts.number, str(error)))
         await self._attempts.leave()
 
     async def send(self, frame: f.Frame) -> None:
@@ -291,6 +308,8 @@ class SiloDaemon:
         """Seconds until this silo's own deadline; None while nothing is awaited."""
         if not self._attempts.active and self._skip is None:
             return None
+        if self._outbox.uploading is not None:
+            return None  # each of its chunks has a deadline of its own
         patience = self._charter.schedule.silo_deadline_seconds
         due = self._attempts.last_progress + patience
         return max(0.01, due - time.monotonic())

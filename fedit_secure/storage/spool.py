@@ -22,7 +22,8 @@ _SUFFIX = ".upload"
 class Spool:
     """A folder of uploads, which together never pass `max_bytes`.
 
-    For one process: what an earlier one left in the folder is removed at the start.
+    For one process: what an earlier one left in the folder is removed at the start. The
+    attempt that it was uploaded in is voided then, so nobody would go on with it.
     """
 
     def __init__(self, folder: Path, max_bytes: int) -> None:
@@ -96,6 +97,11 @@ class SpoolFile:
             os.close(self._descriptor)
             raise
 
+    @property
+    def written(self) -> int:
+        """Bytes that are there: where an upload that broke off goes on."""
+        return self._written
+
     def write(self, offset: int, data: bytes | memoryview) -> None:
         """Add bytes at the end, which `offset` names.
 
@@ -138,6 +144,9 @@ class SpoolFile:
             payload = memoryview(mapped)
             if digest("fedit/payload/v1", payload) != payload_digest:
                 raise MalformedMessage("an upload that isn't what its header signs")
+            # Uploads that wait to be added are on disk, not in this process's memory:
+            # the pages that hashing has touched are given back.
+            mapped.madvise(mmap.MADV_DONTNEED)
             # From here the reservation lives as long as the mapping.
             weakref.finalize(mapped, self._spool.release, self._length)
             self._close()

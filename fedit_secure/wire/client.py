@@ -153,7 +153,8 @@ class GrpcSiloLink:
         return await self._stream.inbox.take()
 
     async def upload(self, upload: MaskedUpload) -> None:
-        """Send a masked upload in chunks, again from the start if the network fails.
+        """Send a masked upload in chunks, from the byte on that the aggregator lacks:
+        what arrived before the network failed, on this link or an earlier, stays there.
 
         Raises:
             MalformedMessage: the aggregator refused its size or bytes.

@@ -21,6 +21,7 @@ from fedit_secure.errors import (
     MalformedMessage,
     StorageError,
 )
+from fedit_secure.secagg.messages import MaskedUpload
 from fedit_secure.wire import bulk
 from fedit_secure.wire.calls import SERVER_OPTIONS, SERVICE
 from fedit_secure.wire.codec import decode_from_silo, encode
@@ -29,7 +30,7 @@ from fedit_secure.wire.limits import Limits
 from fedit_secure.wire.link import BlobSource, PeerLink, Published, encode_for_silo
 from fedit_secure.wire.stream import Stream
 from fedit_secure.wire.tls import Gatekeeper, Tls
-from fedit_secure.wire.uploads import Intake, UploadSpool
+from fedit_secure.wire.uploads import Uploads, UploadsClosed
 
 _log = logging.getLogger(__name__)
 
@@ -41,12 +42,11 @@ class GrpcPeerLink:
     """The aggregator's end of one silo's connection."""
 
     def __init__(
-        self, silo: int, name: str, stream: Stream, intake: Intake, published: Published
+        self, silo: int, name: str, stream: Stream, published: Published
     ) -> None:
         self.silo = silo
         self.name = name
         self.stream = stream
-        self.intake = intake
         self._published = published
 
     async def send(self, frame: Frame) -> None:
@@ -80,7 +80,7 @@ class AggregatorServer:
         tls: what this party shows; see `Tls.of_aggregator`.
         roster: (silo name, issuer certificate PEM) in charter order.
         on_connect: see above.
-        spool: where uploads are written.
+        uploads: what takes the silos' uploads; they outlive a broken connection.
         blobs: what silos may fetch besides published sums.
         limits: the sizes that the charter allows.
         serials: the highest leaf serial seen per silo; kept up to date.
@@ -95,7 +95,7 @@ class AggregatorServer:
         tls: Tls,
         roster: Sequence[tuple[str, str]],
         on_connect: OnConnect,
-        spool: UploadSpool,
+        uploads: Uploads,
         blobs: BlobSource,
         limits: Limits,
         *,
@@ -108,7 +108,7 @@ class AggregatorServer:
         self._renewed: Tls | None = None
         self._gate = Gatekeeper(roster, lambda: datetime.now(UTC), serials)
         self._on_connect = on_connect
-        self._spool = spool
+        self._uploads = uploads
         self._published = Published(blobs)
         self._limits = limits
         self._progress = progress_seconds
@@ -203,7 +203,6 @@ class AggregatorServer:
         finally:
             if self._live.get(peer.silo) is peer:
                 del self._live[peer.silo]
-            peer.intake.drop()
         if isinstance(peer.stream.failure, MalformedMessage):
             _log.warning("silo %r is cut off: %s", peer.name, peer.stream.failure)
             await _abort(context, "INVALID_ARGUMENT", str(peer.stream.failure))
@@ -222,25 +221,36 @@ class AggregatorServer:
 
     async def _upload(self, _: AsyncIterator[bytes], context: _Context) -> None:
         silo = await self._identify(context)
-        peer = self._live.get(silo)
-        if peer is None:
+        if silo not in self._live:
             await _abort(context, "FAILED_PRECONDITION", "an upload needs a connection")
+        name = self._gate.names[silo]
 
         async def read() -> bytes | None:
             async with asyncio.timeout(self._progress):
                 return await _read(context)
 
+        async def deliver(upload: MaskedUpload) -> None:
+            peer = self._live.get(silo)  # perhaps no longer the one at the call's start
+            if peer is None:
+                raise ConnectError(
+                    "the silo's connection broke before it was handed on"
+                )
+            await peer.stream.inbox.put(upload)
+
         try:
-            await peer.intake.take(read, context.write, peer.stream.inbox.put)
+            await self._uploads.take(silo, read, context.write, deliver)
         except MalformedMessage as error:
-            _log.warning("silo %r sent a bad upload: %s", peer.name, error)
+            _log.warning("silo %r sent a bad upload: %s", name, error)
             await _abort(context, "INVALID_ARGUMENT", str(error))
+        except UploadsClosed as error:
+            await _abort(context, "FAILED_PRECONDITION", str(error))
         except StorageError as error:
-            _log.warning("an upload of silo %r can't be kept: %s", peer.name, error)
+            _log.warning("an upload of silo %r can't be kept: %s", name, error)
             await _abort(context, "RESOURCE_EXHAUSTED", "no room for the upload")
         except TimeoutError:
             await _abort(context, "DEADLINE_EXCEEDED", "the upload stood still")
         except ConnectError as error:
+            _log.info("silo %r: %s", name, error)
             await _abort(context, "ABORTED", str(error))
 
     async def _fetch(self, request: bytes, context: _Context) -> AsyncIterator[bytes]:
@@ -281,8 +291,7 @@ class AggregatorServer:
             f"silo {name!r}",
             self._progress,
         )
-        intake = Intake(silo, self._spool, self._limits)
-        return GrpcPeerLink(silo, name, stream, intake, self._published)
+        return GrpcPeerLink(silo, name, stream, self._published)
 
 
 def _misfit(hello: Hello, name: str) -> CannotServe | None:

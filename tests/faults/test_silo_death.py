@@ -35,9 +35,14 @@ def life(federation: SmallFederation, silo: str) -> Life:
 
 
 async def run(
-    federation: SmallFederation, dying: dict[str, dict[str, type]], *, revive: bool
+    federation: SmallFederation,
+    dying: dict[str, dict[str, type]],
+    *,
+    revive: bool,
+    away_seconds: float = 0.0,
 ):
-    """All silos; those in `dying` are killed there, and restarted if `revive`."""
+    """All silos; those in `dying` are killed there, and if `revive` restarted after
+    `away_seconds`."""
     hub = federation.new_aggregator()
 
     async def silo(party):
@@ -46,6 +51,7 @@ async def run(
                 await federation.run_silo(party, lambda: hub, **dying[party.name])
             if not revive:
                 return None
+            await asyncio.sleep(away_seconds)
         return await federation.run_silo(party, lambda: hub)
 
     async with asyncio.timeout(SECONDS), asyncio.TaskGroup() as group:
@@ -150,13 +156,26 @@ async def test_withheld_reveals_skip_the_round_and_cost_one_charge(
     tmp_path: Path,
 ) -> None:
     """Two of four fall silent once they agreed: no sum, no void, but the run goes on."""
-    federation = found(tmp_path, 4, rounds=2)
+    federation = found(tmp_path, 4, rounds=2, phase_deadline_seconds=1.0)
     dying = {name: {"at_send": m.Reveal} for name in ("s1", "s3")}
-    state = await run(federation, dying, revive=True)
+    state = await run(federation, dying, revive=True, away_seconds=2.0)
     names = [f"s{i}" for i in range(4)]
     assert_sum(federation, state, 2, names)  # round 1 left the state as it was
     assert [charges(federation, name) for name in names] == [2] * 4
     assert "skipped" in [event.phase for event in federation.events]
+
+
+async def test_silos_restarted_at_their_reveal_give_it_and_the_round_has_its_sum(
+    tmp_path: Path,
+) -> None:
+    """They are back before the aggregator gives them up, with the reveal of the fuse."""
+    federation = found(tmp_path, 4, phase_deadline_seconds=5.0)
+    dying = {name: {"at_send": m.Reveal} for name in ("s1", "s3")}
+    state = await run(federation, dying, revive=True)
+    names = [f"s{i}" for i in range(4)]
+    assert_sum(federation, state, 1, names)
+    assert [charges(federation, name) for name in names] == [1] * 4
+    assert "skipped" not in [event.phase for event in federation.events]
 
 
 async def test_a_run_without_enough_silos_ends_everybody(tmp_path: Path) -> None:

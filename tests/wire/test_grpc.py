@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import grpc
 import numpy as np
 import pytest
-from wire_samples import HEADER, HELLO, NOW, OFFER, PUBLISHED, Authority, Parties, h
+from wire_hub import LENGTH, LIMITS, PAYLOAD, UPLOAD, Hub, hello, hub, silo, until
+from wire_samples import HELLO, NOW, OFFER, PUBLISHED, Authority, Parties, h
 
 from fedit_secure.errors import (
     ConfigError,
@@ -23,97 +21,14 @@ from fedit_secure.errors import (
     PolicyRefusal,
 )
 from fedit_secure.secagg import messages as m
-from fedit_secure.secagg.transcript import digest
-from fedit_secure.storage.spool import Spool
-from fedit_secure.wire import bulk, calls
+from fedit_secure.wire import calls
 from fedit_secure.wire import frames as f
-from fedit_secure.wire.client import GrpcSiloLink, connect
+from fedit_secure.wire.client import connect
 from fedit_secure.wire.codec import encode
-from fedit_secure.wire.limits import CHUNK, Limits
+from fedit_secure.wire.limits import CHUNK
 from fedit_secure.wire.link import PeerLink, blob_address
 from fedit_secure.wire.server import AggregatorServer
 from fedit_secure.wire.tls import Tls
-
-LENGTH = 700_001
-LIMITS = Limits(silos=4, length=LENGTH, payload_bytes=3 * LENGTH + 8)
-PAYLOAD = np.random.default_rng(5).bytes(LIMITS.payload_bytes)
-UPLOAD = m.MaskedUpload(
-    replace(
-        HEADER, length=len(PAYLOAD), payload_digest=digest("fedit/payload/v1", PAYLOAD)
-    ),
-    PAYLOAD,
-)
-
-
-class Blobs(dict[bytes, bytes]):
-    """A blob source."""
-
-
-@dataclass
-class Hub:
-    server: AggregatorServer
-    spool: Spool
-    blobs: Blobs
-    address: str = ""
-    peers: asyncio.Queue[tuple[PeerLink, f.Hello]] = field(
-        default_factory=asyncio.Queue
-    )
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not holds():  # noqa: ASYNC110 - what is waited for has no event
-            await asyncio.sleep(0.01)
-
-
-@asynccontextmanager
-async def hub(
-    parties: Parties,
-    folder: Path,
-    limits: Limits = LIMITS,
-    on_connect: Callable[[PeerLink, f.Hello], Awaitable[None]] | None = None,
-    **options: float,
-) -> AsyncIterator[Hub]:
-    spool = Spool(folder / "spool", 10 * limits.payload_bytes)
-    blobs = Blobs()
-    peers: asyncio.Queue[tuple[PeerLink, f.Hello]] = asyncio.Queue()
-
-    async def note(peer: PeerLink, hello: f.Hello) -> None:
-        await peers.put((peer, hello))
-
-    server = AggregatorServer(
-        "127.0.0.1",
-        0,
-        Tls.of_aggregator(parties.aggregator.leaf(), parties.roster),
-        parties.roster,
-        on_connect or note,
-        spool,
-        blobs,
-        limits,
-        **options,
-    )
-    port = await server.start()
-    try:
-        yield Hub(server, spool, blobs, f"127.0.0.1:{port}", peers)
-    finally:
-        await server.stop(0.2)
-
-
-@asynccontextmanager
-async def silo(
-    where: Hub, parties: Parties, number: int = 0, **options: float
-) -> AsyncIterator[GrpcSiloLink]:
-    link = await connect(
-        where.address, parties.silo_tls(number), LIMITS, patience_seconds=0, **options
-    )
-    try:
-        yield link
-    finally:
-        await link.close()
-
-
-def hello(parties: Parties, number: int) -> f.Hello:
-    return replace(HELLO, silo=parties.silos[number].name)
 
 
 async def test_frames_go_both_ways_in_order(parties: Parties, tmp_path: Path) -> None:
@@ -391,7 +306,7 @@ async def test_a_silo_waits_for_an_aggregator_that_comes_late(
         Tls.of_aggregator(parties.aggregator.leaf(), parties.roster),
         parties.roster,
         lambda peer, said: asyncio.sleep(0),
-        where.spool,
+        where.uploads,
         where.blobs,
         LIMITS,
     )
@@ -411,7 +326,7 @@ async def test_a_taken_port_is_a_configuration_error(
             Tls.of_aggregator(parties.aggregator.leaf(), parties.roster),
             parties.roster,
             lambda peer, said: asyncio.sleep(0),
-            where.spool,
+            where.uploads,
             where.blobs,
             LIMITS,
         )
@@ -492,145 +407,3 @@ async def test_a_silo_that_stops_reading_is_cut_off(
         with pytest.raises(ConnectError):  # noqa: PT012
             for _ in range(5000):
                 await peer.send(big)
-
-
-# ------------------------------------------------------------------------ bad uploads
-
-
-async def raw_upload(link: GrpcSiloLink, chunks: list[bytes]) -> None:
-    """Send these messages whatever the aggregator answers."""
-    call = link._channel.stream_stream(calls.UPLOAD)()
-    with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
-        for chunk in chunks:
-            await call.write(chunk)
-        await call.done_writing()
-        while await call.read() is not grpc.aio.EOF:
-            pass
-    assert await call.code() is not grpc.StatusCode.OK
-
-
-START = bulk.upload_start(UPLOAD.header)
-DATA = list(bulk.upload_chunks(PAYLOAD, 0))
-OTHERS = replace(UPLOAD.header, silo=1)
-LONG = replace(UPLOAD.header, length=len(PAYLOAD) + 1)
-NOBODYS = replace(UPLOAD.header, silo=4)
-
-
-def chunk(data: bytes) -> bytes:
-    return bulk.pb.UploadChunk(data=data).SerializeToString()
-
-
-BAD_UPLOADS = {
-    "chunk_truncated": ([START, *DATA[:-1]], "ended early"),
-    "chunk_reordered": ([START, DATA[1], DATA[0], *DATA[2:]], "offset 1048576 instead"),
-    "chunk_duplicated": ([START, DATA[0], *DATA], "offset 0 instead of 1048576"),
-    "no_header": (DATA, "doesn't begin with its header"),
-    "two_headers": ([START, START, *DATA], "chunk of 0 bytes"),
-    "nothing": ([], "ended early"),
-    "garbage": ([b"\xff" * 99], "aren't a UploadChunk"),
-    "more_than_announced": ([START, *DATA, DATA[-1]], "goes on after"),
-    "another_silos_header": ([bulk.upload_start(OTHERS), *DATA], "headed as 1"),
-    "nobodys_header": ([bulk.upload_start(NOBODYS), *DATA], "roster of 4"),
-    "oversized_length": ([bulk.upload_start(LONG), *DATA], "the charter's codec"),
-    "other_bytes": ([START, chunk(bytes(CHUNK)), *DATA[1:]], "its header signs"),
-    "oversized_chunk": ([START, chunk(PAYLOAD[: CHUNK + 1])], "of 1048577 bytes"),
-    "beyond_the_message_limit": ([START, chunk(bytes(4 << 20))], None),
-}
-
-
-@pytest.mark.parametrize("attack", BAD_UPLOADS)
-async def test_bad_uploads(
-    parties: Parties, tmp_path: Path, attack: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    chunks, match = BAD_UPLOADS[attack]
-    async with hub(parties, tmp_path) as where, silo(where, parties) as link:
-        await link.send(HELLO)
-        peer, _ = await where.peers.get()
-        await raw_upload(link, chunks)
-        await until(lambda: not where.spool.used)
-        assert not list((tmp_path / "spool").iterdir())
-        if match is not None:
-            assert "silo 'north' sent a bad upload" in caplog.text
-            assert match in caplog.text
-        # The refusal costs the silo that call and nothing else.
-        await link.upload(UPLOAD)
-        assert isinstance(await peer.receive(), m.MaskedUpload)
-
-
-async def test_a_refused_upload_says_why(parties: Parties, tmp_path: Path) -> None:
-    async with hub(parties, tmp_path) as where, silo(where, parties) as link:
-        await link.send(HELLO)
-        await where.peers.get()
-        with pytest.raises(MalformedMessage, match="headed as 1"):
-            await link.upload(m.MaskedUpload(OTHERS, PAYLOAD))
-
-
-async def test_an_upload_needs_a_connection(parties: Parties, tmp_path: Path) -> None:
-    async with hub(parties, tmp_path) as where, silo(where, parties) as link:
-        with pytest.raises(ConnectError, match="needs a connection"):
-            await link.upload(UPLOAD)
-
-
-async def test_a_newer_upload_replaces_one_that_hangs(
-    parties: Parties, tmp_path: Path
-) -> None:
-    async with hub(parties, tmp_path) as where, silo(where, parties) as link:
-        await link.send(HELLO)
-        peer, _ = await where.peers.get()
-        hanging = link._channel.stream_stream(calls.UPLOAD)()
-        for message in (START, DATA[0]):
-            await hanging.write(message)
-        await until(lambda: where.spool.used > 0)
-        await link.upload(UPLOAD)
-        assert isinstance(await peer.receive(), m.MaskedUpload)
-        await hanging.write(DATA[1])
-        async with asyncio.timeout(5):
-            await hanging.read()
-            assert await hanging.code() is grpc.StatusCode.ABORTED
-
-
-async def test_a_lost_answer_is_not_a_second_upload(
-    parties: Parties, tmp_path: Path
-) -> None:
-    async with hub(parties, tmp_path) as where, silo(where, parties) as link:
-        await link.send(HELLO)
-        peer, _ = await where.peers.get()
-        await link.upload(UPLOAD)
-        await link.upload(UPLOAD)  # as after an answer that got lost
-        again = replace(UPLOAD.header, ctx=h(200))
-        await link.upload(m.MaskedUpload(again, PAYLOAD))
-        await link.send(f.Ready(1))
-        got = [await peer.receive() for _ in range(3)]
-        assert [getattr(frame, "header", frame) for frame in got] == [
-            UPLOAD.header,
-            again,
-            f.Ready(1),
-        ]
-
-
-async def test_an_upload_that_stands_still_is_dropped(
-    parties: Parties, tmp_path: Path
-) -> None:
-    async with (
-        hub(parties, tmp_path, progress_seconds=0.3) as where,
-        silo(where, parties) as link,
-    ):
-        await link.send(HELLO)
-        await where.peers.get()
-        hanging = link._channel.stream_stream(calls.UPLOAD)()
-        for message in (START, DATA[0]):
-            await hanging.write(message)
-        async with asyncio.timeout(5):
-            await hanging.read()
-            assert await hanging.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-        assert where.spool.used == 0
-
-
-async def test_a_full_spool_refuses(parties: Parties, tmp_path: Path) -> None:
-    async with hub(parties, tmp_path) as where, silo(where, parties) as link:
-        await link.send(HELLO)
-        await where.peers.get()
-        hold = where.spool.open(h(1), 3, where.spool._max)
-        with pytest.raises(ConnectError, match="no room"):
-            await link.upload(UPLOAD)
-        hold.discard()
