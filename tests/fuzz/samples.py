@@ -267,4 +267,32 @@ dp:
   delta: 1e-6
   expected_batch: {clinic-a: 64, clinic-b: 128}
 """,
+    "aggregator": b"""\
+identity: keys
+state: /var/lib/fedit
+charter: charter.json
+approvals: approvals
+initial_state: initial.state
+listen: 0.0.0.0:7443
+hostnames: [hub.example.org]
+log_level: info
+""",
+    "simulation": b"""\
+base_model: ./base
+data:
+  clinic-a:
+    path: a.jsonl
+  clinic-b:
+    path: b.jsonl
+output: out
+tuning:
+  learning_rate: 1e-3
+  local_steps: 8
+rounds: 3
+dp:
+  epsilon: 8
+  delta: 1e-6
+  expected_batch: 64
+weights: {clinic-a: 3, clinic-b: 5}
+""",
 }

@@ -20,7 +20,13 @@ from fuzz import damage_json, damage_more, damage_proto, samples
 from fuzz.damage import BYTES, Mutator, flip, insert, splice, truncate
 from wire_samples import HEADER, LIMITS
 
-from fedit_secure.config import load_plan, load_policy, load_silo_config
+from fedit_secure.config import (
+    load_aggregator_config,
+    load_plan,
+    load_policy,
+    load_silo_config,
+    load_simulation,
+)
 from fedit_secure.errors import (
     ConfigError,
     ConnectError,
@@ -322,7 +328,13 @@ def _through_file(read: Callable[[Path], Any], name: str) -> Callable[[bytes], A
     return parse
 
 
-_LOADERS = {"silo": load_silo_config, "policy": load_policy, "plan": load_plan}
+_LOADERS = {
+    "silo": load_silo_config,
+    "policy": load_policy,
+    "plan": load_plan,
+    "aggregator": load_aggregator_config,
+    "simulation": load_simulation,
+}
 FILES = (
     Target(
         "adapter tensor",
