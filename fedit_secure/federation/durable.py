@@ -67,7 +67,8 @@ def read_file(path: Path, what: str, *, limit: int = 1 << 36) -> bytes:
     """
     try:
         if path.stat().st_size > limit:
-            raise ConfigError(f"{what} {path} is larger than {limit >> 20} MiB")
+            most = f"{limit >> 20} MiB" if limit >= 1 << 20 else f"{limit >> 10} KiB"
+            raise ConfigError(f"{what} {path} is larger than {most}")
         return path.read_bytes()
     except OSError as error:
         raise ConfigError(f"{what} {path} can't be read: {error.strerror}") from error

@@ -140,10 +140,15 @@ def test_a_charters_tensors_have_eight_sides_at_most() -> None:
         Charter.from_bytes(changed(adapter=adapter), "the charter")
 
 
-def test_an_approval_larger_than_any_is_not_parsed() -> None:
+def test_an_approval_larger_than_any_is_not_parsed(tmp_path: Path) -> None:
+    """Its 50,000 unknown fields took a hundred times its size in memory."""
     data = b"{" + b",".join(b'"k%d":1' % n for n in range(50_000)) + b"}"
     with pytest.raises(ConfigError, match="an approval is larger than 64 KiB"):
         Approval.from_bytes(data, "an approval")
+    path = tmp_path / "a.approval"
+    path.write_bytes(data)
+    with pytest.raises(ConfigError, match=r"a\.approval is larger than 64 KiB"):
+        Approval.load(path)
 
 
 # ------------------------------------------------------------------------- certificates
