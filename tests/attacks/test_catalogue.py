@@ -1,0 +1,137 @@
+"""docs/attacks.md is held against the tests: every attack has a row, every row its tests."""
+
+from __future__ import annotations
+
+import ast
+import re
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from fedit_secure import errors
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "attacks.md").read_text(encoding="utf-8")
+COLUMNS = ["attack", "mounted by", "how", "what stops it", "error, suspect", "tests"]
+TEST = re.compile(r"(tests/[\w/]+\.py)::(\w+)(?:\[(.+)\])?")
+
+ATTACKS = """
+small_cohort stacked_cohort survivors_below_minimum unrostered_silo sybil two_views
+downgraded_threshold downgraded_minimum downgraded_ring downgraded_charter old_charter
+substituted_card tls_cross_impersonation
+swapped_keys resigned_keys low_order_keys twin_keys duplicated_keys replayed_keys
+envelope_redirected envelope_reordered envelope_bit_flipped envelope_truncated
+envelope_withheld bad_dealer inconsistent_contribution
+both_shares self_listed_dead duplicate_ids unknown_ids non_u2_ids acked_but_unlisted
+late_upload split_survivors missing_agreements foreign_agreements duplicate_agreements
+replayed_agreements cross_session_agreements second_reveal second_reveal_after_restart
+framing
+chunk_reordered chunk_duplicated chunk_truncated oversized_length ring_overflow forged_sum
+scaled_sum zero_sum forged_contributors lying_tag
+different_model crafted_model forged_history replayed_round old_attempt
+exclude_then_retry update_reused void_then_reveal void_after_sitting_out two_certificates
+epsilon_burn ledger_fork ledger_rollback
+crash_of_a_silo crash_of_the_aggregator masked_vectors secrets_in_texts
+""".split()  # noqa: SIM905 - a list to read
+
+
+@dataclass(frozen=True)
+class Row:
+    attack: str
+    by: str
+    how: str
+    stops: str
+    error: str
+    tests: str
+
+
+def rows() -> list[Row]:
+    """Of all tables of the page."""
+    found, inside = [], False
+    for line in PAGE.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if not line.startswith("|"):
+            inside = False
+        elif cells == COLUMNS:
+            inside = True
+        elif inside and set(line) - set("|-"):
+            assert len(cells) == len(COLUMNS), line
+            found.append(Row(cells[0].strip("`"), *cells[1:]))
+    return found
+
+
+ROWS = {row.attack: row for row in rows()}
+
+
+@cache
+def known_in(path: str) -> dict[str, set[str]]:
+    """The tests of a file, each with the names that its cases may have: literals of its
+    decorators, and the keys and members of what these mention by name."""
+    tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
+    tables: dict[str, ast.expr] = {}
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            tables[node.targets[0].id] = node.value
+    found = {}
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            cases: set[str] = set()
+            for decorator in node.decorator_list:
+                cases |= _names_in(decorator, tables)
+            found[node.name] = cases
+    return found
+
+
+def _names_in(tree: ast.AST, tables: dict[str, ast.expr]) -> set[str]:
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            names.add(node.value)
+        elif isinstance(node, ast.Name) and node.id in tables:
+            table = tables[node.id]
+            if isinstance(table, ast.Dict):
+                keys = (
+                    key.value for key in table.keys if isinstance(key, ast.Constant)
+                )
+                names.update(str(key) for key in keys)
+            elif isinstance(table, ast.List | ast.Tuple):
+                names |= _names_in(table, {})
+    return names
+
+
+def test_every_attack_has_one_row() -> None:
+    assert len(rows()) == len(ROWS), "two rows for one attack"
+    assert sorted(ROWS) == sorted(ATTACKS)
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_row(attack: str) -> None:
+    """Its tests exist, and the errors that it names are there and asserted in them."""
+    row = ROWS[attack]
+    assert all((row.by, row.how, row.stops, row.error))
+    named = [test.strip("`") for test in row.tests.split("<br>")]
+    assert named
+    texts = ""
+    for test in named:
+        parts = TEST.fullmatch(test)
+        assert parts, f"{test!r} is no test's name"
+        path, function, case = parts.groups()
+        assert (ROOT / path).is_file(), test
+        known = known_in(path)
+        assert function in known, test
+        assert case is None or case in known[function], test
+        texts += (ROOT / path).read_text(encoding="utf-8")
+    for error in re.findall(r"`(\w+)`", row.error):
+        assert issubclass(getattr(errors, error), errors.FeditError)
+        assert error in texts, f"no test of {attack} mentions {error}"
+    if not re.findall(r"`\w+`", row.error):
+        assert row.error.startswith("none"), "neither an error nor none"
+
+
+def test_a_test_that_is_not_there_would_be_noticed() -> None:
+    here = "tests/attacks/test_share_attacks.py"
+    assert "redirected" in known_in(here)["test_envelope"]
+    assert "redirect" not in known_in(here)["test_envelope"]
+    assert "test_no_such_attack" not in known_in(here)
