@@ -15,7 +15,7 @@ from fedit_secure.secagg.masks import ZEROS, keystream
 from fedit_secure.secagg.params import SecAggParams
 from fedit_secure.secagg.transcript import Blob, Silos, Value
 
-_TILE = 1 << 15  # coordinates: float64s and coins of a tile stay in the second-level cache
+_TILE = 1 << 15  # coordinates: a tile's float64s and coins stay in cache
 
 
 class Encoded(Value):
