@@ -137,7 +137,8 @@ def read_state(path: Path, length: int) -> Any:
 
     try:
         tensors = load_file(path)
-    except (OSError, SafetensorError) as wrong:
+    except (OSError, SafetensorError, TypeError, AttributeError) as wrong:
+        # The last two: a type of tensor that numpy doesn't have.
         raise ConfigError(
             f"{path}: the adapter state can't be read ({type(wrong).__name__})"
         ) from None

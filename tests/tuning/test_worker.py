@@ -124,12 +124,20 @@ def test_a_layout_of_another_model_is_refused(job_files) -> None:
         tune(make_job(job_files, layout=layout))
 
 
-@pytest.mark.parametrize("kind", ["other name", "float64", "no safetensors"])
+@pytest.mark.parametrize(
+    "kind", ["other name", "float64", "no safetensors", "BF16", "F8_E4M3"]
+)
 def test_a_wrong_adapter_state_is_refused(job_files, tmp_path: Path, kind: str) -> None:
     job = make_job(job_files, state_path=str(tmp_path / "s"))
     vector = np.zeros(job.length, np.float64 if kind == "float64" else np.float32)
     if kind == "no safetensors":
         (tmp_path / "s").write_bytes(b"hello")
+    elif kind in ("BF16", "F8_E4M3"):
+        size = job.length * (2 if kind == "BF16" else 1)
+        row = {"dtype": kind, "shape": [job.length], "data_offsets": [0, size]}
+        header = json.dumps({"adapter": row}).encode()
+        content = len(header).to_bytes(8, "little") + header + bytes(size)
+        (tmp_path / "s").write_bytes(content)
     else:
         save_file(
             {"vector" if kind == "other name" else "adapter": vector}, job.state_path
