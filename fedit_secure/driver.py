@@ -26,6 +26,7 @@ _log = logging.getLogger(__name__)
 Apply = Callable[[m.PublishedSum], Awaitable[bytes]]
 SendTo = Callable[[int, m.Sent], Awaitable[None]]
 Inbox = asyncio.Queue[tuple[int, m.Message]]
+Resume = s.Published | s.Voiding  # where an attempt may be taken up again
 
 
 class FuseBox(Protocol):
@@ -76,13 +77,13 @@ async def drive_aggregator(
     send: SendTo,
     phase_seconds: float,
     on_state: Callable[[s.AggregatorState], Awaitable[None]],
-    resume: s.Voiding | None = None,
+    resume: Resume | None = None,
 ) -> s.Certified | s.Ended:
     """One attempt from the invitations to its end.
 
     A phase that makes no progress for `phase_seconds` is sealed with what has arrived. A
     silo whose message is refused is blamed in the log and lost to this attempt. `resume`
-    goes on with closing an attempt that an earlier process left open. Raises QuorumLost.
+    goes on with an attempt that an earlier process left open. Raises QuorumLost.
     """
     state: s.AggregatorState
     if resume is None:

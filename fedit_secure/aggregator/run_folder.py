@@ -27,7 +27,7 @@ from fedit_secure.storage.adapter_store import StateStore, save_peft
 from fedit_secure.wire.codec import PublishedNotice, decode, encode
 from fedit_secure.wire.frames import Frame
 from fedit_secure.wire.limits import Limits
-from fedit_secure.wire.link import blob_address
+from fedit_secure.wire.link import blob_address, whole_sum
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +99,14 @@ class RunFolder:
         notice = PublishedNotice.of(published, blob_address(total))
         write_durably(self._round(round) / "sum.int32", bytes(total))
         write_durably(self._round(round) / "published.frame", encode(notice))
+
+    def published(self, round: int) -> m.PublishedSum | None:
+        """The sum that was recorded last in a round, whole again."""
+        notice = self._read(round, "published.frame")
+        if not isinstance(notice, PublishedNotice):
+            return None
+        total = (self._round(round) / "sum.int32").read_bytes()
+        return whole_sum(notice, total, self._limits)
 
     def certify(
         self,

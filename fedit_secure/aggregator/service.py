@@ -19,7 +19,7 @@ from fedit_secure.aggregator.inbox import Inbox
 from fedit_secure.aggregator.ledger_copies import LedgerCopies
 from fedit_secure.aggregator.post import Post
 from fedit_secure.aggregator.run_folder import RunFolder
-from fedit_secure.driver import drive_aggregator
+from fedit_secure.driver import Resume, drive_aggregator
 from fedit_secure.errors import (
     ConnectError,
     FaultyAggregator,
@@ -194,9 +194,12 @@ class Aggregator:
         self._ready, self._refused = set(), {}
         self._seen = set(self._links)
         started = time.monotonic()
-        if self._folder.progress.open and not await self._close_open_attempt(before):
-            await self._skip(now, before, "an attempt was cut off")
-            return
+        if self._folder.progress.open:
+            left = await self._close_open_attempt(before)
+            if isinstance(left, s.Ended) and not left.free:
+                await self._skip(now, before, "an attempt was cut off")
+            if isinstance(left, s.Certified) or not left.free:
+                return
         self._teller.tell("", "tuning")
         for link in list(self._links.values()):
             await self._offer_round(link)
@@ -205,7 +208,6 @@ class Aggregator:
             self._folder.metric(now, "tuning", time.monotonic() - started)
             result = await self._release(now, before)
             if isinstance(result, s.Certified):
-                await self._close(now, result.certificate)
                 return
             _log.warning("round %d: no sum: %s", now, result.reason)
             if not result.free:
@@ -214,6 +216,8 @@ class Aggregator:
 
     async def _offer_round(self, link: PeerLink) -> None:
         progress = self._folder.progress
+        if progress.round > self._charter.rounds:
+            return
         where = (progress.round, progress.attempt + 1, self._folder.state().digest())
         offer = checks.sign(self._key, m.Offer(self._digest, *where))
         certificate = self._folder.certificate(progress.certified)
@@ -267,30 +271,29 @@ class Aggregator:
         began = time.monotonic()
         result = await self._drive(session, before, None)
         self._folder.metric(now, "release", time.monotonic() - began)
-        if isinstance(result, s.Ended):
-            self._folder.enter(replace(self._folder.progress, open=not result.free))
         return result
 
-    async def _close_open_attempt(self, before: GridState) -> bool:
-        """An earlier process left an attempt open: t void statements make it harmless."""
+    async def _close_open_attempt(self, before: GridState) -> s.Certified | s.Ended:
+        """An earlier process left an attempt open. Silos may have applied its sum, if one
+        was published: go on from there. Else t void statements make it harmless."""
         progress = self._folder.progress
         session = self._session(progress.round, progress.attempt, before)
-        self._pending = checks.sign(self._key, m.VoidRequest(session.ctx))
+        here = (session, self._key, frozenset(range(self._params.silos)))
+        out = self._folder.published(progress.round)
+        resume: Resume
+        if out is not None and out.ctx == session.ctx:
+            resume, self._pending = s.Published(*here, out), out
+        else:
+            resume = s.Voiding(*here, "the aggregator was restarted")
+            self._pending = checks.sign(self._key, m.VoidRequest(session.ctx))
         await self._broadcast(self._pending)
         while len(self._links) < self._params.threshold:
             self._changed.clear()
             await self._changed.wait()
-        everyone = frozenset(range(self._params.silos))
-        reason = "the aggregator was restarted"
-        resume = s.Voiding(session, self._key, everyone, reason)
-        result = await self._drive(session, before, resume)
-        self._pending = None
-        free = isinstance(result, s.Ended) and result.free
-        self._folder.enter(replace(self._folder.progress, open=not free))
-        return free
+        return await self._drive(session, before, resume)
 
     async def _drive(
-        self, session: s.Session, before: GridState, resume: s.Voiding | None
+        self, session: s.Session, before: GridState, resume: Resume | None
     ) -> s.Certified | s.Ended:
         seconds = self._charter.schedule.phase_deadline_seconds
         payload = self._params.payload_bytes
@@ -303,20 +306,22 @@ class Aggregator:
             await self._note(session, before, state)
 
         try:
-            return await drive_aggregator(
+            result = await drive_aggregator(
                 session, self._key, self._ready, inbox, self._post.send,
                 math.inf, on_state, resume,
             )  # fmt: skip
-        except QuorumLost:
-            raise
-        except (
-            ProtocolError
-        ) as error:  # a dealer's or contributor's fault, proved or not
+        except ProtocolError as error:  # a dealer's or contributor's, proved or not
+            lost = isinstance(error, QuorumLost) and resume is None
+            if lost or isinstance(error, FaultyAggregator):  # which is this one
+                raise
             _log.warning("round %d: %s", session.round, error)
-            return s.Ended(str(error), free=False)
+            result = s.Ended(str(error), free=False)
         finally:
             self._attempt, self._pending = None, None
             inbox.close()
+        if isinstance(result, s.Ended):
+            self._folder.enter(replace(self._folder.progress, open=not result.free))
+        return result
 
     async def _note(
         self, session: s.Session, before: GridState, state: s.AggregatorState
@@ -335,6 +340,8 @@ class Aggregator:
             self._folder.states.put(after)
             await asyncio.to_thread(self._folder.record_sum, now, out)
             self._sum = (out, after)
+        elif isinstance(state, s.Certified):  # on disk before any silo closes the round
+            await self._close(now, state.certificate)
 
     async def _close(self, now: int, certificate: m.RoundCertificate) -> None:
         digest, release = certificate.confirmations[0].content()
@@ -354,7 +361,7 @@ class Aggregator:
         """Close the round with the state unchanged: t silos must say so."""
         digest = before.digest()
         request = checks.sign(self._key, m.SkipRequest(self._digest, now, digest))
-        self._pending, self._words = request, asyncio.Queue()
+        self._pending = request
         self._teller.tell("", "skipped")
         _log.warning("round %d is skipped: %s", now, reason)
         await self._broadcast(request)
@@ -364,9 +371,9 @@ class Aggregator:
         try:
             async with asyncio.timeout(patience):
                 while len(words) < self._params.threshold:
-                    word = await self._words.get()
-                    checks.confirmation(self._roster, self._digest, now, word)
-                    if word.state_digest == digest:
+                    word = await self._words.get()  # or it came before we asked again
+                    if (word.round, word.state_digest) == (now, digest):
+                        checks.confirmation(self._roster, self._digest, now, word)
                         words[word.silo] = word
         except TimeoutError:
             raise QuorumLost(
@@ -375,10 +382,10 @@ class Aggregator:
         finally:
             self._pending = None
         certificate = m.RoundCertificate(now, tuple(words.values()))
-        await self._broadcast(certificate)
         await asyncio.to_thread(
             self._folder.certify, now, certificate, before, self._base_model
         )
+        await self._broadcast(certificate)
 
     def _session(self, now: int, attempt: int, before: GridState) -> s.Session:
         where = (self._digest, now, attempt, before.digest())

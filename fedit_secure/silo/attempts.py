@@ -84,6 +84,8 @@ class Attempts:
         checks.expect(ours, "it offers a round of another charter", FaultyAggregator)
         live = offer.round > self._books.certified
         checks.expect(live, "it offers a round that is over", FaultyAggregator)
+        planned = offer.round <= self._charter.rounds
+        checks.expect(planned, "it offers a round after the last", FaultyAggregator)
 
     async def enter(self, offer: m.Offer) -> None:
         """Enter an attempt with this round's update; every earlier attempt is left.

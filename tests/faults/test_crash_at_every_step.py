@@ -261,16 +261,23 @@ async def test_aggregator_on_hearing(tmp_path: Path, at: str) -> None:
 async def test_aggregator_before_sending_once_shares_are_due(
     tmp_path: Path, at: str
 ) -> None:
-    door, end = await dead_aggregator(tmp_path, [], at_send=Point(*SENDING_LATE[at]))
+    """A sum that is out, or certified, is taken up again; without one there is none."""
+    what, nth = SENDING_LATE[at]
+    door, end = await dead_aggregator(tmp_path, [], at_send=Point(what, nth))
     assert_ended(door, end)
+    if what is not m.AgreementSet:
+        assert_released(door, end)
 
 
 @pytest.mark.parametrize("at", HEARING_LATE)
 async def test_aggregator_on_hearing_once_shares_are_due(
     tmp_path: Path, at: str
 ) -> None:
-    door, end = await dead_aggregator(tmp_path, [], at_receive=Point(*HEARING_LATE[at]))
+    what, nth = HEARING_LATE[at]
+    door, end = await dead_aggregator(tmp_path, [], at_receive=Point(what, nth))
     assert_ended(door, end)
+    if what is m.Confirmation:
+        assert_released(door, end)
 
 
 async def test_aggregator_on_hearing_Withdraw(tmp_path: Path) -> None:
@@ -326,7 +333,7 @@ async def test_aggregator_while_it_voids(tmp_path: Path, at: str) -> None:
 async def test_aggregator_while_it_skips(tmp_path: Path, at: str) -> None:
     point = {where: Point(what) for where, what in SKIPS[at].items()}
     door, end = await dead_aggregator(tmp_path, reveals_fail(), **point)
-    assert not ends_of(door.federation)  # no sum, now or later
+    assert ends_of(door.federation) == ()  # and nobody has to say it twice
     assert_ended(door, end)
 
 
