@@ -153,6 +153,7 @@ def test_a_dealer_outside_the_adverts():
 def dealt_badly(monkeypatch, play, dealer, spoil):
     """Make this dealer deal with `spoil(kind, secret, given)` -> the shares it deals."""
     real, secrets = shares.split, []
+    play.corrupt.add(dealer)
 
     def split(secret, threshold, holders, rand):
         given = real(secret, threshold, holders, rand)

@@ -156,7 +156,9 @@ def test_update_beyond_the_bound():
     who = cast(4)
     who.updates[2] = np.full(24, 4 * who.params.magnitude + 4, np.int32)
     who.updates |= {i: np.zeros(24, np.int32) for i in (0, 1, 3)}
-    play = Play(who).run()
+    play = Play(who)
+    play.corrupt.add(2)
+    play.run()
     assert_blamed(play, FaultySiloOr, "any contributor", "beyond")
     assert not play.verified
     # As the aggregator would have published it:
