@@ -15,7 +15,7 @@ from fedit_secure.secagg.masks import ZEROS, keystream
 from fedit_secure.secagg.params import SecAggParams
 from fedit_secure.secagg.transcript import Blob, Silos, Value
 
-_TILE = 1 << 15  # coordinates: a tile's float64s and coins stay in cache
+_TILE = 1 << 16  # coordinates: a tile's float64s and coins stay in cache
 
 
 class Encoded(Value):
@@ -54,12 +54,13 @@ def encode(update: NDArray[Any], sizes: SecAggParams, silo: int, key: bytes) -> 
     ceiling = max(peak, sizes.bound)
     grid = sizes.magnitude * sizes.weights[silo] / max(sizes.weights)
     coins, values = keystream(key), np.empty(sizes.length, np.int32)
+    coin = np.empty(min(_TILE, sizes.length), "<u4")
     for at in range(0, sizes.length, _TILE):
         part = np.multiply(update[at : at + _TILE], grid / ceiling, dtype=np.float64)
         np.clip(part, -grid, grid, out=part)  # a product may round past it
         # grid <= M, and M + 1 - 2^-22 is a float64: no coin lifts a coordinate past M.
-        coin = np.frombuffer(coins.update(ZEROS[: 4 * part.size]), "<u4") >> 10
-        part += coin.view(np.int32) * 2.0**-22
+        coins.update_into(ZEROS[: 4 * part.size], coin.data.cast("B"))
+        part += (coin[: part.size] >> 10).view(np.int32) * 2.0**-22
         values[at : at + _TILE] = np.floor(part, out=part)
     check_sum(values, sizes, 1)
     return Encoded(values, sizes.bound / ceiling)
