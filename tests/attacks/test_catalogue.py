@@ -72,8 +72,9 @@ def known_in(path: str) -> dict[str, set[str]]:
     tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
     tables: dict[str, ast.expr] = {}
     for node in tree.body:
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-            tables[node.targets[0].id] = node.value
+        target = getattr(node, "targets", [getattr(node, "target", None)])[0]
+        if isinstance(target, ast.Name) and node.value is not None:
+            tables[target.id] = node.value
     found = {}
     for node in tree.body:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
