@@ -20,6 +20,7 @@ from fedit_secure.federation.durable import read_file
 from fedit_secure.federation.identity import issue_leaf, load_identity
 from fedit_secure.federation.update import GridState
 from fedit_secure.storage.spool import Spool
+from fedit_secure.wire.arenas import give_back_freed_memory
 from fedit_secure.wire.limits import Limits
 from fedit_secure.wire.server import AggregatorServer
 from fedit_secure.wire.tls import Tls
@@ -36,6 +37,7 @@ async def serve(
 
     Raises QuorumLost, and ConfigError for a file or address that doesn't do.
     """
+    give_back_freed_memory()
     identity = load_identity(config.identity)
     charter = Charter.load(config.charter)
     charter.check_date(datetime.now(UTC).date())

@@ -6,6 +6,7 @@ the disk when the last reference to the payload goes, also when the process dies
 
 from __future__ import annotations
 
+import hashlib
 import mmap
 import os
 import secrets
@@ -14,9 +15,10 @@ import weakref
 from pathlib import Path
 
 from fedit_secure.errors import MalformedMessage, StorageError
-from fedit_secure.secagg.transcript import digest
+from fedit_secure.secagg.transcript import join, u64
 
 _SUFFIX = ".upload"
+_TILE = 1 << 20  # bytes
 
 
 class Spool:
@@ -140,13 +142,10 @@ class SpoolFile:
                 raise MalformedMessage(
                     f"an upload of {self._written} bytes instead of {self._length}"
                 )
+            if self._digest() != payload_digest:
+                raise MalformedMessage("an upload that isn't what its header signs")
             mapped = mmap.mmap(self._descriptor, self._length, access=mmap.ACCESS_READ)
             payload = memoryview(mapped)
-            if digest("fedit/payload/v1", payload) != payload_digest:
-                raise MalformedMessage("an upload that isn't what its header signs")
-            # Uploads that wait to be added are on disk, not in this process's memory:
-            # the pages that hashing has touched are given back.
-            mapped.madvise(mmap.MADV_DONTNEED)
             # From here the reservation lives as long as the mapping.
             weakref.finalize(mapped, self._spool.release, self._length)
             self._close()
@@ -158,6 +157,14 @@ class SpoolFile:
             if self._open:
                 self._close()
                 self._spool.release(self._length)
+
+    def _digest(self) -> bytes:
+        # digest("fedit/payload/v1", payload), but read in tiles: an upload that waits to
+        # be added is on disk, and no page of it in this process's memory.
+        sha = hashlib.sha256(join(b"fedit/payload/v1") + u64(self._length))
+        for offset in range(0, self._length, _TILE):
+            sha.update(os.pread(self._descriptor, _TILE, offset))
+        return sha.digest()
 
     def _must_be_open(self) -> None:
         if not self._open:

@@ -41,15 +41,16 @@ def upload_header(data: bytes, limits: Limits) -> UploadHeader:
 def upload_data(data: bytes, expected_offset: int, length: int) -> bytes:
     """The next bytes of an upload of `length` in all; MalformedMessage on any gap."""
     chunk = parse(pb.UploadChunk, data)
-    if chunk.HasField("header") or not 1 <= len(chunk.data) <= CHUNK:
-        raise MalformedMessage(f"an upload chunk of {len(chunk.data)} bytes")
+    piece = bytes(chunk.data)  # once: each access to the field copies it
+    if chunk.HasField("header") or not 1 <= len(piece) <= CHUNK:
+        raise MalformedMessage(f"an upload chunk of {len(piece)} bytes")
     if chunk.offset != expected_offset:
         raise MalformedMessage(
             f"an upload chunk at offset {chunk.offset} instead of {expected_offset}"
         )
-    if expected_offset + len(chunk.data) > length:
+    if expected_offset + len(piece) > length:
         raise MalformedMessage(f"an upload that goes on after {length} bytes")
-    return bytes(chunk.data)
+    return piece
 
 
 def upload_state(held: int, payload_digest: bytes = b"") -> bytes:

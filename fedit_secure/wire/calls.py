@@ -38,6 +38,10 @@ SERVER_OPTIONS: Final = (
     ("grpc.so_reuseport", 0),
     ("grpc.max_concurrent_streams", 16),  # per connection: one stream, few transfers
     ("grpc.max_metadata_size", 16 * 1024),
+    # A call may be one chunk ahead of who reads it, however fast its silo's line is: at
+    # 100 ms that still is 10 MB a second, and N silos take N chunks of memory, no more.
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", CHUNK),
 )
 
 _HANDSHAKE = ("handshake", "certificate", "verification", "ssl")

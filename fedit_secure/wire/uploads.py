@@ -56,7 +56,7 @@ class Uploads:
     """The uploads of the attempt that takes them now: at most one of each silo.
 
     Per silo there is one chunk in memory and one file on disk, whatever the silo sends;
-    silos don't wait for each other but to be hashed.
+    silos don't wait for each other.
     """
 
     def __init__(self, spool: UploadSpool, limits: Limits) -> None:
@@ -64,7 +64,6 @@ class Uploads:
         self._limits = limits
         self._ctx: bytes | None = None
         self._intakes: dict[int, Intake] = {}
-        self._hashing = asyncio.Lock()
         self.moved = 0.0
         """When the last chunk of any silo came, in monotonic seconds."""
 
@@ -98,7 +97,7 @@ class Uploads:
         if header.ctx != self._ctx:
             raise UploadsClosed("that attempt takes no uploads now")
         if silo not in self._intakes:
-            self._intakes[silo] = Intake(silo, self._spool, self._hashing, self._note)
+            self._intakes[silo] = Intake(silo, self._spool, self._note)
         await self._intakes[silo].take(header, read, write, deliver)
 
     def _note(self) -> None:
@@ -111,15 +110,10 @@ class Intake:
     """
 
     def __init__(
-        self,
-        silo: int,
-        spool: UploadSpool,
-        hashing: asyncio.Lock,
-        moved: Callable[[], None],
+        self, silo: int, spool: UploadSpool, moved: Callable[[], None]
     ) -> None:
         self._silo = silo
         self._spool = spool
-        self._hashing = hashing
         self._moved = moved
         self._upload: _Upload | None = None
         self._calls = 0
@@ -176,8 +170,8 @@ class Intake:
                 raise ConnectError(
                     f"an upload broke off after {upload.held} of {length} bytes"
                 )
-            chunk = bulk.upload_data(data, upload.held, length)
-            await upload.work(asyncio.to_thread(upload.file.write, upload.held, chunk))
+            data = bulk.upload_data(data, upload.held, length)
+            await upload.work(asyncio.to_thread(upload.file.write, upload.held, data))
             self._moved()
             self._check(call, upload)
         more = await read()
@@ -186,10 +180,8 @@ class Intake:
             raise MalformedMessage(f"an upload that goes on after {length} bytes")
 
     async def _finish(self, upload: _Upload) -> None:
-        # One at a time: hashing maps a whole upload into memory.
-        async with self._hashing:
-            digest = upload.header.payload_digest
-            upload.payload = await asyncio.to_thread(upload.file.finish, digest)
+        digest = upload.header.payload_digest
+        upload.payload = await asyncio.to_thread(upload.file.finish, digest)
 
     async def _hand_on(self, upload: _Upload, deliver: Deliver) -> None:
         assert upload.payload is not None
