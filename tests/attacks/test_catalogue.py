@@ -73,8 +73,9 @@ def known_in(path: str) -> dict[str, set[str]]:
     tables: dict[str, ast.expr] = {}
     for node in tree.body:
         target = getattr(node, "targets", [getattr(node, "target", None)])[0]
-        if isinstance(target, ast.Name) and node.value is not None:
-            tables[target.id] = node.value
+        value = getattr(node, "value", None)
+        if isinstance(target, ast.Name) and value is not None:
+            tables[target.id] = value
     found = {}
     for node in tree.body:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
