@@ -17,13 +17,13 @@ from fedit_secure.secagg import messages as m
 from fedit_secure.wire.link import PeerLink
 
 _log = logging.getLogger(__name__)
-RECONNECT_SECONDS: Final = 15.0  # that a silo whose link broke keeps its place
+RECONNECT_SECONDS: Final = 2.0  # that a silo whose link broke keeps its place
 
 
 class Post:
     """One box of letters per silo, and the link over which each box is emptied.
 
-    `lose(silo)` is called when a silo hasn't come back in time: after 15 seconds, or
+    `lose(silo)` is called when a silo hasn't come back in time: after 2 seconds, or
     `patience` seconds if that is less.
     """
 

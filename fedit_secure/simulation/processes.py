@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from fedit_secure.simulation.parties import LocalFederation
 
 SHUTDOWN_SECONDS = 20.0
+_FEDIT = ("-m", "fedit_secure.cli.main")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,16 +52,20 @@ def free_address() -> str:
 class Processes:
     """The daemons of one federation; `async with` starts them and ends what is left.
 
-    Logs go to `<party>/daemon.log` in the federation's folder.
+    Logs go to `<party>/daemon.log` in the federation's folder. `silo_program` is what
+    Python runs for `silo serve`: a benchmark that times releases has one without tuning.
     """
 
     def __init__(
         self,
         federation: LocalFederation,
         on_event: Callable[[ProcessEvent], None] = lambda event: None,
+        *,
+        silo_program: Sequence[str] = _FEDIT,
     ) -> None:
         self._federation = federation
         self._on_event = on_event
+        self._programs = {"aggregator": _FEDIT, "silo": silo_program}
         self._running: dict[str, asyncio.subprocess.Process] = {}
         self._readers: list[asyncio.Task[None]] = []
 
@@ -81,7 +86,7 @@ class Processes:
         """Start one party's daemon (again); returns its process id."""
         role = "aggregator" if party == self._federation.aggregator.name else "silo"
         config = self._federation.config_path(party)
-        command = [sys.executable, "-m", "fedit_secure.cli.main", role, "serve"]
+        command = [sys.executable, *self._programs[role], role, "serve"]
         with self._log(party).open("ab") as log:
             process = await asyncio.create_subprocess_exec(
                 *command, str(config), "--format", "json",
