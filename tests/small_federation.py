@@ -33,7 +33,6 @@ from fedit_secure.federation.charter import (
 from fedit_secure.federation.identity import Identity, create_identity
 from fedit_secure.federation.policy import Policy
 from fedit_secure.federation.update import GridState, from_float32
-from fedit_secure.privacy.accountant import plan_epsilons
 from fedit_secure.secagg.params import SecAggParams
 from fedit_secure.silo.books import Books, open_journal
 from fedit_secure.silo.daemon import Charge, SiloDaemon
@@ -232,6 +231,6 @@ def found(
         schedule=Schedule(**times),
     )
     # Accounting takes seconds the first time; no test's deadline should wait for it.
-    plan_epsilons(charter.plan_for("s0"))
+    charter.plan_for("s0").epsilons()
     approvals = [approve(charter, party.name, party.signing) for party in parties]
     return SmallFederation(root, charter, parties, hub, approvals, initial)

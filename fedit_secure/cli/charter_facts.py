@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from fedit_secure.federation.charter import Charter
-from fedit_secure.privacy.accountant import plan_epsilons
 
 
 def charter_facts(charter: Charter) -> dict[str, Any]:
@@ -74,4 +73,4 @@ def roster_table(charter: Charter) -> list[dict[str, Any]]:
 def run_epsilon(charter: Charter, name: str) -> float | None:
     """The published epsilon of a silo's whole plan, spares included; None without DP."""
     plan = charter.plan_for(name)
-    return None if plan.kind == "none" else plan_epsilons(plan).published
+    return None if plan.kind == "none" else plan.epsilons().published

@@ -130,9 +130,9 @@ def admit(
     if plan.kind == "none" or plan.delta is None:
         return Admitted(None, math.inf, math.inf, math.inf)
     # The accountants take a second to import, and most refusals come before.
-    from fedit_secure.privacy.accountant import epsilons, plan_epsilons
+    from fedit_secure.privacy.accountant import epsilons
 
-    claimed, run = charter.dp.epsilon or 0.0, plan_epsilons(plan).published
+    claimed, run = charter.dp.epsilon or 0.0, plan.epsilons().published
     if run > claimed + _SLACK:
         raise PolicyRefusal(
             f"the charter names epsilon {claimed:g}, but its noise for silo {name!r} gives "

@@ -26,7 +26,6 @@ from fedit_secure.privacy.mechanisms import (
     merged,
     require_delta,
 )
-from fedit_secure.privacy.plan import DpPlan
 from fedit_secure.privacy.renyi import ORDERS, rdp_epsilon
 
 if TYPE_CHECKING:
@@ -37,7 +36,6 @@ __all__ = [
     "PrivacyAccountingError",
     "calibrate",
     "epsilons",
-    "plan_epsilons",
     "pld_epsilon",
     "require_reach",
 ]
@@ -97,16 +95,6 @@ def epsilons(
     if not mechanisms:
         return Epsilons.same(0.0)
     return _epsilons(mechanisms, delta)
-
-
-def plan_epsilons(plan: DpPlan, spares: int | None = None) -> Epsilons:
-    """What a plan's run costs at its own delta, its spares (or this many) included.
-
-    Raises what `epsilons` does.
-    """
-    if plan.delta is None:
-        return Epsilons.same(math.inf)
-    return epsilons(plan.run_event(spares), plan.delta)
 
 
 def pld_epsilon(

@@ -20,7 +20,8 @@ from pydantic import (
     model_validator,
 )
 
-from fedit_secure.privacy.plan import DpPlan, Kind, Sizes, Unit, steps_event
+from fedit_secure.privacy.mechanisms import steps_event
+from fedit_secure.privacy.plan import DpPlan, Kind, Sizes, Unit
 
 if TYPE_CHECKING:
     from dp_accounting import DpEvent

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from fedit_secure.errors import FeditError
-from fedit_secure.privacy.plan import steps_event
 
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
@@ -69,6 +68,18 @@ def merged(mechanisms: Sequence[Mechanism]) -> tuple[Mechanism, ...]:
         if q > 0 and count > 0:
             steps[q, sigma] = steps.get((q, sigma), 0) + count
     return tuple(Mechanism(*key, count) for key, count in sorted(steps.items()))
+
+
+def steps_event(sample_rate: float, noise_multiplier: float, steps: int) -> DpEvent:
+    """The event of `steps` DP-SGD steps; one without any privacy where there is no noise."""
+    import dp_accounting as dpa
+
+    if noise_multiplier == 0:
+        return dpa.NonPrivateDpEvent()
+    step: DpEvent = dpa.GaussianDpEvent(noise_multiplier)
+    if sample_rate < 1:
+        step = dpa.PoissonSampledDpEvent(sample_rate, step)
+    return dpa.SelfComposedDpEvent(step, steps)
 
 
 def event_of(mechanisms: Sequence[Mechanism]) -> DpEvent:

@@ -12,8 +12,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
+from fedit_secure.privacy.mechanisms import steps_event
+
 if TYPE_CHECKING:
     from dp_accounting import DpEvent, NeighboringRelation
+
+    from fedit_secure.privacy.accountant import Epsilons
 
 Kind = Literal["local", "none"]
 Unit = Literal["record"]
@@ -200,6 +204,17 @@ class DpPlan:
         steps = charges * self.local_steps
         return steps_event(self.sample_rate, self.noise_multiplier, steps)
 
+    def epsilons(self, spares: int | None = None) -> Epsilons:
+        """What the run costs at the plan's own delta, its spares (or this many) included.
+
+        Raises what `accountant.epsilons` does.
+        """
+        from fedit_secure.privacy import accountant
+
+        if self.delta is None:
+            return accountant.Epsilons.same(math.inf)
+        return accountant.epsilons(self.run_event(spares), self.delta)
+
     def as_dict(self) -> dict[str, Any]:
         """The plan as a JSON object; `from_dict` takes exactly this back."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
@@ -216,18 +231,6 @@ class DpPlan:
         for unknown in sorted(set(document) - names):
             raise ValueError(f"the plan has an unknown field {unknown!r}")
         return cls(**document)
-
-
-def steps_event(sample_rate: float, noise_multiplier: float, steps: int) -> DpEvent:
-    """The event of `steps` DP-SGD steps; one without any privacy where there is no noise."""
-    import dp_accounting as dpa
-
-    if noise_multiplier == 0:
-        return dpa.NonPrivateDpEvent()
-    step: DpEvent = dpa.GaussianDpEvent(noise_multiplier)
-    if sample_rate < 1:
-        step = dpa.PoissonSampledDpEvent(sample_rate, step)
-    return dpa.SelfComposedDpEvent(step, steps)
 
 
 def _require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:

@@ -7,7 +7,6 @@ from pydantic import ValidationError
 
 from fedit_secure.errors import BudgetExhausted, ConfigError, PolicyRefusal
 from fedit_secure.federation.policy import Policy, admit, check_delta, check_terms
-from fedit_secure.privacy.accountant import plan_epsilons
 from fedit_secure.privacy.ledger import Ledger, Opened
 from fedit_secure.privacy.renyi import best_order
 
@@ -134,7 +133,7 @@ def test_the_refusal_tells_no_record_count(charter):
 
 
 def test_the_first_charter(charter):
-    cost = plan_epsilons(charter.plan_for(ME)).published
+    cost = charter.plan_for(ME).epsilons().published
     for ledger in (None, opened()):
         admitted = admit(charter, ME, policy(), ledger)
         assert admitted.run == pytest.approx(cost)
@@ -171,7 +170,7 @@ def test_a_second_charter_needs_what_the_first_left(
 
 
 def test_a_run_that_has_begun_costs_no_more_than_its_plan(charter):
-    cost = plan_epsilons(charter.plan_for(ME)).published
+    cost = charter.plan_for(ME).epsilons().published
     for rounds in range(5):  # three and a spare charge
         admitted = admit(charter, ME, policy(), charged(opened(), charter, rounds))
         assert admitted.after == pytest.approx(cost)

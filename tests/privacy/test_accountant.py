@@ -15,7 +15,6 @@ from fedit_secure.privacy.accountant import (
     PrivacyAccountingError,
     calibrate,
     epsilons,
-    plan_epsilons,
 )
 from fedit_secure.privacy.mechanisms import Mechanism, event_of, mechanisms_of
 from fedit_secure.privacy.neighbourhoods import (
@@ -71,7 +70,7 @@ def test_the_golden_table(
 
 
 def test_the_golden_plan_costs_four() -> None:
-    found = plan_epsilons(GOLDEN_PLAN)
+    found = GOLDEN_PLAN.epsilons()
     assert found.pld == pytest.approx(4.00, abs=5e-3)
     assert 0 < found.published - 4.00 < 0.02
 
@@ -87,9 +86,9 @@ def test_the_unsampled_gaussian_has_its_closed_form() -> None:
 def test_what_is_reported_beside_the_claim() -> None:
     run = GOLDEN_PLAN.run_event()
     assert replace_one_epsilon(run, 1e-5) == pytest.approx(6.75, abs=5e-3)
-    assert across_silos([GOLDEN_PLAN]) == plan_epsilons(GOLDEN_PLAN).published
+    assert across_silos([GOLDEN_PLAN]) == GOLDEN_PLAN.epsilons().published
     assert across_silos([GOLDEN_PLAN, GOLDEN_PLAN]) == pytest.approx(5.76, abs=0.015)
-    assert person_epsilon(GOLDEN_PLAN, 1) == plan_epsilons(GOLDEN_PLAN).published
+    assert person_epsilon(GOLDEN_PLAN, 1) == GOLDEN_PLAN.epsilons().published
     assert person_epsilon(GOLDEN_PLAN, 4) == pytest.approx(21.5, abs=0.01)
 
 
@@ -116,7 +115,7 @@ def test_silos_with_different_deltas_are_not_composed() -> None:
 def test_a_round_at_a_time_costs_what_the_whole_run_costs() -> None:
     """The bug of one accountant a round: 1.14 instead of 4.00."""
     rounds = dpa.ComposedDpEvent([GOLDEN_PLAN.round_event()] * GOLDEN_PLAN.rounds)
-    assert epsilons(rounds, 1e-5) == plan_epsilons(GOLDEN_PLAN)
+    assert epsilons(rounds, 1e-5) == GOLDEN_PLAN.epsilons()
     one = epsilons(GOLDEN_PLAN.round_event(), 1e-5).published
     assert one == pytest.approx(1.15, abs=0.01)
 
@@ -126,7 +125,7 @@ def test_dp_accounting_composes_the_rounds_to_the_same_figure() -> None:
     naive = dpa.pld.PLDAccountant(dpa.NeighboringRelation.REPLACE_SPECIAL)
     for _ in range(plan.rounds):
         naive.compose(plan.round_event())
-    assert naive.get_epsilon(1e-5) == pytest.approx(plan_epsilons(plan).pld, abs=1e-6)
+    assert naive.get_epsilon(1e-5) == pytest.approx(plan.epsilons().pld, abs=1e-6)
 
 
 def test_both_relations_cost_the_same_and_replacing_is_refused() -> None:
@@ -166,7 +165,7 @@ def test_no_privacy_anywhere_means_none_at_all() -> None:
         assert replace_one_epsilon(bad, 1e-5) == math.inf
         assert filter_epsilon(bad, 8.0, 1e-5) == math.inf
     without = replace(GOLDEN_PLAN, kind="none", noise_multiplier=0.0, delta=None)
-    assert plan_epsilons(without) == nothing
+    assert without.epsilons() == nothing
     assert person_epsilon(without, 2) == math.inf
     assert across_silos([without]) == math.inf
     assert epsilons(dpa.ComposedDpEvent([]), 1e-5) == Epsilons.same(0.0)
@@ -250,8 +249,8 @@ def test_a_created_plan_keeps_to_its_target_with_its_spares() -> None:
         rounds=3,
         spare_charges=1,
     )
-    assert 7.98 < plan_epsilons(plan).published <= 8.0
-    assert plan_epsilons(plan, spares=0).published < 7.9
+    assert 7.98 < plan.epsilons().published <= 8.0
+    assert plan.epsilons(spares=0).published < 7.9
     assert plan.target_epsilon == 8.0
 
 

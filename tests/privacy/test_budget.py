@@ -11,7 +11,7 @@ import pytest
 
 from fedit_secure.errors import BudgetExhausted, PolicyRefusal, StorageError
 from fedit_secure.privacy import ledger as pl
-from fedit_secure.privacy.accountant import epsilons, plan_epsilons
+from fedit_secure.privacy.accountant import epsilons
 from fedit_secure.privacy.plan import DpPlan
 from fedit_secure.privacy.renyi import best_order, filter_epsilon
 
@@ -27,7 +27,7 @@ PLAN = DpPlan(
     spare_charges=1,
     delta=DELTA,
 )
-COST = plan_epsilons(PLAN).published
+COST = PLAN.epsilons().published
 NONE = replace(PLAN, kind="none", noise_multiplier=0.0, delta=None)
 
 
@@ -159,7 +159,7 @@ def test_the_first_charter_is_held_to_its_whole_plan_before_it_begins() -> None:
         ledger.require_budget(PLAN)
     with pytest.raises(BudgetExhausted):
         charge(ledger, 1)  # though one round alone would fit
-    assert plan_epsilons(PLAN, spares=0).published < COST
+    assert PLAN.epsilons(spares=0).published < COST
 
 
 def test_a_policy_may_lower_the_cap_and_not_lift_it() -> None:
