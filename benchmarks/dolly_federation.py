@@ -253,7 +253,7 @@ def main() -> None:
     sizes, count = Sizes(), options.seeds
     if options.quick:
         sizes, count = (
-            replace(sizes, silos=4, rounds=1, steps=2, batch=64, held_out=80),
+            replace(sizes, silos=3, rounds=1, steps=1, batch=32, held_out=40),
             1,
         )
     seeds = tuple(range(options.first_seed, options.first_seed + count))
