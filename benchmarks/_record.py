@@ -14,7 +14,9 @@ from pathlib import Path
 def arguments(description: str) -> argparse.ArgumentParser:
     """A parser with what every script takes: `--quick`."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--quick", action="store_true", help="about a minute on two cores")
+    parser.add_argument(
+        "--quick", action="store_true", help="about a minute on two cores"
+    )
     return parser
 
 

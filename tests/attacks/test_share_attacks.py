@@ -289,6 +289,13 @@ def fewer_holders(bundle):
     return replace(bundle, statement=replace(st, **cut))
 
 
+def other_holders(bundle):
+    """As many holders, and one of them another silo than in U1."""
+    statement = bundle.statement
+    others = (*statement.holders[:-1], statement.holders[-1] + 1)
+    return replace(bundle, statement=replace(statement, holders=others))
+
+
 def other_key_set(bundle):
     return replace(bundle, statement=replace(bundle.statement, key_set=b"K" * 32))
 
@@ -298,6 +305,7 @@ BUNDLES = {
     "doubled": (doubled, "envelopes"),
     "swapped": (swapped, "envelopes"),
     "fewer_holders": (fewer_holders, "others than U1"),
+    "other_holders": (other_holders, "others than U1"),
     "other_key_set": (other_key_set, "other silos"),
 }
 
