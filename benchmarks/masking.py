@@ -130,7 +130,9 @@ def main() -> None:
     }
     failed = []
     for name, value in figures.items():
-        least, above = CLAIMS.get(name, (None, False))
+        # The claims are of full size: at a tenth of it, fixed costs weigh more.
+        known = {} if options.quick else CLAIMS
+        least, above = known.get(name, (None, False))
         claim = "" if least is None else f"  claim: {'>=' if above else '<='} {least}"
         if least is not None and (value < least if above else value > least):
             failed.append(name)
@@ -150,7 +152,7 @@ def main() -> None:
         packages=("numpy", "cryptography"),
         seeds=(1,),
     )
-    if failed and not options.quick:
+    if failed:
         sys.exit(f"not held: {', '.join(failed)}")
 
 
