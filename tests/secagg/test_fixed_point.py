@@ -126,6 +126,22 @@ def test_no_coin_moves_an_integer_or_passes_the_magnitude(monkeypatch, coin, rin
         assert np.abs(beyond).max() == top
 
 
+def test_a_product_that_rounds_past_the_magnitude_is_taken_back(monkeypatch):
+    class Zeros:
+        def update_into(self, data, buffer):
+            buffer[: len(data)] = bytes(len(data))
+
+    monkeypatch.setattr(fixed_point, "keystream", lambda key: Zeros())
+    params = sizes()
+    top = params.magnitude
+    peaks = np.random.default_rng(0).uniform(1, 2, 2000)
+    over = peaks[peaks * (top / peaks) > top]
+    assert len(over) > 20  # floats do overshoot; a coin of zero would take -M to -M - 1
+    for peak in over:
+        values = encode(np.full(6, -peak), params, 0, KEY).values
+        assert set(values.tolist()) == {-top}
+
+
 def test_coins_depend_on_the_key_alone_and_not_on_the_tiles(monkeypatch):
     params = sizes(length=1000)
     update = np.random.default_rng(0).uniform(-0.5, 0.5, 1000)
