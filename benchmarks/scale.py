@@ -22,11 +22,12 @@ from typing import Any
 import numpy as np
 from _record import arguments, report
 
+from fedit_secure.federation.release_sizes import release_sizes
 from fedit_secure.secagg import messages as m
 from fedit_secure.secagg import protocol
 from fedit_secure.secagg import states as s
 from fedit_secure.secagg.keys import SigningKey
-from fedit_secure.secagg.params import Member, Roster, SecAggParams
+from fedit_secure.secagg.params import Member, Roster
 
 SILO_STEPS = (
     "Offer",
@@ -41,7 +42,7 @@ SILO_STEPS = (
 def a_release(silos: int, length: int) -> tuple[Any, ...]:
     """What `run_release` takes: a session, the aggregator's key, and invited silos."""
     rng = np.random.default_rng(silos)
-    params = SecAggParams.create(silos, length=length, bound=1.0)
+    params = release_sizes(silos, length=length, bound=1.0)
     *keys, hub = (SigningKey.from_seed(rng.bytes(32)) for _ in range(silos + 1))
     members = tuple(Member(f"silo-{i}", key.public) for i, key in enumerate(keys))
     roster = Roster(members, hub.public)

@@ -25,6 +25,7 @@ from attacks.holdings import (  # noqa: F401 - tests take their assertions from 
 )
 
 from fedit_secure.errors import FeditError, FuseBlown, ProtocolError
+from fedit_secure.federation.release_sizes import release_sizes
 from fedit_secure.secagg import checks
 from fedit_secure.secagg import messages as m
 from fedit_secure.secagg import states as s
@@ -84,7 +85,7 @@ def cast(
     **sizes: Any,
 ) -> Cast:
     """A cast whose updates are uniform over all that the encoding holds."""
-    params = SecAggParams.create(silos, length=length, bound=bound, **sizes)
+    params = release_sizes(silos, length=length, bound=bound, **sizes)
     rng = np.random.default_rng(seed)
     top = params.magnitude
     drawn = {i: rng.integers(-top, top, length, np.int32, True) for i in range(silos)}

@@ -32,8 +32,8 @@ from fedit_secure.federation.charter import (
 )
 from fedit_secure.federation.identity import Identity, create_identity
 from fedit_secure.federation.policy import Policy
+from fedit_secure.federation.release_sizes import release_sizes
 from fedit_secure.federation.update import GridState, from_float32
-from fedit_secure.secagg.params import SecAggParams
 from fedit_secure.silo.books import Books, open_journal
 from fedit_secure.silo.daemon import Charge, SiloDaemon
 from fedit_secure.storage.adapter_store import StateStore
@@ -186,7 +186,7 @@ def found(
     ]
     hub = create_identity(root / "hub" / "identity", "hub", "aggregator", "x", now=now)
     initial = from_float32(LAYOUT, np.zeros(LENGTH, np.float32))
-    sizes = SecAggParams.create(silos, length=LENGTH, bound=0.25)
+    sizes = release_sizes(silos, length=LENGTH, bound=0.25)
     times = {"tune_deadline_seconds": 60.0, "phase_deadline_seconds": 0.5}
     times |= {"silo_deadline_seconds": 1.0, "ready_slot_seconds": 0.01} | schedule
     charter = Charter(

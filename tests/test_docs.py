@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from fedit_secure.secagg.params import SecAggParams
+from fedit_secure.federation.release_sizes import release_sizes
 from fedit_secure.secagg.protocol import SILO
 
 ROOT = Path(__file__).parents[1]
@@ -39,7 +39,7 @@ def test_protocol_names_every_label_of_the_code_and_no_other() -> None:
 def test_table_of_thresholds_is_what_the_parameters_compute() -> None:
     for silos, corrupt, threshold, missing in rows("N | c"):
         n = int(silos.split()[0])
-        params = SecAggParams.create(n, length=100, bound=1.0, allow_pair=n == 2)
+        params = release_sizes(n, length=100, bound=1.0, allow_pair=n == 2)
         assert (params.corrupt, params.threshold) == (int(corrupt), int(threshold))
         assert params.minimum == params.threshold
         assert n - params.minimum == int(missing)

@@ -17,6 +17,7 @@ from fedit_secure.errors import ConfigError, PolicyRefusal
 from fedit_secure.federation.card import Card
 from fedit_secure.federation.certificates import check_issuer
 from fedit_secure.federation.document import Address, Document, Hex32, Line, Name, Part
+from fedit_secure.federation.release_sizes import release_sizes
 from fedit_secure.federation.update import MOST_DIMENSIONS, layout_length
 from fedit_secure.federation.words import words
 from fedit_secure.privacy.plan import DpPlan
@@ -244,7 +245,7 @@ class Charter(Document):
 
     def secagg_params(self) -> SecAggParams:
         """The sizes of every release. Raises ValueError naming a broken inequality."""
-        return SecAggParams.create(
+        return release_sizes(
             len(self.roster),
             length=self.length,
             bound=self.secagg.bound,

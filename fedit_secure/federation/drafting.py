@@ -27,6 +27,7 @@ from fedit_secure.federation.charter import (
     UpdateRule,
 )
 from fedit_secure.federation.document import Address, Line, Name, Part, describe
+from fedit_secure.federation.release_sizes import release_sizes
 from fedit_secure.federation.update import Layout, layout_length
 from fedit_secure.secagg.params import SecAggParams
 
@@ -232,7 +233,7 @@ def _secagg_params(
         # AdamW moves a coordinate by about the learning rate a step.
         bound = 1.2 * plan.tuning.learning_rate * plan.tuning.local_steps
     try:
-        return SecAggParams.create(
+        return release_sizes(
             len(silos),
             length=layout_length(layout),
             bound=bound,

@@ -18,6 +18,7 @@ from fedit_secure.secagg import messages as m
 from fedit_secure.secagg import states as s
 from fedit_secure.secagg.checks import blame, expect, sign
 from fedit_secure.secagg.keys import ExchangeKey, SigningKey
+from fedit_secure.secagg.keystream import TAG_PRIME
 
 Step = tuple[s.AggregatorState, tuple[m.Effect, ...]]
 
@@ -75,14 +76,12 @@ def collect_upload(state: s.Masking, upload: m.MaskedUpload) -> Step:
     session, header, payload = state.session, upload.header, upload.payload
     checks.header(session, state.bound, header)
     same = checks.payload_digest(payload) == header.payload_digest
-    whole = same and len(payload) == header.length
-    expect(whole, "its upload isn't what its header says")
+    expect(same, "its upload isn't what its header says")
     tag = int.from_bytes(payload[-8:], "little")
-    expect(tag < masks.TAG_PRIME, "its masked tag is no residue")
-    sizes = (session.params.length, session.params.ring_bits)
-    np.add(state.total, fixed_point.unpack(payload[:-8], *sizes), out=state.total)
+    expect(tag < TAG_PRIME, "its masked tag is no residue")
+    fixed_point.add_packed(state.total, payload, session.params.ring_bits)
     ack = m.UploadAck(session.ctx, header.silo, header.signed_digest())
-    state = replace(state, tag=(state.tag + tag) % masks.TAG_PRIME)
+    state = replace(state, tag=(state.tag + tag) % TAG_PRIME)
     after, effects = took(state, header.silo, header)
     return after, (m.Send(header.silo, sign(state.key, ack)), *effects)
 
@@ -159,11 +158,15 @@ def open_sum(state: s.Revealing) -> Step:
         # What the dropped silo would have added cancels what they did.
         half = partial(masks.pair_stream, key, bound, silo)
         streams += [half(peer, adverts[peer].mask_key) for peer in u3]
-    tag = (masking.tag + masks.add_streams(masking.total, streams)) % masks.TAG_PRIME
-    total = fixed_point.lift_signed(masking.total, params.ring_bits)
+    total = np.empty(params.length, np.int32)
+
+    lift = partial(fixed_point.lift_signed, ring_bits=params.ring_bits)
+    tag = masking.tag + masks.add_streams(
+        masking.total, streams, lambda here, ring, _: np.copyto(total[here], lift(ring))
+    )
     with blame(FaultySiloOrAggregator, "any contributor"):
         fixed_point.check_sum(total, params, len(u3))
-    what = (session.ctx, bound.key_set, u3, total, tag, state.agreements)
+    what = (session.ctx, bound.key_set, u3, total, tag % TAG_PRIME, state.agreements)
     out = sign(state.key, m.PublishedSum(*what))
     everyone = frozenset(range(params.silos))
     return s.Published(session, state.key, everyone, out), to_all(everyone, out)

@@ -48,9 +48,8 @@ def sign(key: SigningKey, message: Message) -> Message:
 
 def signed(roster: Roster, message: Any) -> None:
     """The rostered silo that the message names has signed it."""
-    expect(
-        0 <= message.silo < len(roster.members), f"no silo has number {message.silo}"
-    )
+    rostered = 0 <= message.silo < len(roster.members)
+    expect(rostered, f"no silo has number {message.silo}")
     _verify(roster.members[message.silo].verify_key, message)
 
 

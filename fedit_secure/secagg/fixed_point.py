@@ -8,14 +8,15 @@ from dataclasses import field
 from typing import Any
 
 import numpy as np
+from cryptography.hazmat.primitives.ciphers import CipherContext
 from numpy.typing import NDArray
 
 from fedit_secure.secagg.keys import Bad
-from fedit_secure.secagg.masks import ZEROS, keystream
+from fedit_secure.secagg.keystream import Scratch, fill, in_pieces
 from fedit_secure.secagg.params import SecAggParams
-from fedit_secure.secagg.transcript import Blob, Silos, Value
+from fedit_secure.secagg.transcript import Blob, Value
 
-_TILE = 1 << 16  # coordinates: a tile's float64s and coins stay in cache
+_COIN = 2.0**-16  # of a step: what a coin of 16 bits is worth
 
 
 class Encoded(Value):
@@ -34,8 +35,8 @@ def encode(update: NDArray[Any], sizes: SecAggParams, silo: int, key: bytes) -> 
     """Scale to M, times (w_u / w_max), and round to an integer without bias.
 
     An update with a coordinate beyond +-S is scaled as a whole by S / max|x|, never
-    clipped. Stochastic rounding takes a 22-bit coin a coordinate: the mean is the true
-    value up to 2^-22 of a step, and each coordinate is off by less than a step.
+    clipped. Stochastic rounding takes a 16-bit coin a coordinate: the mean is the true
+    value up to 2^-16 of a step, and each coordinate is off by less than a step.
 
     Args:
         update: float32 or float64 of shape (length,).
@@ -48,41 +49,34 @@ def encode(update: NDArray[Any], sizes: SecAggParams, silo: int, key: bytes) -> 
     """
     if update.shape != (sizes.length,) or update.dtype.kind != "f":
         raise ValueError(f"an update has {sizes.length} floats, not {update.shape}")
-    peak = max(float(update.max()), -float(update.min()))
-    if not np.isfinite(peak):
-        raise ValueError("the update holds a coordinate that isn't finite")
-    ceiling = max(peak, sizes.bound)
+    # Weights are integers, so this quotient is at most M. And |x| * scale passes M, in
+    # coins, by less than one: with less than half a step on top it still rounds to M.
     grid = sizes.magnitude * sizes.weights[silo] / max(sizes.weights)
-    coins, values = keystream(key), np.empty(sizes.length, np.int32)
-    coin = np.empty(min(_TILE, sizes.length), "<u4")
-    for at in range(0, sizes.length, _TILE):
-        part = np.multiply(update[at : at + _TILE], grid / ceiling, dtype=np.float64)
-        np.clip(part, -grid, grid, out=part)  # a product may round past it
-        # grid <= M, and M + 1 - 2^-22 is a float64: no coin lifts a coordinate past M.
-        coins.update_into(ZEROS[: 4 * part.size], coin.data.cast("B"))
-        part += (coin[: part.size] >> 10).view(np.int32) * 2.0**-22
-        values[at : at + _TILE] = np.floor(part, out=part)
-    check_sum(values, sizes, 1)
+    ceiling, values = sizes.bound, np.empty(sizes.length, np.int32)
+    peaks: list[float] = []
+
+    def work(here: slice, ciphers: list[CipherContext], scratch: Scratch) -> None:
+        part = update[here]
+        floats, coins = (room[: part.size] for room in scratch)
+        drawn = fill(coins.view("<i2")[: part.size], ciphers[0])
+        peaks.append(peak := float(np.max([part.max(), -part.min()])))
+        if peak <= ceiling:
+            floats[:] = part
+            floats *= grid / ceiling / _COIN
+            drawn |= 1  # so the mean is zero, and half a step isn't reached
+            floats += drawn
+            # So large that whole steps are left, in the low half of the bits.
+            floats += 1.5 * 2.0**52 / _COIN
+            values[here] = floats.view("<i4")[::2]
+            check_sum(values[here], sizes, 1)
+
+    in_pieces(sizes.length, work, [key])
+    if not (peak := float(np.max(peaks))) <= ceiling:
+        if not np.isfinite(peak):
+            raise ValueError("the update holds a coordinate that isn't finite")
+        ceiling = peak
+        in_pieces(sizes.length, work, [key])
     return Encoded(values, sizes.bound / ceiling)
-
-
-def decode(total: NDArray[np.int32], sizes: SecAggParams, u3: Silos) -> NDArray[Any]:
-    """The weighted mean of the contributors' updates, float64 of shape (length,).
-
-    Before it is divided by their weights, a coordinate is within n * step of the sum of
-    the n true (w_u / w_max) * x_u, up to float64 rounding (2^-20 of it).
-
-    Args:
-        total: the sum of their encoded updates, int32 of shape (length,).
-        sizes: the charter's sizes.
-        u3: the contributors' roster indices.
-
-    Raises:
-        ValueError: if a coordinate is beyond what they can add up to.
-    """
-    check_sum(total, sizes, len(u3))
-    share = sum(sizes.weights[u] for u in u3) / max(sizes.weights)
-    return total.astype(np.float64) * (sizes.step / share)
 
 
 def check_sum(total: NDArray[np.int32], params: SecAggParams, silos: int) -> None:
@@ -92,35 +86,38 @@ def check_sum(total: NDArray[np.int32], params: SecAggParams, silos: int) -> Non
         raise Bad(f"a coordinate is beyond the {reach} that the sizes allow")
 
 
-def pack(ring: NDArray[np.uint32], ring_bits: int) -> memoryview:
-    """The low 24 or 32 bits of every coordinate, little-endian, as bytes.
-
-    At 32 bits the bytes are the vector's own memory: don't change it meanwhile.
-    """
-    source = np.ascontiguousarray(ring, "<u4").view(np.uint8)
-    if ring_bits == 32:
-        return source.data
-    packed = np.empty(3 * ring.size, np.uint8)
-    for byte in range(3):  # three strided copies: far faster than one of 3-byte items
-        packed[byte::3] = source[byte::4]
-    return packed.data
+def pack(
+    payload: NDArray[np.uint8], ring_bits: int, here: slice, piece: NDArray[np.uint32]
+) -> None:
+    """Write the low 24 or 32 bits of these coordinates of a payload, little-endian."""
+    width = ring_bits // 8
+    first, last = width * here.start, width * (here.stop - 1)
+    # Four bytes every three: what one writes beyond its own, the next overwrites. So the
+    # last writes no more than its own: what follows may be another thread's.
+    there = np.ndarray(piece.size - 1, "<u4", payload, first, (width,))
+    there[:] = piece[:-1]
+    payload[last : last + width] = piece[-1:].astype("<u4").view(np.uint8)[:width]
 
 
 def unpack(payload: Blob, length: int, ring_bits: int) -> NDArray[np.uint32]:
-    """The coordinates that `pack` wrote: a fresh uint32 vector of shape (length,).
+    """The coordinates at the head of a payload, as a uint32 view of shape (length,).
+
+    They are right mod 2^b: bits beyond b are those of whatever stands behind. The tag
+    stands behind the last.
 
     Raises:
-        ValueError: if the payload has another size.
+        ValueError: unless the payload has their bytes and the tag's eight.
     """
-    source = np.frombuffer(payload, np.uint8)
-    if source.size != length * ring_bits // 8:
-        raise ValueError(f"{length} coordinates don't pack to {source.size} bytes")
-    if ring_bits == 32:
-        return source.view("<u4").astype(np.uint32)
-    ring = np.zeros(4 * length, np.uint8)
-    for byte in range(3):
-        ring[byte::4] = source[byte::3]
-    return ring.view("<u4").astype(np.uint32, copy=False)
+    if memoryview(payload).nbytes != length * ring_bits // 8 + 8:
+        raise Bad(f"{length} coordinates and a tag don't take {len(payload)} bytes")
+    return np.ndarray(length, "<u4", payload, 0, (ring_bits // 8,))
+
+
+def add_packed(total: NDArray[np.uint32], payload: Blob, ring_bits: int) -> None:
+    """Add the coordinates of a payload to `total`, in place, mod 2^b."""
+    ring = unpack(payload, total.size, ring_bits)
+
+    in_pieces(total.size, lambda at, *_: np.add(total[at], ring[at], out=total[at]))
 
 
 def lift_signed(ring: NDArray[np.uint32], ring_bits: int) -> NDArray[np.int32]:

@@ -5,7 +5,7 @@ picks a small cohort full of colluders, or runs two views of one release.
 """
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from fedit_secure.secagg.transcript import Value, digest, u64
 
@@ -88,54 +88,13 @@ class SecAggParams(Value):
         yield "1e-30 <= S <= 1e30", 1e-30 <= self.bound <= 1e30
         yield "N weights", len(ws) == n
         yield "0 < weight < 2^32", all(type(w) is int and 0 < w < 2**32 for w in ws)
-        # A silo's rounding error, in L2 and as a fraction of S, is what `create` widens
-        # the ring for.
-        yield "sqrt(length/6)/M <= 0.01", self.length <= _longest(self.magnitude)
-
-    @classmethod
-    def create(
-        cls,
-        silos: int,
-        *,
-        length: int,
-        bound: float,
-        ring_bits: int | None = None,
-        weights: Sequence[int] | None = None,
-        corrupt: int | None = None,
-        minimum: int = 0,
-        allow_pair: bool = False,
-    ) -> "SecAggParams":
-        """The parameters of a charter, with this page's defaults where it is silent.
-
-        Args:
-            silos: N.
-            length: coordinates of the update.
-            bound: S.
-            ring_bits: None takes 24, or 32 where rounding at 24 costs more than 1 %.
-            weights: None weighs all silos 1.
-            corrupt: None takes max(1, floor((N - 1)/3)), or 0 for a pair.
-            minimum: the charter's own; t where that is larger.
-            allow_pair: see the class.
-        """
-        if corrupt is None:
-            corrupt = 0 if silos == 2 else max(1, (silos - 1) // 3)
-        if ring_bits is None:
-            ring_bits = 24 if length <= _longest(_magnitude(silos, 24)) else 32
-        threshold = (silos + corrupt) // 2 + 1
-        who = (silos, corrupt, threshold, max(threshold, minimum))
-        weights = (1,) * silos if weights is None else tuple(weights)
-        what = (length, ring_bits, float(bound), weights)
-        return cls(*who, *what, allow_pair)
+        # A silo's rounding error, in L2 and as a fraction of S.
+        yield "sqrt(length/6)/M <= 0.01", self.length <= 6e-4 * self.magnitude**2
 
     @property
     def magnitude(self) -> int:
         """M = floor((2^(b-1) - 1)/N): N integers of at most M can't wrap the ring."""
-        return _magnitude(self.silos, self.ring_bits)
-
-    @property
-    def step(self) -> float:
-        """S/M: what one unit of the ring is worth."""
-        return self.bound / self.magnitude
+        return ((1 << self.ring_bits - 1) - 1) // max(self.silos, 1)
 
     @property
     def payload_bytes(self) -> int:
@@ -148,12 +107,3 @@ class SecAggParams(Value):
         bound = struct.pack("<d", self.bound)
         integers = (u64(n) for n in (*sizes, self.ring_bits, *self.weights))
         return digest("fedit/codec/v1", bound, *integers)
-
-
-def _magnitude(silos: int, ring_bits: int) -> int:
-    return ((1 << ring_bits - 1) - 1) // max(silos, 1)
-
-
-def _longest(magnitude: int) -> float:
-    """The d at which rounding costs sqrt(d/6)/M = 1 % of S."""
-    return 6 * (0.01 * magnitude) ** 2

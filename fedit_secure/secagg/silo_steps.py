@@ -17,6 +17,7 @@ from fedit_secure.secagg import states as s
 from fedit_secure.secagg.checks import blame, expect, sign
 from fedit_secure.secagg.envelope import Letter, seal
 from fedit_secure.secagg.keys import ExchangeKey, Rand
+from fedit_secure.secagg.keystream import TAG_PRIME
 from fedit_secure.secagg.tag import TagKey
 
 Step = tuple[s.SiloState, tuple[m.Effect, ...]]
@@ -83,21 +84,26 @@ def mask(state: s.Shared, u2: m.ShareSet, rand: Rand) -> Step:
             checks.statement(bound, dealt, u1)
     letters = checks.letters(state, u2, bound)
     parts = {dealer: letter.group_contribution for dealer, letter in letters.items()}
-    tag_key = TagKey.derive(bound, parts, params.length)
+    tag_key = TagKey.derive(bound, parts, params.length, params.ring_bits)
     half = partial(masks.pair_stream, secrets.mask_key, bound, me)
     peers = (a for a in state.adverts.adverts if a.silo in letters and a.silo != me)
     streams = [half(a.silo, a.mask_key) for a in peers]
     streams.append(masks.self_stream(secrets.self_seed, bound, 1))
-    vector = start.update.astype(np.uint32)
-    tag = tag_key.tag(me, start.update) + masks.add_streams(vector, streams)
-    packed = fixed_point.pack(vector, params.ring_bits)
-    payload = b"".join((packed, (tag % masks.TAG_PRIME).to_bytes(8, "little")))
-    what = (len(payload), checks.payload_digest(payload))
+    payload, rows = np.empty(params.payload_bytes, np.uint8), tag_key.rows()
+
+    def take(here: slice, piece: Any, room: Any) -> None:
+        tag_key.put(rows, start.update, here, room)
+        fixed_point.pack(payload, params.ring_bits, here, piece)
+
+    masked = masks.add_streams(start.update, streams, take)
+    tag = (masked + tag_key.inner(rows) + tag_key.pads[me]) % TAG_PRIME
+    payload[-8:] = bytearray(tag.to_bytes(8, "little"))
+    what = (payload.size, checks.payload_digest(payload.data))
     header = sign(start.me.key, m.UploadHeader(me, *bound[1:], *what))
     fuse = session.fuse("mask", update_digest=start.update_digest)
     start = replace(start, update=start.update[:0].copy())
     after = s.Masked(start, bound, letters, tag_key, header)
-    return after, (fuse, m.Send(None, m.MaskedUpload(header, payload)))
+    return after, (fuse, m.Send(None, m.MaskedUpload(header, payload.data)))
 
 
 def note_ack(state: s.Masked, ack: m.UploadAck, rand: Rand) -> Step:

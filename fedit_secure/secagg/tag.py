@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedit_secure.secagg.keys import Bad, Secret, hkdf
-from fedit_secure.secagg.masks import TAG_PRIME, elements
+from fedit_secure.secagg.keystream import TAG_PRIME, elements, in_pieces
 from fedit_secure.secagg.transcript import Bound, Silos, digest, join
 
+Floats = NDArray[np.float64]
 _ROW = 256  # coordinates a row: rho_(i,j) = alpha_i * beta_j
-_ROWS = 512  # rows a tile: 1 MiB of float64
-_BETA_BITS = 14  # limb + int32 + log2(256) = 53 bits: exact in a float64
+_BLOCK = 1 << 12  # rows: their products add up exactly, and stay in cache
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
@@ -27,65 +27,72 @@ class TagKey(Secret):
     """The expanded key of one release.
 
     Attributes:
-        length: coordinates of the update.
+        width: bits of a limb of beta: with those of a coordinate and log2(256), 53.
         alpha: int64, one element mod p per row of 256 coordinates.
-        beta: int64 of shape (256,), elements mod p.
+        beta: float64 of shape (256, limbs): elements mod p, their lowest limb first.
         pads: a_u by roster index, for every silo of U2.
     """
 
-    length: int
+    width: int
     alpha: NDArray[np.int64]
-    beta: NDArray[np.int64]
+    beta: Floats
     pads: Mapping[int, int]
 
     @classmethod
-    def derive(cls, bound: Bound, parts: Mapping[int, bytes], length: int) -> "TagKey":
+    def derive(
+        cls, bound: Bound, parts: Mapping[int, bytes], length: int, ring_bits: int
+    ) -> "TagKey":
         """Expand the contributions g_u of U2 (32 bytes each, by roster index), each
-        checked against its commitment, for updates of `length` coordinates."""
+        checked against its commitment, for updates of `length` coordinates of b bits."""
         group = digest("fedit/group/v1", *bound[1:], *(parts[u] for u in sorted(parts)))
-        alpha = hkdf(group, b"", join(b"fedit/tag-rows/v1"))
-        beta = hkdf(group, b"", join(b"fedit/tag-columns/v1"))
-        pads = hkdf(group, b"", join(b"fedit/tag-pads/v1"))
-        rows, columns = elements(alpha, 0, -(-length // _ROW)), elements(beta, 0, _ROW)
-        each = {u: int(elements(pads, u, 1)[0]) for u in parts}
-        return cls(length, rows, columns, each)
+        labels = (b"fedit/tag-rows/v1", b"fedit/tag-columns/v1", b"fedit/tag-pads/v1")
+        seeds = (hkdf(group, b"", join(label)) for label in labels)
+        counts = (-(-length // _ROW), _ROW, max(parts) + 1)
+        alpha, beta, pads = map(elements, seeds, counts)
+        width, each = 53 - 8 - ring_bits, {u: int(pads[u]) for u in parts}
+        return cls(width, alpha, _limbs(beta, width), each)
 
-    def inner(self, values: NDArray[np.int32]) -> int:
-        """<rho, values> mod p, exactly.
+    def rows(self) -> Floats:
+        """What `put` fills and `inner` reads: a row's products with beta's limbs."""
+        return np.empty((len(self.alpha), self.beta.shape[1]))
 
-        Two float64 matrix products a tile, over limbs of the key: every partial sum is
-        an integer below 2^53, so no order of summation rounds.
+    def put(
+        self, rows: Floats, v: NDArray[np.int32], here: slice, room: Floats
+    ) -> None:
+        """Multiply these coordinates, whole rows but at the vector's end, with beta.
 
-        Args:
-            values: int32 of shape (length,), signed.
+        v is signed, and below 2^(b-1): so a row's products and their sum are integers below
+        2^53, and no order of summation rounds. `room` is for a float64 a coordinate.
         """
-        if values.shape != (self.length,):
-            raise ValueError(f"a tag is of {self.length} integers, not {values.shape}")
-        alphas, betas = _limbs(self.alpha, 16, 61), _limbs(self.beta, _BETA_BITS, 61)
-        tile = np.zeros(_ROWS * _ROW)
-        products = np.zeros((alphas.shape[1], betas.shape[1], 3), np.int64)
-        for first in range(0, len(alphas), _ROWS):
-            part = values[first * _ROW : (first + _ROWS) * _ROW]
-            tile[: part.size] = part
-            tile[part.size :] = 0
-            alpha = alphas[first : first + _ROWS]
-            sums = (tile.reshape(_ROWS, _ROW)[: len(alpha)] @ betas).astype(np.int64)
-            # 16 + 18 + log2(512) bits: exact too, and 2^20 of them fit an int64.
-            product = np.tensordot(alpha, _limbs(sums, 18, 54), (0, 0))
-            products += product.astype(np.int64)
-        limbs = np.ndenumerate(products)
-        shifted = (int(x) << 16 * i + _BETA_BITS * j + 18 * k for (i, j, k), x in limbs)
-        return int(sum(shifted) % TAG_PRIME)
+        into = rows[here.start // _ROW : -(-here.stop // _ROW)]
+        whole, part = room[: len(into) * _ROW], v[here]
+        whole[: part.size], whole[part.size :] = part, 0
+        np.matmul(whole.reshape(-1, _ROW), self.beta, out=into)
 
-    def tag(self, silo: int, values: NDArray[np.int32]) -> int:
-        """tau_u = <rho, values> + a_u mod p, for silo u's own update."""
-        return (self.inner(values) + self.pads[silo]) % TAG_PRIME
+    def rows_of(self, v: NDArray[np.int32]) -> Floats:
+        """The rows of a whole vector of the release's length; on all cores."""
+        rows = self.rows()
+        in_pieces(v.size, lambda here, _, rooms: self.put(rows, v, here, rooms[0]))
+        return rows
+
+    def inner(self, rows: Floats) -> int:
+        """<rho, v> mod p, exactly, for the vector v whose coordinates were put there."""
+        total = 0
+        for first in range(0, len(rows), _BLOCK):
+            block = rows[first : first + _BLOCK]
+            high = np.floor(block * 2.0**-27)
+            halves = np.stack((block - high * 2.0**27, high))
+            # 13 + 27 + log2(_BLOCK) bits: exact too.
+            alpha = _limbs(self.alpha[first : first + _BLOCK], 13)
+            for (k, i, j), x in np.ndenumerate(alpha.T @ halves):
+                total += int(x) << 27 * k + 13 * i + self.width * j
+        return total % TAG_PRIME
 
     def check(self, total: NDArray[np.int32], tag: int, u3: Silos) -> None:
         """Check a sum against the sum T of its contributors' tags. Once a release.
 
         Args:
-            total: X, int32 of shape (length,), signed.
+            total: X, int32 of shape (length,), signed, below 2^(b-1): see `check_sum`.
             tag: T.
             u3: the contributors' roster indices.
 
@@ -94,16 +101,12 @@ class TagKey(Secret):
         """
         if len(self.pads.keys() & set(u3)) < len(u3):
             raise Bad("the sum's contributors aren't distinct silos of U2")
-        expected = self.inner(total) + sum(self.pads[u] for u in u3)
+        expected = self.inner(self.rows_of(total)) + sum(self.pads[u] for u in u3)
         if tag != expected % TAG_PRIME:
             raise Bad("the tag isn't that of this sum over these contributors")
 
 
-def _limbs(numbers: NDArray[np.int64], bits: int, width: int) -> NDArray[np.float64]:
-    """Split integers of `width` bits into limbs, lowest first: shape (..., limbs).
-
-    The last limb keeps the sign.
-    """
-    shifts = range(0, width, bits)
-    limbs = [numbers >> s & (1 << bits) - 1 for s in shifts[:-1]]
-    return np.stack([*limbs, numbers >> shifts[-1]], axis=-1).astype(np.float64)
+def _limbs(numbers: NDArray[np.int64], bits: int) -> NDArray[np.float64]:
+    """Split integers of 61 bits into limbs, lowest first: float64 of shape (n, limbs)."""
+    shifts = np.arange(0, 61, bits)
+    return (numbers[:, None] >> shifts & (1 << bits) - 1).astype(np.float64)

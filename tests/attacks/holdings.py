@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from streams import added, ring_of
 
 from fedit_secure.secagg import fixed_point, masks, shares
 from fedit_secure.secagg import messages as m
@@ -160,8 +161,8 @@ def stripped(all_of: Holdings) -> list[Stripped]:
             known.append((seed, -sign))
         if me in all_of.seeds:
             known.append(masks.self_stream(all_of.seeds[me], bound, -1))
-        ring = fixed_point.unpack(upload.payload[:-8], params.length, params.ring_bits)
-        masks.add_streams(ring, known)
+        ring = ring_of(upload.payload, params.length, params.ring_bits)
+        ring, _ = added(ring, known)
         ring &= np.uint32((1 << params.ring_bits) - 1)
         found.append(Stripped(me, ring, frozenset(unknown), me not in all_of.seeds))
     return found
@@ -239,10 +240,7 @@ def assert_coordinates_masked(play: Play, corrupt: Iterable[int] = ()) -> None:
     width = np.uint32((1 << params.ring_bits) - 1)
     rings = [(x.silo, x.residue) for x in stripped(all_of)]
     rings += [
-        (
-            upload.header.silo,
-            fixed_point.unpack(upload.payload[:-8], params.length, params.ring_bits),
-        )
+        (upload.header.silo, ring_of(upload.payload, params.length, params.ring_bits))
         for upload in play.heard(m.MaskedUpload)
     ]
     for silo, ring in rings:
@@ -313,8 +311,8 @@ def secrets_of(state: Any) -> list[bytes]:  # noqa: C901
             if secret:
                 found.append(bytes(value))
         elif isinstance(value, np.ndarray):
-            large = (x for x in value[:4] if secret and abs(int(x)) > 9999)
-            found.extend(str(x).encode() for x in large)
+            some = (int(x) for x in value.ravel()[:4])
+            found.extend(str(x).encode() for x in some if secret and abs(x) > 9999)
         elif isinstance(value, dict):
             for item in value.values():
                 walk(item, secret)

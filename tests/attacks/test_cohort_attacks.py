@@ -16,10 +16,10 @@ from playbook import (
     cast,
     opened,
 )
+from streams import ring_of
 
 from fedit_secure.errors import AttemptFailed, FaultyAggregator, FaultySilo, FuseBlown
 from fedit_secure.errors import FaultySiloOrAggregator as FaultySiloOr
-from fedit_secure.secagg import fixed_point
 from fedit_secure.secagg import messages as m
 from fedit_secure.secagg import states as s
 
@@ -142,7 +142,7 @@ def test_two_views_of_the_dealers():
     play.forge(m.ShareSet, fewer, to=0).run()
     uploads = play.heard(m.MaskedUpload)
     assert len({u.header.dealers_digest for u in uploads}) == 2
-    rings = [fixed_point.unpack(u.payload[:-8], 20_000, 24) for u in uploads]
+    rings = [ring_of(u.payload, 20_000, 24) for u in uploads]
     assert is_noise([sum(rings, np.zeros(20_000, np.uint32)), *rings], 24)
     # The aggregator's honest machine takes the odd one for a liar, and goes on without.
     assert_blamed(play, FaultySilo, "silo-0", "other silos")

@@ -16,6 +16,7 @@ from playbook import (
     learned,
     opened,
 )
+from streams import forget_masks
 
 from fedit_secure.secagg import masks, shares
 from fedit_secure.secagg import messages as m
@@ -140,7 +141,7 @@ def test_uploads_that_share_no_mask_are_read_one_by_one(monkeypatch):
 
 
 def test_an_upload_that_is_not_masked(monkeypatch):
-    monkeypatch.setattr(masks, "add_streams", lambda vector, streams: 0)
+    forget_masks(monkeypatch)
     play = Play(3).run(until=s.Agreeing)
     with pytest.raises(AssertionError, match="aren't masked"):
         assert_nothing_leaked(play)

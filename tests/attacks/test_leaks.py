@@ -12,8 +12,9 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from streams import forget_masks, ring_of
 
-from fedit_secure.secagg import checks, fixed_point, keys, masks
+from fedit_secure.secagg import checks, keys
 from fedit_secure.secagg import messages as m
 from fedit_secure.secagg import states as s
 from fedit_secure.storage.life import Life
@@ -38,8 +39,7 @@ def test_masked_uploads_are_uniform(bits, value):
     who.updates = {i: np.full(30_000, top, np.int32) for i in range(3)}
     play = Play(who).run()
     rings = [
-        fixed_point.unpack(upload.payload[:-8], 30_000, bits)
-        for upload in play.heard(m.MaskedUpload)
+        ring_of(upload.payload, 30_000, bits) for upload in play.heard(m.MaskedUpload)
     ]
     for ring in rings:
         chi_square(ring, bits)
@@ -56,9 +56,7 @@ def test_two_attempts_of_one_update_share_nothing():
     again = first.again().run()
     for silo in range(5):
         old, new = (
-            fixed_point.unpack(
-                p.heard(m.MaskedUpload, silo)[0].payload[:-8], 30_000, 24
-            )
+            ring_of(p.heard(m.MaskedUpload, silo)[0].payload, 30_000, 24)
             for p in (first, again)
         )
         chi_square((new - old) & np.uint32(0xFFFFFF), 24)
@@ -81,7 +79,7 @@ def payloads(
     # Every party checks each signature: for this test once is enough.
     patch.setattr(checks, "verify", functools.lru_cache(1 << 14)(keys.verify))
     if not masked:
-        patch.setattr(masks, "add_streams", lambda vector, streams: 0)
+        forget_masks(patch)
     who, worlds = two_worlds()
     uploads: list[list[bytes]] = [[] for _ in range(SILOS)]
     truth = np.arange(releases) % 2

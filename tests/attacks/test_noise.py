@@ -18,9 +18,9 @@ from attacks.holdings import held, stripped
 from attacks.noise import ALARM, is_noise
 from playbook import Play, assert_one_sum, assert_refused, cast, learned, opened
 from scipy.stats import binomtest
+from streams import forget_masks, ring_of
 
 from fedit_secure.errors import FaultyAggregator, FuseBlown
-from fedit_secure.secagg import fixed_point, masks
 from fedit_secure.secagg import messages as m
 from fedit_secure.secagg import states as s
 from fedit_secure.storage.life import Life
@@ -103,7 +103,7 @@ def test_different_model(monkeypatch, masked):
     and that the aggregator has every self-mask seed: the sum is noise even then."""
     who = visible(4)
     if not masked:
-        monkeypatch.setattr(masks, "add_streams", lambda vector, streams: 0)
+        forget_masks(monkeypatch)
     plays = {state: Play(who, state_digest=state) for state in (b"d" * 32, b"x" * 32)}
     for play in plays.values():
         who.lives = {i: Life() for i in range(4)}
@@ -243,7 +243,7 @@ def test_exclude_then_retry_after_a_void():
 
 def test_what_the_attacks_would_see_without_masks(monkeypatch):
     """The control: the same plays, the same statistic, and silos that forget to mask."""
-    monkeypatch.setattr(masks, "add_streams", lambda vector, streams: 0)
+    forget_masks(monkeypatch)
     ten = Play(visible(10))
     split(ten, {7, 8, 9})
     five = Play(visible(5)).drop(m.PublishedSum)
@@ -256,6 +256,6 @@ def test_what_the_attacks_would_see_without_masks(monkeypatch):
 
 def clear_uploads(play: Play) -> dict[int, np.ndarray]:
     return {
-        upload.header.silo: fixed_point.unpack(upload.payload[:-8], LENGTH, BITS)
+        upload.header.silo: ring_of(upload.payload, LENGTH, BITS)
         for upload in play.heard(m.MaskedUpload)
     }

@@ -15,13 +15,14 @@ from playbook import (
     cast,
     name,
 )
+from streams import inner
 
 from fedit_secure.errors import FaultyAggregator, FaultySilo, FuseBlown, QuorumLost
 from fedit_secure.errors import FaultySiloOrAggregator as FaultySiloOr
-from fedit_secure.secagg import checks, silo_steps
+from fedit_secure.secagg import checks, masks, silo_steps
 from fedit_secure.secagg import messages as m
 from fedit_secure.secagg import states as s
-from fedit_secure.secagg.masks import TAG_PRIME as PRIME
+from fedit_secure.secagg.keystream import TAG_PRIME as PRIME
 from fedit_secure.secagg.tag import TagKey
 
 
@@ -118,14 +119,14 @@ def test_forged_sum_with_the_group_key_is_what_a_colluding_silo_could_do_anyway(
         masked = keys[0]
         total = nudge(out.total)
         pads = sum(masked.pads[u] for u in out.contributors)
-        tag = (masked.inner(total) + pads) % PRIME
+        tag = (inner(masked, total) + pads) % PRIME
         return replace(out, total=total, tag=tag)
 
     keys: list[TagKey] = []
     real = TagKey.derive
 
-    def derive(bound, contributions, length):
-        keys.append(real(bound, contributions, length))
+    def derive(*what):
+        keys.append(real(*what))
         return keys[-1]
 
     with pytest.MonkeyPatch.context() as patch:
@@ -138,11 +139,14 @@ def test_forged_sum_with_the_group_key_is_what_a_colluding_silo_could_do_anyway(
 
 def test_lying_tag_of_a_silo():
     """A contributor masks a wrong tag. It is anonymous: nobody can say who it was."""
-    play, real = Play(4), TagKey.tag
+    play, real = Play(4), masks.add_streams
+    update = play.cast.updates[2]
+
+    def lie(vector, *rest):
+        return real(vector, *rest) + (vector is update)
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            TagKey, "tag", lambda key, silo, v: real(key, silo, v) + (silo == 2)
-        )
+        patch.setattr(masks, "add_streams", lie)
         play.run()
     for silo in range(4):
         assert_refused(play, silo, *ANYONE, "the tag")

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import small_federation
 from small_federation import Killed, SmallFederation
+from streams import step_of
 
 from fedit_secure.aggregator.events import Event
 from fedit_secure.aggregator.run_folder import RunFolder
@@ -271,7 +272,7 @@ def assert_sum(
     federation: SmallFederation, state: GridState, names: Sequence[str]
 ) -> None:
     """The state is the mean of exactly what these tuned, up to the rounding."""
-    bound = federation.charter.secagg_params().step + 2.0**-24
+    bound = step_of(federation.charter.secagg_params()) + 2.0**-24
     means = federation.mean_of(1, list(names)) if names else 0.0
     assert np.abs(to_float32(state) - means).max() <= bound
 

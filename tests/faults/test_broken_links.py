@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import small_federation
 from small_federation import SmallFederation, found
+from streams import step_of
 
 from fedit_secure.errors import ConnectError
 from fedit_secure.federation.update import GridState, to_float32
@@ -133,7 +134,7 @@ def assert_in_one_sum(
     federation: SmallFederation, state: GridState, breaks: Breaks
 ) -> None:
     """All silos are in the sum of the first attempt, each charged for one tuning."""
-    bound = federation.charter.secagg_params().step + 2.0**-24
+    bound = step_of(federation.charter.secagg_params()) + 2.0**-24
     error = np.abs(to_float32(state) - federation.mean_of(1, NAMES)).max()
     assert error <= bound, error
     for name in NAMES:
@@ -207,6 +208,6 @@ async def test_a_silo_that_stays_away_is_missed_and_comes_back_to_help_nobody_tw
     monkeypatch.setattr(BreakingLink, "close", slow_close)
     state = await play(federation, breaks, monkeypatch)
     others = ["s0", "s1", "s3", "s4"]
-    bound = federation.charter.secagg_params().step + 2.0**-24
+    bound = step_of(federation.charter.secagg_params()) + 2.0**-24
     error = np.abs(to_float32(state) - federation.mean_of(1, others)).max()
     assert error <= bound, error

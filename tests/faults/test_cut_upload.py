@@ -14,6 +14,7 @@ import small_federation
 from cable import Cable, cable_to
 from numpy.typing import NDArray
 from small_federation import SmallFederation, found
+from streams import step_of
 
 from fedit_secure.aggregator.run_folder import RunFolder
 from fedit_secure.aggregator.service import Aggregator
@@ -102,7 +103,7 @@ async def test_a_silo_whose_cable_is_cut_in_its_upload_is_in_the_sum(
         await server.stop(0.2)
     assert cut.was_cut.is_set()
     names = [silo.name for silo in federation.silos]
-    bound = charter.secagg_params().step + 2.0**-24
+    bound = step_of(charter.secagg_params()) + 2.0**-24
     assert np.abs(to_float32(state) - federation.mean_of(1, names)).max() <= bound
     for name in names:
         with open_journal(federation.root / name) as journal:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from small_federation import Killed, SmallFederation, found
+from streams import step_of
 
 from fedit_secure.aggregator.events import Event
 from fedit_secure.errors import QuorumLost
@@ -65,7 +66,7 @@ async def run(
 def assert_sum(
     federation: SmallFederation, state, round: int, names: list[str]
 ) -> None:
-    bound = federation.charter.secagg_params().step + 2.0**-24
+    bound = step_of(federation.charter.secagg_params()) + 2.0**-24
     error = np.abs(to_float32(state) - federation.mean_of(round, names)).max()
     assert error <= bound, error
 

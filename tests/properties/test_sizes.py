@@ -8,7 +8,9 @@ import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from playbook import SPOKEN, Play, cast
+from streams import mean_of, ring_of, step_of
 
+from fedit_secure.federation.release_sizes import release_sizes
 from fedit_secure.federation.update import GridState, apply_update
 from fedit_secure.secagg import fixed_point
 from fedit_secure.secagg import messages as m
@@ -44,7 +46,7 @@ def quick(examples: int) -> settings:
 
 def sizes(data: st.DataObject, least: int = 3, most: int = 7) -> SecAggParams:
     silos = data.draw(st.integers(least, most), "silos")
-    return SecAggParams.create(
+    return release_sizes(
         silos,
         length=data.draw(LENGTHS, "length"),
         ring_bits=data.draw(RINGS, "ring"),
@@ -96,7 +98,7 @@ def assert_exact(play: Play, among: tuple[int, ...]) -> None:
     params = play.cast.params
     for upload in play.heard(m.MaskedUpload):
         assert len(upload.payload) == params.payload_bytes
-        ring = fixed_point.unpack(upload.payload[:-8], params.length, params.ring_bits)
+        ring = ring_of(upload.payload, params.length, params.ring_bits)
         plain = play.cast.updates[upload.header.silo].view(np.uint32)
         same = ((ring ^ plain) << (32 - params.ring_bits) == 0).sum()
         assert same <= 3  # expected: at most 1e5 / 2^24
@@ -126,8 +128,8 @@ def test_a_weighted_release_of_any_size_is_the_mean(data: st.DataObject) -> None
     share = {u: params.weights[u] / max(params.weights) for u in among}
     true = sum(share[u] * encoded[u].scale * updates[u].astype(float) for u in among)
     total = sum(share.values())
-    mean = fixed_point.decode(play.released.total, params, among)
-    reach = len(among) * params.step * (1 + 2**-20)
+    mean = mean_of(play.released.total, params, among)
+    reach = len(among) * step_of(params) * (1 + 2**-20)
     error = np.abs(mean * total - true)
     assert np.all(error <= reach + np.abs(true) * 1e-6)
 

@@ -193,15 +193,27 @@ def opened(key: bytes, sealed: bytes) -> bytes:
 # -------------------------------------------------------------------------- masks and tags
 
 
+TILE_BLOCKS = 2**17
+
+
 def blocks(seed: bytes, first: int, count: int) -> bytes:
     """The keystream by its definition: counters, encrypted one by one."""
     ecb = Cipher(algorithms.AES256(seed), modes.ECB()).encryptor()
-    counters = (i.to_bytes(16, "big") for i in range(first, first + count))
-    return b"".join(ecb.update(counter) for counter in counters)
+
+    def counter(i: int) -> bytes:
+        tile, block = divmod(i, TILE_BLOCKS)
+        return tile.to_bytes(12, "big") + (block + 2).to_bytes(4, "big")
+
+    return b"".join(ecb.update(counter(i)) for i in range(first, first + count))
 
 
 def element(seed: bytes, index: int) -> int:
     return int.from_bytes(blocks(seed, index, 1), "little") % P
+
+
+def after(length: int) -> int:
+    """The first block of the first tile without a coordinate."""
+    return -(-length // (4 * TILE_BLOCKS)) * TILE_BLOCKS
 
 
 def coordinates(seed: bytes, length: int) -> list[int]:
@@ -210,7 +222,7 @@ def coordinates(seed: bytes, length: int) -> list[int]:
 
 
 def tag_mask(seed: bytes, length: int) -> int:
-    return element(seed, -(-length // 4))
+    return element(seed, after(length))
 
 
 def add(vector: Sequence[int], seed: bytes, sign: int) -> list[int]:
@@ -282,19 +294,14 @@ def encode(
     weights = params["weights"]
     grid = magnitude(params) * weights[silo] / max(weights)
     values = []
-    for x, word in zip(update, coordinates(key, len(update)), strict=True):
-        z = min(max(x * (grid / ceiling), -grid), grid)
-        values.append(math.floor(z + (word >> 10) * 2.0**-22))
+    for k, x in enumerate(update):
+        tile, place = divmod(k, 4 * TILE_BLOCKS)
+        block = blocks(key, tile * TILE_BLOCKS + place // 8, 1)
+        coin = block[2 * (place % 8) : 2 * (place % 8) + 2]
+        z = x * (grid / ceiling * 2.0**16)
+        z += int.from_bytes(coin, "little", signed=True) | 1
+        values.append(round(Fraction(z) / 2**16))
     return values, params["bound"] / ceiling
-
-
-def decode(
-    total: Sequence[int], params: dict[str, Any], among: Sequence[int]
-) -> list[float]:
-    weights = params["weights"]
-    share_of_all = sum(weights[u] for u in among) / max(weights)
-    unit = (params["bound"] / magnitude(params)) / share_of_all
-    return [x * unit for x in total]
 
 
 def pack(vector: Sequence[int], ring_bits: int) -> bytes:

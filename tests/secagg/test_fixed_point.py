@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from streams import mean_of, packed, ring_of, step_of
 
-from fedit_secure.secagg import fixed_point, masks
+from fedit_secure.federation.release_sizes import release_sizes
+from fedit_secure.secagg import keystream
 from fedit_secure.secagg.fixed_point import (
+    add_packed,
     check_sum,
-    decode,
     encode,
     lift_signed,
     pack,
@@ -24,14 +26,14 @@ rings = pytest.mark.parametrize("ring_bits", [24, 32])
 
 def sizes(silos: int = 4, **changes: object) -> SecAggParams:
     defaults = {"length": 6, "bound": 0.5, "allow_pair": silos == 2}
-    return SecAggParams.create(silos, **{**defaults, **changes})
+    return release_sizes(silos, **{**defaults, **changes})
 
 
 def ring_sum(parts: list[np.ndarray], ring_bits: int) -> np.ndarray:
     """The sum as the aggregator forms it: packed, unpacked, added mod 2^32, truncated."""
     total = np.zeros(parts[0].size, np.uint32)
     for part in parts:
-        total += unpack(pack(part.view(np.uint32), ring_bits), part.size, ring_bits)
+        add_packed(total, packed(part.view(np.uint32), ring_bits), ring_bits)
     return lift_signed(total, ring_bits)
 
 
@@ -45,7 +47,7 @@ def test_no_sum_of_a_roster_wraps_at_the_bound(silos, ring_bits):
     total = ring_sum(parts, ring_bits)
     assert total.tolist() == exact.tolist()
     assert np.abs(total).max() == silos * params.magnitude
-    assert np.allclose(decode(total, params, range(silos)), update, atol=1e-15)
+    assert np.allclose(mean_of(total, params, range(silos)), update, atol=1e-15)
 
 
 finite = st.floats(-10, 10, allow_nan=False)
@@ -69,10 +71,10 @@ def test_a_decoded_sum_is_within_its_error_bound(silos, ring_bits, bound, data):
         true_sum += weights[u] / max(weights) * encoded.scale * update
         parts.append(encoded.values)
     total = ring_sum(parts, ring_bits)
-    allowed = count * params.step * (1 + 2**-20)
-    assert np.all(np.abs(total * params.step - true_sum) <= allowed)
+    allowed = count * step_of(params) * (1 + 2**-20)
+    assert np.all(np.abs(total * step_of(params) - true_sum) <= allowed)
     share = sum(weights[u] for u in contributors) / max(weights)
-    mean = decode(total, params, contributors)
+    mean = mean_of(total, params, contributors)
     assert np.all(np.abs(mean - true_sum / share) <= allowed / share * (1 + 1e-12))
 
 
@@ -81,7 +83,7 @@ def test_rounding_is_unbiased():
     fractions = np.linspace(0, 1, 200_000, endpoint=False)
     signs = np.where(np.arange(200_000) % 2, 1.0, -1.0)
     scaled = signs * (1000 + fractions)
-    values = encode(scaled * params.step, params, 0, KEY).values
+    values = encode(scaled * step_of(params), params, 0, KEY).values
     errors = values - scaled
     assert np.all(np.abs(errors) < 1)
     # Each error has variance f(1 - f), 1/6 on average.
@@ -94,7 +96,7 @@ def test_rounding_is_unbiased():
 def test_one_coordinate_rounds_up_as_often_as_its_fraction_says():
     params = sizes(length=100_000)
     for fraction in (0.01, 0.25, 0.75, 0.99):
-        update = np.full(100_000, (5 + fraction) * params.step)
+        update = np.full(100_000, (5 + fraction) * step_of(params))
         values = encode(update, params, 0, KEY).values
         assert set(values.tolist()) == {5, 6}
         spread = math.sqrt(fraction * (1 - fraction) / 100_000)
@@ -102,60 +104,80 @@ def test_one_coordinate_rounds_up_as_often_as_its_fraction_says():
 
 
 def test_integers_of_the_grid_are_kept_exactly():
-    params = sizes(bound=float(SecAggParams.create(4, length=6, bound=1).magnitude))
+    params = sizes(bound=float(release_sizes(4, length=6, bound=1).magnitude))
     update = np.array([0.0, 1.0, -1.0, 77.0, -params.magnitude, params.magnitude])
     for key in (KEY, bytes(32), b"\xff" * 32):
         assert encode(update, params, 0, key).values.tolist() == update.tolist()
 
 
-@pytest.mark.parametrize("ring_bits", [24, 32])
-@pytest.mark.parametrize("coin", [0x00, 0xFF])
-def test_no_coin_moves_an_integer_or_passes_the_magnitude(monkeypatch, coin, ring_bits):
-    class Same:
-        def update_into(self, data, buffer):
-            buffer[: len(data)] = bytes([coin]) * len(data)
+class Same:
+    """A keystream that repeats one 16-bit coin."""
 
-    monkeypatch.setattr(fixed_point, "keystream", lambda key: Same())
+    def __init__(self, coin: int) -> None:
+        self.coin = coin.to_bytes(2, "little", signed=True)
+
+    def update_into(self, data, buffer):
+        buffer[: len(data)] = self.coin * (len(data) // 2)
+
+
+COINS = (0, 1, -1, 2**15 - 1, -(2**15))
+
+
+@pytest.mark.parametrize("ring_bits", [24, 32])
+@pytest.mark.parametrize("coin", COINS)
+def test_no_coin_moves_an_integer_or_passes_the_magnitude(monkeypatch, coin, ring_bits):
+    monkeypatch.setattr(keystream, "keystream", lambda key, tile: Same(coin))
     for silos in (2, 3, 64):
         top = sizes(silos, ring_bits=ring_bits).magnitude
         params = sizes(silos, bound=float(top), ring_bits=ring_bits)
         update = np.array([0.0, 1.0, -1.0, 0.5, -top, top])
         values = encode(update, params, 0, KEY).values
-        assert values.tolist() == [0, 1, -1, int(coin > 0), -top, top]
+        assert values.tolist() == [0, 1, -1, int(coin >= 0), -top, top]
         beyond = encode(update * 3e7, params, 0, KEY).values
         assert np.abs(beyond).max() == top
 
 
-def test_a_product_that_rounds_past_the_magnitude_is_taken_back(monkeypatch):
-    class Zeros:
-        def update_into(self, data, buffer):
-            buffer[: len(data)] = bytes(len(data))
+@pytest.mark.parametrize("ring_bits", [24, 32])
+@pytest.mark.parametrize("coin", COINS)
+def test_a_product_that_rounds_past_the_magnitude_still_rounds_to_it(
+    monkeypatch, coin, ring_bits
+):
+    monkeypatch.setattr(keystream, "keystream", lambda key, tile: Same(coin))
+    rng, over = np.random.default_rng(0), 0
+    for silos in (2, 3, 5, 64):
+        weights = [int(w) for w in rng.integers(1, 2**32, silos)]
+        params = sizes(silos, ring_bits=ring_bits, weights=weights)
+        top, silo = params.magnitude, int(np.argmax(weights))
+        for peak in rng.uniform(1, 2, 200):
+            over += peak * (top / peak) > top
+            update = np.array([peak, -peak, peak, -peak, peak, -peak])
+            values = encode(update, params, silo, KEY).values
+            assert values.tolist() == [top, -top] * 3
+    assert over > 20  # floats do overshoot
 
-    monkeypatch.setattr(fixed_point, "keystream", lambda key: Zeros())
-    params = sizes()
-    top = params.magnitude
-    peaks = np.random.default_rng(0).uniform(1, 2, 2000)
-    over = peaks[peaks * (top / peaks) > top]
-    assert len(over) > 20  # floats do overshoot; a coin of zero would take -M to -M - 1
-    for peak in over:
-        values = encode(np.full(6, -peak), params, 0, KEY).values
-        assert set(values.tolist()) == {-top}
 
-
-def test_coins_depend_on_the_key_alone_and_not_on_the_tiles(monkeypatch):
+def test_coins_depend_on_the_key_alone_and_not_on_the_pieces_or_cores(monkeypatch):
     params = sizes(length=1000)
     update = np.random.default_rng(0).uniform(-0.5, 0.5, 1000)
     whole = encode(update, params, 0, KEY).values
     assert not np.array_equal(whole, encode(update, params, 0, bytes(32)).values)
-    monkeypatch.setattr(fixed_point, "_TILE", 64)
+    monkeypatch.setattr(keystream, "PIECE", 64)
     assert np.array_equal(whole, encode(update, params, 0, KEY).values)
+    monkeypatch.setattr(keystream, "TILE", 256)
+    tiles = []
+    for cores in (1, 2, 5):
+        monkeypatch.setattr(keystream, "CORES", cores)
+        tiles.append(encode(update, params, 0, KEY).values)
+    assert np.array_equal(tiles[0], tiles[1])
+    assert np.array_equal(tiles[0], tiles[2])
+    assert np.array_equal(tiles[0][:256], whole[:256])
 
 
 def test_coins_are_the_keystream():
     params = sizes(length=1000)
     update = np.random.default_rng(0).uniform(-0.5, 0.5, 1000)
-    coins = np.frombuffer(masks.keystream(KEY).update(bytes(4000)), "<u4") >> 10
-    expected = np.floor(update * (params.magnitude / 0.5) + coins / 2**22)
+    coins = np.frombuffer(keystream.keystream(KEY, 0).update(bytes(2000)), "<i2") | 1
+    expected = np.rint(update * (params.magnitude / 0.5) + coins / 2**16)
     assert np.array_equal(encode(update, params, 0, KEY).values, expected)
 
 
@@ -165,7 +187,9 @@ def test_an_update_beyond_the_bound_is_scaled_as_a_whole_and_said_so():
     encoded = encode(update, params, 0, KEY)
     assert encoded.scale == 0.25
     assert encoded.values.max() == params.magnitude
-    assert np.allclose(encoded.values * params.step, update * 0.25, atol=params.step)
+    assert np.allclose(
+        encoded.values * step_of(params), update * 0.25, atol=step_of(params)
+    )
 
 
 @given(st.floats(0.5, 1e300), st.integers(2, 64), st.sampled_from([24, 32]))
@@ -181,18 +205,22 @@ def test_weights_are_public_factors():
     params = sizes(3, weights=(1, 2, 4))
     update = np.full(6, 0.25)
     parts = [encode(update * (u + 1), params, u, KEY).values for u in range(3)]
-    assert np.allclose(parts[0] * params.step, 0.25 / 4, atol=params.step)
-    assert np.allclose(parts[2] * params.step, 0.5, atol=params.step)  # 0.75, scaled
+    assert np.allclose(parts[0] * step_of(params), 0.25 / 4, atol=step_of(params))
+    assert np.allclose(
+        parts[2] * step_of(params), 0.5, atol=step_of(params)
+    )  # 0.75, scaled
     total = ring_sum(parts[:2], 24)
     expected = (1 * 0.25 + 2 * 0.5) / 3
-    assert np.allclose(decode(total, params, (0, 1)), expected, atol=3 * params.step)
+    assert np.allclose(
+        mean_of(total, params, (0, 1)), expected, atol=3 * step_of(params)
+    )
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_every_float_type_is_encoded_in_double_precision(dtype):
     params = sizes(ring_bits=32)
     update = np.array([0.3, -0.1, 0.5, -0.5, 0, 1e-3], dtype)
-    expected = update.astype(np.float64) / params.step
+    expected = update.astype(np.float64) / step_of(params)
     assert np.all(np.abs(encode(update, params, 0, KEY).values - expected) < 1.001)
 
 
@@ -229,48 +257,67 @@ def test_a_coordinate_beyond_the_limit_is_refused_without_being_shown(value):
     assert str(abs(beyond)) not in str(refusal.value)
 
 
-def test_a_sum_beyond_what_the_contributors_can_reach_is_not_decoded():
-    params = sizes()
-    total = np.full(6, 2 * params.magnitude + 1, np.int32)
-    with pytest.raises(ValueError, match="beyond"):
-        decode(total, params, (0, 1))
-    assert decode(total, params, (0, 1, 3)).dtype == np.float64
-
-
 @rings
 @given(st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=40))
 def test_packing_keeps_the_low_bits_little_endian(ring_bits, coordinates):
     ring = np.array(coordinates, np.uint32)
     size = ring_bits // 8
-    packed = bytes(pack(ring, ring_bits))
-    assert packed == b"".join(
-        (c % 2**ring_bits).to_bytes(size, "little") for c in coordinates
+    payload = packed(ring, ring_bits)
+    assert payload == bytes(8).join(
+        [
+            b"".join((c % 2**ring_bits).to_bytes(size, "little") for c in coordinates),
+            b"",
+        ]
     )
-    found = unpack(packed, len(coordinates), ring_bits)
+    found = ring_of(payload, len(coordinates), ring_bits)
     assert found.dtype == np.uint32
     assert found.tolist() == [c % 2**ring_bits for c in coordinates]
 
 
 @rings
-def test_unpacked_coordinates_are_fresh_and_writable(ring_bits):
-    ring = np.arange(5, dtype=np.uint32)
-    packed = pack(ring, ring_bits)
-    found = unpack(packed, 5, ring_bits)
-    found += np.uint32(1)
-    assert ring.tolist() == [0, 1, 2, 3, 4]
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=8), st.randoms())
+def test_pieces_are_packed_in_any_order_and_touch_no_other_byte(
+    ring_bits, cuts, random
+):
+    """What a thread writes never reaches what another has written."""
+    length, size = sum(cuts), ring_bits // 8
+    ring = np.arange(1, length + 1, dtype=np.uint32) * np.uint32(0x9E3779B1)
+    ends = np.cumsum(cuts).tolist()
+    pieces = [slice(end - cut, end) for end, cut in zip(ends, cuts, strict=True)]
+    random.shuffle(pieces)
+    payload = np.full(length * size + 8, 0xEE, np.uint8)
+    for here in pieces:
+        before = payload.copy()
+        pack(payload, ring_bits, here, ring[here])
+        changed = np.flatnonzero(payload != before)
+        assert all(size * here.start <= at < size * here.stop for at in changed)
+    assert payload[-8:].tolist() == [0xEE] * 8
+    assert payload[:-8].tobytes() == packed(ring, ring_bits)[:-8]
+
+
+def test_a_whole_piece_is_packed_as_a_short_one():
+    """At a length at which numpy copies in its widest strides."""
+    ring = np.random.default_rng(0).integers(0, 2**32, keystream.PIECE, np.uint32)
+    rows = ring.astype("<u4").view(np.uint8).reshape(-1, 4)
+    assert packed(ring, 24)[:-8] == rows[:, :3].tobytes()
+    assert np.array_equal(ring_of(packed(ring, 24), ring.size, 24), ring & 0xFFFFFF)
 
 
 @rings
-def test_packing_takes_any_memory_layout(ring_bits):
-    ring = np.arange(10, dtype=np.uint32)[::2]
-    assert unpack(pack(ring, ring_bits), 5, ring_bits).tolist() == [0, 2, 4, 6, 8]
+def test_a_payload_is_added_in_place_mod_the_ring(ring_bits):
+    ring = np.arange(300, dtype=np.uint32) * np.uint32(0x9E3779B1)
+    total = np.arange(300, dtype=np.uint32)[::-1].copy()
+    expected = ring + total
+    add_packed(total, packed(ring, ring_bits), ring_bits)
+    width = np.uint32((1 << ring_bits) - 1)
+    assert np.array_equal(total & width, expected & width)
 
 
 @rings
-@pytest.mark.parametrize("change", [-1, 1, 4])
+@pytest.mark.parametrize("change", [-8, -1, 1, 4])
 def test_a_payload_of_another_size_is_refused(ring_bits, change):
-    payload = bytes(5 * ring_bits // 8 + change)
-    with pytest.raises(ValueError, match="5 coordinates don't pack"):
+    payload = bytes(5 * ring_bits // 8 + 8 + change)
+    with pytest.raises(ValueError, match="5 coordinates and a tag don't take"):
         unpack(payload, 5, ring_bits)
 
 
@@ -283,5 +330,5 @@ def test_signed_values_survive_the_ring(ring_bits, data):
     found = lift_signed(ring, ring_bits)
     assert found.dtype == np.int32
     assert found.tolist() == values
-    packed = unpack(pack(ring, ring_bits), ring.size, ring_bits)
-    assert lift_signed(packed, ring_bits).tolist() == values
+    found = ring_of(packed(ring, ring_bits), ring.size, ring_bits)
+    assert lift_signed(found, ring_bits).tolist() == values

@@ -93,11 +93,6 @@ def encode(x: dict[str, Any]) -> dict[str, Any]:
     return {"values": values, "scale": scale}
 
 
-def decode(x: dict[str, Any]) -> dict[str, Any]:
-    mean = it.decode(x["total"], x["params"], x["contributors"])
-    return {"mean": struct.pack(f"<{len(mean)}d", *mean)}
-
-
 def unpack(x: dict[str, Any]) -> dict[str, Any]:
     ring = it.unpack(unhex(x["packed"]), x["ring_bits"])
     signed = [it.signed_integer(y, x["ring_bits"]) for y in ring]
@@ -147,7 +142,6 @@ FUNCTIONS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "tag": tag_of,
     "check a tag": check_tag,
     "encode": encode,
-    "decode": decode,
     "pack": lambda x: {"packed": it.pack(integers(x["vector"], "<I"), x["ring_bits"])},
     "unpack": unpack,
     "statement of a skipped round": skipped,

@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric import ed25519, x25519
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
 
-from fedit_secure.secagg import envelope, masks, shares
+from fedit_secure.secagg import envelope, keystream, shares
 from fedit_secure.secagg.keys import (
     Bad,
     BadSignature,
@@ -42,7 +43,7 @@ def _hex(case: dict, *names: str) -> list[bytes]:
 
 
 def test_every_group_names_its_source():
-    assert len(KNOWN) == 10
+    assert len(KNOWN) == 11
     for name, group in KNOWN.items():
         assert name == "about" or group["source"], name
 
@@ -52,11 +53,18 @@ def test_aes_256_ctr(case):
     key, counter, plain, sealed = _hex(
         case, "key", "counter", "plaintext", "ciphertext"
     )
-    at = int.from_bytes(counter, "big")
-    assert masks.keystream(key, at).update(plain) == sealed
-    for block in range(4):  # a stream may be entered at any block
-        here = slice(16 * block, 16 * block + 16)
-        assert masks.keystream(key, at + block).update(plain[here]) == sealed[here]
+    cipher = Cipher(algorithms.AES256(key), modes.CTR(counter))
+    assert cipher.encryptor().update(plain) == sealed
+
+
+@pytest.mark.parametrize("case", cases("aes_256_gcm"))
+@pytest.mark.parametrize("wide", [True, False])
+def test_a_tile_is_what_gcm_encrypts_with(monkeypatch, case, wide):
+    """The nonce is the number of the tile, on processors of both kinds."""
+    monkeypatch.setattr(keystream, "WIDE_AES", wide)
+    key, nonce, plain, sealed = _hex(case, "key", "nonce", "plaintext", "ciphertext")
+    stream = keystream.keystream(key, int.from_bytes(nonce, "big"))
+    assert stream.update(plain) == sealed
 
 
 @pytest.mark.parametrize("case", cases("hkdf_sha256"))

@@ -6,7 +6,9 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from streams import step_of
 
+from fedit_secure.federation.release_sizes import release_sizes
 from fedit_secure.secagg.params import Member, Roster, SecAggParams
 
 
@@ -20,7 +22,7 @@ def roster(n: int = 3) -> Roster:
 
 
 def create(silos: int = 4, **changes: object) -> SecAggParams:
-    return SecAggParams.create(silos, **{"length": 10, "bound": 0.5, **changes})
+    return release_sizes(silos, **{"length": 10, "bound": 0.5, **changes})
 
 
 def test_a_roster_finds_names_and_indices():
@@ -137,7 +139,7 @@ def test_the_ring_widens_where_rounding_would_cost_more_than_one_percent():
 def test_sizes_on_the_wire():
     params = create(10, length=1001)
     assert params.magnitude == (2**23 - 1) // 10
-    assert params.step == 0.5 / params.magnitude
+    assert step_of(params) == 0.5 / params.magnitude
     assert params.payload_bytes == 3 * 1001 + 8
     assert create(10, length=1001, ring_bits=32).payload_bytes == 4 * 1001 + 8
 

@@ -16,9 +16,10 @@ from playbook import (
     opened,
     secrets_of,
 )
+from streams import mean_of, step_of
 
 from fedit_secure.errors import FeditError, ProtocolError
-from fedit_secure.secagg import fixed_point, masks
+from fedit_secure.secagg import fixed_point, keystream
 from fedit_secure.secagg import messages as m
 from fedit_secure.secagg import states as s
 from fedit_secure.secagg.protocol import (
@@ -135,15 +136,16 @@ def test_the_decoded_sum_is_within_the_documented_bound(weights, bits):
     assert_released(play, [0, 2, 3])
     w = who.params.weights
     share = sum(w[i] for i in (0, 2, 3)) / max(w)
-    mean = fixed_point.decode(play.released.total, who.params, (0, 2, 3))
+    mean = mean_of(play.released.total, who.params, (0, 2, 3))
     true = sum(w[i] / max(w) * floats[i] for i in (0, 2, 3))
     off = np.abs(mean * share - true).max()
-    assert 0 < off <= 3 * who.params.step * (1 + 2**-20)
+    assert 0 < off <= 3 * step_of(who.params) * (1 + 2**-20)
 
 
 def test_the_sum_of_a_vector_over_many_tiles(monkeypatch):
-    monkeypatch.setattr(masks, "TILE", 16)
-    assert_released(Play(4, length=1000).run(), range(4))
+    monkeypatch.setattr(keystream, "TILE", 1024)
+    monkeypatch.setattr(keystream, "PIECE", 256)
+    assert_released(Play(4, length=5000).run(), range(4))
 
 
 def test_silos_whose_uploads_were_cut_off_help_the_others():

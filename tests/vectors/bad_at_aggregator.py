@@ -10,10 +10,11 @@ from vectors.forgery import AGGREGATORS, NOBODY, Forgery, silo_is
 from vectors.story import Story
 from vectors.world import AGGREGATOR, draw
 
-from fedit_secure.secagg import checks, masks
+from fedit_secure.secagg import checks
 from fedit_secure.secagg import messages as m
 from fedit_secure.secagg import states as s
 from fedit_secure.secagg.keys import ExchangeKey
+from fedit_secure.secagg.keystream import TAG_PRIME
 
 Json = dict[str, Any]
 OTHER = draw("something else", 32)
@@ -119,7 +120,7 @@ def uploads(f: Forgery) -> None:
     flipped = bytes([payload[0] ^ 1]) + payload[1:]
     bad("payload_altered", "A bit of the first coordinate is flipped.", cut, flipped)
     bad("payload_truncated", "The last byte is missing.", cut, payload[:-1])
-    wrong = payload[:-8] + masks.TAG_PRIME.to_bytes(8, "little")
+    wrong = payload[:-8] + TAG_PRIME.to_bytes(8, "little")
     bad("tag_not_reduced", "The masked tag is p itself.", "no residue", wrong,
         payload_digest=checks.payload_digest(wrong))  # fmt: skip
 

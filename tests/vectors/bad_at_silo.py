@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from streams import inner
 from vectors.forgery import AGGREGATORS, NOBODY, Forgery, either, silo_is
 from vectors.story import Story
 from vectors.world import AGGREGATOR, draw
@@ -316,7 +317,7 @@ def sums(f: Forgery) -> None:
     beyond[0] += (
         1  # every silo's first coordinate is M, so their sum is all there can be
     )
-    tag = (key.inner(beyond) + sum(key.pads[u] for u in out.contributors)) % p
+    tag = (inner(key, beyond) + sum(key.pads[u] for u in out.contributors)) % p
     bad("sum_out_of_range", "A coordinate is 5 M + 1; who knows G made the tag fit.",
         "beyond", total=beyond, tag=tag)  # fmt: skip
     bad("other_contributors", "Silo 5 isn't named with the sum.",

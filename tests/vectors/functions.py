@@ -9,10 +9,12 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from streams import added, beta, inner, packed, ring_of, tag_of
 from vectors.notation import to_json
 from vectors.world import Recorded
 
-from fedit_secure.secagg import fixed_point, masks, shares
+from fedit_secure.federation.release_sizes import release_sizes
+from fedit_secure.secagg import fixed_point, shares
 from fedit_secure.secagg import messages as m
 from fedit_secure.secagg.keys import ExchangeKey, SigningKey, check_public
 from fedit_secure.secagg.params import Roster, SecAggParams
@@ -56,7 +58,7 @@ def context(x: Json) -> Json:
 
 
 def defaults(x: Json) -> Json:
-    made = SecAggParams.create(**x)
+    made = release_sizes(**x)
     sizes = {"magnitude": made.magnitude, "payload_bytes": made.payload_bytes}
     return {"params": made, **sizes, "codec_digest": made.codec_digest()}
 
@@ -88,25 +90,25 @@ def combine(x: Json) -> Json:
 def mask(x: Json) -> Json:
     vector = np.frombuffer(_hex(x["vector"]), "<u4").copy()
     streams = [(_hex(seed), sign) for seed, sign in x["streams"]]
-    tag = masks.add_streams(vector, streams, 1)
-    return {"vector": vector.tobytes(), "tag_mask": u64(tag)}
+    total, tag = added(vector, streams)
+    return {"vector": total.astype("<u4").tobytes(), "tag_mask": u64(tag)}
 
 
 def _tag_key(x: Json) -> TagKey:
     bound = Bound(b"", _hex(x["ctx"]), _hex(x["key_set"]), m.silo_set(tuple(x["u2"])))
     parts = zip(x["u2"], map(_hex, x["group_contributions"]), strict=True)
-    return TagKey.derive(bound, dict(parts), x["length"])
+    return TagKey.derive(bound, dict(parts), x["length"], x["ring_bits"])
 
 
 def tag(x: Json) -> Json:
     key, values = _tag_key(x), np.frombuffer(_hex(x["values"]), "<i4")
     return {
         "alpha": [u64(int(a)) for a in key.alpha],
-        "beta_1": u64(int(key.beta[0])),
-        "beta_256": u64(int(key.beta[255])),
+        "beta_1": u64(beta(key, 0)),
+        "beta_256": u64(beta(key, 255)),
         "pads": {u: u64(a) for u, a in key.pads.items()},
-        "inner_product": u64(key.inner(values)),
-        "tag": u64(key.tag(x["silo"], values)),
+        "inner_product": u64(inner(key, values)),
+        "tag": u64(tag_of(key, x["silo"], values)),
     }
 
 
@@ -124,20 +126,14 @@ def encode(x: Json) -> Json:
     return {"values": made.values, "scale": made.scale}
 
 
-def decode(x: Json) -> Json:
-    total = np.array(x["total"], np.int32)
-    mean = fixed_point.decode(total, _params(x["params"]), tuple(x["contributors"]))
-    return {"mean": mean.astype("<f8").tobytes()}
-
-
 def pack(x: Json) -> Json:
     ring = np.frombuffer(_hex(x["vector"]), "<u4")
-    return {"packed": bytes(fixed_point.pack(ring, x["ring_bits"]))}
+    return {"packed": packed(ring, x["ring_bits"])[:-8]}
 
 
 def unpack(x: Json) -> Json:
     sizes = (x["length"], x["ring_bits"])
-    ring = fixed_point.unpack(_hex(x["packed"]), *sizes)
+    ring = ring_of(_hex(x["packed"]) + bytes(8), *sizes)
     signed = fixed_point.lift_signed(ring, x["ring_bits"])
     return {"vector": ring.tobytes(), "signed": signed}
 
@@ -165,7 +161,6 @@ FUNCTIONS: dict[str, Callable[[Json], Json]] = {
     "tag": tag,
     "check a tag": check_tag,
     "encode": encode,
-    "decode": decode,
     "pack": pack,
     "unpack": unpack,
     "statement of a skipped round": skipped,

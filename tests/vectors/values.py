@@ -9,11 +9,13 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from streams import added, beta, inner, tag_of
 from vectors.notation import to_json
 from vectors.replay import Step
 from vectors.world import World, coefficients
 
 from fedit_secure.secagg import aggregator_steps as agg
+from fedit_secure.secagg import keystream as ks
 from fedit_secure.secagg import masks, shares
 from fedit_secure.secagg import states as s
 from fedit_secure.secagg.keys import ExchangeKey, hkdf
@@ -78,8 +80,7 @@ def _masked(world: World, silo: int, name: str, step: Step) -> dict[str, Any]:
     streams = [masks.self_stream(secrets.self_seed, bound, 1)]
     streams += [masks.pair_stream(key, bound, silo, a.silo, a.mask_key) for a in peers]
     shared = [key.exchange(a.mask_key) for a in peers]
-    vector = state.start.update.astype(np.uint32)
-    masks.add_streams(vector, streams)
+    vector, _ = added(state.start.update, streams)
     parts = {u: letter.group_contribution for u, letter in step.after.letters.items()}
     tag_key = step.after.tag_key
     return {
@@ -90,8 +91,8 @@ def _masked(world: World, silo: int, name: str, step: Step) -> dict[str, Any]:
             for a, secret, one in zip(peers, shared, streams[1:], strict=True)
         },
         **group(bound, parts, tag_key),
-        "inner_product": u64(tag_key.inner(state.start.update)),
-        "tag": u64(tag_key.tag(silo, state.start.update)),
+        "inner_product": u64(inner(tag_key, state.start.update)),
+        "tag": u64(tag_of(tag_key, silo, state.start.update)),
         "masked_vector": vector.astype("<u4").tobytes(),
         "masked_tag": step.effects[1].message.payload[-8:],
         "header_digest": step.after.header.signed_digest(),
@@ -101,13 +102,13 @@ def _masked(world: World, silo: int, name: str, step: Step) -> dict[str, Any]:
 def stream(of: tuple[bytes, int], length: int) -> dict[str, Any]:
     """A mask stream: its seed, its first block and the block that masks the tag."""
     seed, sign = of
-    tag_block = -(-length // 4)
+    after = -(-length // ks.TILE)
     return {
         "sign": sign,
         "seed": seed,
-        "first_block": masks.keystream(seed).update(bytes(16)),
-        "tag_block": masks.keystream(seed, tag_block).update(bytes(16)),
-        "tag_mask": u64(int(masks.elements(seed, tag_block, 1)[0])),
+        "first_block": ks.keystream(seed, 0).update(bytes(16)),
+        "tag_block": ks.keystream(seed, after).update(bytes(16)),
+        "tag_mask": u64(int(ks.elements(seed, 1, after)[0])),
     }
 
 
@@ -117,7 +118,7 @@ def group(bound: Bound, parts: dict[int, bytes], key: TagKey) -> dict[str, Any]:
     return {
         "group_key": secret,
         "alpha": [u64(int(x)) for x in key.alpha],
-        "beta_1_to_4": [u64(int(x)) for x in key.beta[:4]],
+        "beta_1_to_4": [u64(beta(key, j)) for j in range(4)],
         "pads": {u: u64(x) for u, x in sorted(key.pads.items())},
     }
 
@@ -138,8 +139,8 @@ def _verified(world: World, silo: int, name: str, step: Step) -> dict[str, Any]:
     key, out = step.before.tag_key, step.message
     return {
         "release_digest": out.release_digest(),
-        "inner_product": u64(key.inner(out.total)),
-        "pads": u64(sum(key.pads[u] for u in out.contributors) % masks.TAG_PRIME),
+        "inner_product": u64(inner(key, out.total)),
+        "pads": u64(sum(key.pads[u] for u in out.contributors) % ks.TAG_PRIME),
     }
 
 
@@ -166,10 +167,10 @@ def _published(world: World, silo: int, name: str, step: Step) -> dict[str, Any]
         for peer in u3:
             of = masks.pair_stream(key, masking.bound, u, peer, adverts[peer].mask_key)
             removed[f"pair {u} {peer}"] = stream(of, params.length)
-    out = step.after.published
+    out, width = step.after.published, np.uint32((1 << params.ring_bits) - 1)
     return {
         "secrets": secrets,
-        "masked_sum": step.total_before.astype("<u4").tobytes(),
+        "masked_sum": (step.total_before & width).astype("<u4").tobytes(),
         "masked_tag_sum": u64(masking.tag),
         "streams_added": removed,
         "release_digest": out.release_digest(),

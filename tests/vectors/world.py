@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from vectors.notation import to_json
 
+from fedit_secure.federation.release_sizes import release_sizes
 from fedit_secure.secagg import messages as m
 from fedit_secure.secagg import states as s
 from fedit_secure.secagg.keys import SigningKey
@@ -20,7 +21,7 @@ from fedit_secure.secagg.params import Member, Roster, SecAggParams
 from fedit_secure.secagg.shares import PRIME
 
 # Six silos are the fewest that tolerate two that vanish: t = m_min = 4.
-PARAMS = SecAggParams.create(6, length=26, bound=0.5, weights=(1, 2, 1, 1, 3, 1))
+PARAMS = release_sizes(6, length=26, bound=0.5, weights=(1, 2, 1, 1, 3, 1))
 AGGREGATOR = -1
 
 

@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from fedit_secure.federation.release_sizes import release_sizes
 from fedit_secure.secagg import messages as m
 from fedit_secure.secagg import states as s
 from fedit_secure.secagg.aggregator_steps import collect_upload
 from fedit_secure.secagg.keys import SigningKey
-from fedit_secure.secagg.params import Member, Roster, SecAggParams
+from fedit_secure.secagg.params import Member, Roster
 from fedit_secure.storage.spool import Spool
 from fedit_secure.wire import frames as f
 from fedit_secure.wire.arenas import give_back_freed_memory
@@ -35,7 +36,7 @@ def masking(names: list[str], length: int) -> s.Masking:
     """The phase in which every silo of the roster is asked for its upload."""
     keys = [SigningKey.from_seed(bytes([n]) * 32) for n in range(len(names) + 1)]
     members = (Member(n, k.public) for n, k in zip(names, keys[1:], strict=True))
-    params = SecAggParams.create(len(names), length=length, bound=1.0, ring_bits=24)
+    params = release_sizes(len(names), length=length, bound=1.0, ring_bits=24)
     roster = Roster(tuple(members), keys[0].public)
     session = s.Session(params, roster, bytes(32), 1, 1, bytes(32))
     bound = session.bound(KEY_SET, tuple(range(len(names))))
