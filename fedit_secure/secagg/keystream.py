@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, modes
 from cryptography.hazmat.primitives.ciphers.algorithms import AES256
-from numpy._core._multiarray_umath import __cpu_features__
+from numpy._core import _multiarray_umath as _numpy  # type: ignore[attr-defined]
 from numpy.typing import NDArray
 
 Scratch = tuple[NDArray[np.float64], NDArray[np.float64]]  # each of one piece
@@ -25,7 +25,7 @@ CORES = os.cpu_count() or 1
 _ZEROS = memoryview(bytes(4 * PIECE))  # a cipher turns them into keystream
 # The bytes are the same. Where the processor has wide AES, OpenSSL uses it in GCM alone,
 # which is then twice as fast as its CTR; elsewhere GCM takes a third longer.
-WIDE_AES: bool = __cpu_features__.get("AVX512_ICL", False)
+WIDE_AES: bool = getattr(_numpy, "__cpu_features__", {}).get("AVX512_ICL", False)
 
 
 def keystream(seed: bytes, tile: int) -> CipherContext:
