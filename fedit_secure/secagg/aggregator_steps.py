@@ -24,7 +24,7 @@ Step = tuple[s.AggregatorState, tuple[m.Effect, ...]]
 
 
 def open_attempt(session: s.Session, key: SigningKey, silos: Iterable[int]) -> Step:
-    """Invite the silos that hold an update; the first message of every attempt."""
+    """Step 0: invite the silos that hold an update; every attempt begins with it."""
     where = (session.round, session.attempt, session.state_digest)
     offer, invited = sign(key, m.Offer(session.charter, *where)), frozenset(silos)
     return s.Gathering(session, key, invited), to_all(invited, offer)
