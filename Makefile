@@ -74,6 +74,8 @@ check: $(STAMP) ## Check style, types, floors, generated files and the README
 	@$(BIN)/lint-imports --no-logo 2>&1 | tail -n 20; exit $${PIPESTATUS[0]}
 	@echo "==> generated protocol buffers"
 	@$(BIN)/python protos/generate.py --check
+	@echo "==> diagrams and tables of docs/protocol.md"
+	@$(BIN)/python .ci/protocol_diagram.py --check
 	@echo "==> README against fedit --help"
 	@$(BIN)/python .ci/check_readme.py
 	@echo "==> checks passed"
@@ -87,6 +89,11 @@ bench: $(STAMP) ## Run every benchmark at its quick size (FULL=1: at full size)
 protos: $(STAMP) ## Generate fedit_secure/wire/pb from protos/
 	@echo "==> generating fedit_secure/wire/pb"
 	@$(BIN)/python protos/generate.py
+
+.PHONY: diagram
+diagram: $(STAMP) ## Draw the diagrams and tables of docs/protocol.md from the transition tables
+	@echo "==> drawing docs/protocol.md"
+	@$(BIN)/python .ci/protocol_diagram.py
 
 .PHONY: vectors
 vectors: $(STAMP) ## Generate the test vectors of the secure aggregation

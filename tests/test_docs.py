@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from fedit_secure.federation.release_sizes import release_sizes
-from fedit_secure.secagg.protocol import SILO
+from fedit_secure.secagg.aggregator_steps import PHASES
+from fedit_secure.secagg.protocol import AGGREGATOR, SILO
+
+Table = dict[tuple[type, type], Callable[..., Any]]
 
 ROOT = Path(__file__).parents[1]
 PROTOCOL = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
@@ -45,14 +52,24 @@ def test_table_of_thresholds_is_what_the_parameters_compute() -> None:
         assert n - params.minimum == int(missing)
 
 
-def test_table_of_a_silos_steps_is_the_transition_table() -> None:
-    documented = {
-        (state.strip(), message.strip()): step
-        for states, messages, step in rows("state")
+@pytest.mark.parametrize(("head", "table"), [("state", SILO), ("phase", AGGREGATOR)])
+def test_tables_of_steps_are_the_transition_tables(head: str, table: Table) -> None:
+    documented = [
+        ((state.strip(), message.strip()), step)
+        for states, messages, step, *_ in rows(head)
         for state in states.split(",")
         for message in messages.split(",")
-    }
-    assert documented == {
+    ]
+    assert len(documented) == len(table)
+    assert dict(documented) == {
         (state.__name__, message.__name__): step.__name__
-        for (state, message), step in SILO.items()
+        for (state, message), step in table.items()
+    }
+
+
+def test_table_of_phases_says_what_ends_each() -> None:
+    ends = {(phase, step): end for phase, _, step, end in rows("phase") if end}
+    assert ends == {
+        (phase.__name__, collect.__name__): end.__name__
+        for phase, (_, collect, end) in PHASES.items()
     }
