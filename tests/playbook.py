@@ -244,7 +244,7 @@ class Play:
                 self.records[silo] = effect.record or self.records.get(silo)
             elif isinstance(effect, m.Release):
                 self.verified[silo] = effect.published
-                applied = m.StateApplied(effect.published.release_digest())
+                applied = m.StateApplied(effect.published.release_digest)
                 self.mail.append(Mail(silo, silo, applied))
             else:
                 self._post(silo, (effect,))

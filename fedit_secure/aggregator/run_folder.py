@@ -97,7 +97,7 @@ class RunFolder:
         """Keep a published sum: its signed frame, and the integers as int32."""
         total = np.ascontiguousarray(published.total, dtype="<i4").data.cast("B")
         notice = PublishedNotice.of(published, blob_address(total))
-        write_durably(self._round(round) / "sum.int32", bytes(total))
+        write_durably(self._round(round) / "sum.int32", total)
         write_durably(self._round(round) / "published.frame", encode(notice))
 
     def published(self, round: int) -> m.PublishedSum | None:

@@ -345,7 +345,7 @@ class Aggregator:
 
     async def _close(self, now: int, certificate: m.RoundCertificate) -> None:
         digest, release = certificate.confirmations[0].content()
-        if self._sum is None or self._sum[0].release_digest() != release:
+        if self._sum is None or self._sum[0].release_digest != release:
             raise FaultyAggregator("a quorum confirmed a sum that was never published")
         after = self._sum[1]
         if after.digest() != digest:

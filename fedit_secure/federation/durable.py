@@ -12,9 +12,10 @@ from fedit_secure.errors import ConfigError, StorageError
 
 
 def write_durably(
-    path: Path, data: bytes, *, mode: int = 0o644, replace: bool = True
+    path: Path, *data: bytes | memoryview, mode: int = 0o644, replace: bool = True
 ) -> None:
-    """Writes `data` beside `path`, flushes it to the disk, then moves it into place.
+    """Writes the parts of `data` beside `path`, flushes them to the disk, then moves them
+    into place.
 
     `mode` holds from the first byte on. Raises ConfigError if `replace` is False and
     `path` exists, StorageError if the disk refuses; `path` is then as it was.
@@ -24,7 +25,7 @@ def write_durably(
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         try:
             with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
+                file.writelines(data)
                 file.flush()
                 os.fsync(file.fileno())
             if replace:

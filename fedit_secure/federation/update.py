@@ -11,13 +11,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedit_secure.errors import ConfigError, MalformedMessage, ProtocolError
+from fedit_secure.secagg.keystream import Scratch, in_pieces
 from fedit_secure.secagg.params import SecAggParams
 from fedit_secure.secagg.transcript import digest, join, u64
 
@@ -45,6 +46,7 @@ class GridState:
     shapes: tuple[tuple[int, ...], ...]
     values: NDArray[np.int64]
     fraction_bits: int = FRACTION_BITS
+    _digest: list[bytes] = field(default_factory=list, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if len(self.names) != len(self.shapes) or len(set(self.names)) != len(
@@ -86,24 +88,30 @@ class GridState:
 
     def digest(self) -> bytes:
         """32 bytes over the ordered names, the shapes and the little-endian
-        integers.
+        integers. They are hashed once: `values` never change.
         """
-        return digest(
-            "fedit/state/v1",
-            u64(self.fraction_bits),
-            join(*(name.encode() for name in self.names)),
-            join(*(join(*(u64(side) for side in shape)) for shape in self.shapes)),
-            _little_endian(self.values),
-        )
+        if not self._digest:
+            made = digest(
+                "fedit/state/v1",
+                u64(self.fraction_bits),
+                join(*(name.encode() for name in self.names)),
+                join(*(join(*(u64(side) for side in shape)) for shape in self.shapes)),
+                _little_endian(self.values),
+            )
+            self._digest.append(made)
+        return self._digest[0]
 
-    def to_bytes(self) -> bytes:
-        """The one serialisation of this state: magic, header length, JSON header,
-        values.
+    def parts(self) -> tuple[bytes, memoryview]:
+        """The one serialisation of this state in two parts, of which the second, the
+        values, is its own memory: magic, header length, JSON header; values.
         """
         header = _header(self)
-        return b"".join(
-            (_MAGIC, u64(len(header)), header, bytes(_little_endian(self.values)))
-        )
+        head = _MAGIC + u64(len(header)) + header
+        return head, _little_endian(self.values).cast("B")
+
+    def to_bytes(self) -> bytes:
+        """The one serialisation of this state."""
+        return b"".join(self.parts())
 
     @classmethod
     def from_bytes(cls, data: bytes | memoryview) -> GridState:
@@ -182,7 +190,6 @@ def apply_update(
     Raises ProtocolError if the sum doesn't fit the state or leaves the grid,
     ConfigError if this process flushes subnormal numbers to zero.
     """
-    check_float_mode()
     if total.dtype != np.int32 or total.shape != (state.length,):
         raise ProtocolError(
             f"a sum of {total.shape} {total.dtype} doesn't fit a state of "
@@ -196,12 +203,21 @@ def apply_update(
         max(params.weights)
     )
     factor = scale / float(params.magnitude * weight)
-    delta = np.rint(np.multiply(total, factor, dtype=np.float64))
-    if _leaves_grid(delta):
-        raise ProtocolError("the mean update leaves the state's grid")
-    values = np.add(state.values, delta.astype(np.int64), dtype=np.int64)
-    if _leaves_grid(values):
-        raise ProtocolError("the updated state leaves its grid")
+    values = np.empty(state.length, np.int64)
+
+    def work(here: slice, _: object, rooms: Scratch) -> None:
+        check_float_mode()  # of this thread
+        delta, moved = (room[: here.stop - here.start] for room in rooms)
+        np.multiply(total[here], factor, out=delta, dtype=np.float64)
+        np.rint(delta, out=delta)
+        if _leaves_grid(delta):
+            raise ProtocolError("the mean update leaves the state's grid")
+        moved.view(np.int64)[:] = delta
+        np.add(state.values[here], moved.view(np.int64), out=values[here])
+        if _leaves_grid(values[here]):
+            raise ProtocolError("the updated state leaves its grid")
+
+    in_pieces(state.length, work)
     return GridState(state.names, state.shapes, values, state.fraction_bits)
 
 

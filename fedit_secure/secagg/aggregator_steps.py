@@ -104,7 +104,7 @@ def collect_agreement(state: s.Agreeing, agreement: m.Agreement) -> Step:
 def seal_agreements(state: s.Agreeing) -> Step:
     """t signatures make U3 the only set that can ever be opened in this attempt."""
     quorum = m.AgreementSet(state.session.ctx, state.answers())
-    what = (state.masking, state.survivors.silos(), quorum.agreements)
+    what = (state.masking, tuple(sorted(state.masking.got)), quorum.agreements)
     return state.then(s.Revealing, state.got, *what), to_all(state.got, quorum)
 
 
@@ -158,7 +158,7 @@ def open_sum(state: s.Revealing) -> Step:
         # What the dropped silo would have added cancels what they did.
         half = partial(masks.pair_stream, key, bound, silo)
         streams += [half(peer, adverts[peer].mask_key) for peer in u3]
-    total = np.empty(params.length, np.int32)
+    total = masking.total.view(np.int32)  # signed, in the memory that it has
 
     lift = partial(fixed_point.lift_signed, ring_bits=params.ring_bits)
     tag = masking.tag + masks.add_streams(

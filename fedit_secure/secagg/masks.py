@@ -37,8 +37,7 @@ def pair_stream(
     Raises:
         Bad: if no secret can be shared with `public`, the peer's key.
     """
-    low, high = sorted((me, peer))
-    info = join(b"fedit/mask/v1", *bound[1:], u64(low), u64(high))
+    info = join(b"fedit/mask/v1", *bound[1:], *map(u64, sorted((me, peer))))
     seed = hkdf(own.exchange(public), bound.charter, info)
     return seed, 1 if me < peer else -1
 

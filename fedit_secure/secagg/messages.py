@@ -9,6 +9,8 @@ states.py and never leave the process.
 
 from __future__ import annotations
 
+from dataclasses import field
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -71,13 +73,11 @@ class SurvivorSet(InAttempt, label="fedit/u3/v1"):
 
     headers: tuple[UploadHeader, ...]
 
-    def silos(self) -> Silos:
-        return tuple(h.silo for h in self.headers)
-
     def digests(self) -> tuple[bytes, bytes]:
         """H(U3) and that of the headers: what an agreement says of the survivors."""
         headers = (header.signed_digest() for header in self.headers)
-        return silo_set(self.silos()), digest("fedit/headers/v1", *headers)
+        u3 = silo_set(tuple(header.silo for header in self.headers))
+        return u3, digest("fedit/headers/v1", *headers)
 
 
 class PublishedSum(InAttempt, label="fedit/published/v1"):
@@ -88,17 +88,17 @@ class PublishedSum(InAttempt, label="fedit/published/v1"):
     total: NDArray[np.int32]
     tag: int
     agreements: tuple[Agreement, ...]
+    release_digest: bytes = field(init=False)  # H(ctx, K, U3, X): what is confirmed
 
-    def release_digest(self) -> bytes:
-        """H(ctx, K, U3, X): what a confirmation commits to."""
+    def __post_init__(self) -> None:
         x = np.ascontiguousarray(self.total, dtype="<i4").data
-        u3 = silo_set(self.contributors)
-        return digest("fedit/release/v1", self.ctx, self.key_set, u3, x)
+        what = (self.ctx, self.key_set, silo_set(self.contributors), x)
+        object.__setattr__(self, "release_digest", digest("fedit/release/v1", *what))
 
     def signed_digest(self) -> bytes:
-        """Covers X through the release digest, so that it is hashed in place."""
+        """Covers X through the release digest, so that it is hashed once, in place."""
         rest = (encode(self.tag), encode(self.agreements))
-        return digest(self.label, self.release_digest(), *rest)
+        return digest(self.label, self.release_digest, *rest)
 
 
 class VoidRequest(InAttempt, label="fedit/void-request/v1"):

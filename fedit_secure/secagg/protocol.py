@@ -99,7 +99,7 @@ def run_release(
             if isinstance(effect, m.Send):
                 mail.append((effect.to, effect.message))
             elif isinstance(effect, m.Release):  # the sum itself stands for the state
-                mail.append((at, m.StateApplied(effect.published.release_digest())))
+                mail.append((at, m.StateApplied(effect.published.release_digest)))
         if not mail:
             return state, states
         (at, message), effects = mail.popleft(), ()

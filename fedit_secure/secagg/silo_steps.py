@@ -156,7 +156,7 @@ def verify_sum(state: s.Revealed, out: m.PublishedSum, rand: Rand) -> Step:
 
 def confirm(state: s.Verified, new: m.StateApplied, rand: Rand) -> Step:
     """Step 7, second half: sign the state that applying the verified sum gave."""
-    session, release = state.start.session, state.published.release_digest()
+    session, release = state.start.session, state.published.release_digest
     where = (session.charter, session.round, new.state_digest, release)
     fuse, statement = confirmation(state.start.me, *where)
     return s.Confirmed(statement), (fuse, m.Send(None, statement))

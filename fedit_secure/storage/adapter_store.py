@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import mmap
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ from fedit_secure.federation.durable import write_durably
 from fedit_secure.federation.update import GridState
 from fedit_secure.secagg.messages import Blob
 
+_log = logging.getLogger(__name__)
 _ADAPTER_MARKS = (".lora_A.weight", ".lora_B.weight")
 
 
@@ -36,11 +38,12 @@ class StateStore:
     def put(self, state: GridState) -> bytes:
         """Write a state, durably; returns its digest. StorageError if it can't be."""
         digest = state.digest()
-        data = state.to_bytes()
-        path = self._path(digest)
-        # Written again where a damaged file has the name.
-        if not path.is_file() or path.read_bytes() != data:
-            write_durably(path, data)
+        try:
+            if self.find(digest) is not None and self.get(digest):
+                return digest
+        except StorageError as error:
+            _log.warning("%s; it is written again", error)
+        write_durably(self._path(digest), *state.parts())
         return digest
 
     def get(self, digest: bytes) -> GridState:

@@ -96,24 +96,28 @@ class BlobReader:
 
     def __init__(self, max_bytes: int) -> None:
         self._max = max_bytes
-        self._size: int | None = None
-        self._data = bytearray()
+        self._data: memoryview | None = None
+        self._held = 0
 
     def add(self, data: bytes) -> None:
         """Take one message; MalformedMessage if it says or holds too much."""
         chunk = parse(pb.BlobChunk, data)
-        if self._size is None:
-            self._size = chunk.size
         if chunk.size > self._max:
             raise MalformedMessage(f"a blob of {chunk.size} bytes, above {self._max}")
-        if chunk.size != self._size or len(self._data) + len(chunk.data) > self._size:
+        if self._data is None:
+            self._data = memoryview(bytearray(chunk.size))
+        piece = chunk.data  # once: each access to the field copies it
+        held = self._held + len(piece)
+        if chunk.size != len(self._data) or held > chunk.size:
             raise MalformedMessage("a blob that outgrows its size")
-        self._data += chunk.data
+        self._data[self._held : held] = piece
+        self._held = held
 
-    def whole(self) -> bytes:
-        """The blob; MalformedMessage if bytes are missing."""
-        if len(self._data) != self._size:
+    def whole(self) -> memoryview:
+        """The blob, read-only; MalformedMessage if bytes are missing."""
+        if self._data is None or self._held != len(self._data):
+            size = None if self._data is None else len(self._data)
             raise MalformedMessage(
-                f"a blob of {self._size} bytes that ended after {len(self._data)}"
+                f"a blob of {size} bytes that ended after {self._held}"
             )
-        return bytes(self._data)
+        return self._data.toreadonly()

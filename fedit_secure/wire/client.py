@@ -176,7 +176,7 @@ class GrpcSiloLink:
         address: bytes,
         max_bytes: int,
         check: Callable[[Blob], bytes] = blob_address,
-    ) -> bytes:
+    ) -> Blob:
         """A blob; MalformedMessage unless `check` of it is `address`."""
         call = self._channel.unary_stream(FETCH)(bulk.fetch_request(address))
         reader = bulk.BlobReader(max_bytes)

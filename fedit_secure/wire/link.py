@@ -55,7 +55,7 @@ class SiloLink(Protocol):
         address: bytes,
         max_bytes: int,
         check: Callable[[Blob], bytes] = blob_address,
-    ) -> bytes:
+    ) -> Blob:
         """The blob whose `check(blob)` is `address`; ConnectError if there is none."""
 
     async def close(self) -> None:
@@ -122,7 +122,7 @@ def encode_for_silo(frame: Frame, published: Published) -> bytes:
     return encode(frame)
 
 
-def whole_sum(notice: PublishedNotice, blob: bytes, limits: Limits) -> PublishedSum:
+def whole_sum(notice: PublishedNotice, blob: Blob, limits: Limits) -> PublishedSum:
     """The message that a notice and its blob stand for; MalformedMessage if the blob
     isn't one int32 for each coordinate."""
     if len(blob) != 4 * limits.length:
@@ -190,11 +190,11 @@ class _MemorySiloLink:
         address: bytes,
         max_bytes: int,
         check: Callable[[Blob], bytes] = blob_address,
-    ) -> bytes:
+    ) -> Blob:
         blob = self._published.get(address)
         if blob is None:
             raise ConnectError(f"the aggregator holds no blob {address.hex()[:16]}")
-        return checked_blob(bytes(blob), address, max_bytes, check)
+        return checked_blob(blob, address, max_bytes, check)
 
     async def close(self) -> None:
         for mailbox in (self._up, self._down):
@@ -233,8 +233,8 @@ class _MemoryPeerLink:
 
 
 def checked_blob(
-    blob: bytes, address: bytes, max_bytes: int, check: Callable[[Blob], bytes]
-) -> bytes:
+    blob: Blob, address: bytes, max_bytes: int, check: Callable[[Blob], bytes]
+) -> Blob:
     """`blob` itself; MalformedMessage if it is too large or not what was asked for."""
     if len(blob) > max_bytes:
         raise MalformedMessage(f"a blob of {len(blob)} bytes, above {max_bytes}")

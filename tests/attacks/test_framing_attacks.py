@@ -43,7 +43,7 @@ def changed(value: Any) -> Iterator[tuple[str, Any]]:
         for place, other in changed(value[-1]):
             yield f"[-1]{place}", (*value[:-1], other)
     elif is_dataclass(value):
-        for f in fields(value):
+        for f in (x for x in fields(value) if x.init):
             for place, other in changed(getattr(value, f.name)):
                 yield f".{f.name}{place}", replace(value, **{f.name: other})
 

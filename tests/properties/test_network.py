@@ -155,7 +155,7 @@ def assert_harmless(play: Play) -> None:
         assert len(among) >= play.cast.params.minimum
         np.testing.assert_array_equal(play.released.total, play.plain_sum(among))
         for seen in play.verified.values():
-            assert seen.release_digest() == play.released.release_digest()
+            assert seen.release_digest == play.released.release_digest
     # Reveals that come too late are lost, and one charge with them.
     assert_nothing_leaked(play, withheld=True)
 

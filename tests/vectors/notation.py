@@ -23,7 +23,9 @@ SHORT = 24  # characters of an item that shares a line
 def to_json(value: Any) -> Any:
     """A message, or anything in one, as JSON holds it."""
     if is_dataclass(value):
-        found = {f.name: to_json(getattr(value, f.name)) for f in fields(value)}
+        found = {
+            f.name: to_json(getattr(value, f.name)) for f in fields(value) if f.init
+        }
         if "tag" in found:
             found["tag"] = u64(found["tag"]).hex()
         if "signature" in found:  # last, as it covers the others

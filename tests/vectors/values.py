@@ -138,7 +138,7 @@ def _revealed(world: World, silo: int, name: str, step: Step) -> dict[str, Any]:
 def _verified(world: World, silo: int, name: str, step: Step) -> dict[str, Any]:
     key, out = step.before.tag_key, step.message
     return {
-        "release_digest": out.release_digest(),
+        "release_digest": out.release_digest,
         "inner_product": u64(inner(key, out.total)),
         "pads": u64(sum(key.pads[u] for u in out.contributors) % ks.TAG_PRIME),
     }
@@ -173,7 +173,7 @@ def _published(world: World, silo: int, name: str, step: Step) -> dict[str, Any]
         "masked_sum": (step.total_before & width).astype("<u4").tobytes(),
         "masked_tag_sum": u64(masking.tag),
         "streams_added": removed,
-        "release_digest": out.release_digest(),
+        "release_digest": out.release_digest,
     }
 
 
