@@ -19,6 +19,7 @@ from fedit_secure.aggregator.inbox import Inbox
 from fedit_secure.aggregator.ledger_copies import LedgerCopies
 from fedit_secure.aggregator.post import Post
 from fedit_secure.aggregator.run_folder import RunFolder
+from fedit_secure.aggregator.sums import Sums
 from fedit_secure.driver import Resume, drive_aggregator
 from fedit_secure.errors import (
     ConnectError,
@@ -30,7 +31,7 @@ from fedit_secure.errors import (
 )
 from fedit_secure.federation.approval import Approval, verify_approvals
 from fedit_secure.federation.charter import Charter
-from fedit_secure.federation.update import GridState, apply_update, check_float_mode
+from fedit_secure.federation.update import GridState, check_float_mode
 from fedit_secure.secagg import checks
 from fedit_secure.secagg import messages as m
 from fedit_secure.secagg import states as s
@@ -77,7 +78,7 @@ class Aggregator:
         self._uploads = uploads
         self._post = Post(self._lose, charter.schedule.phase_deadline_seconds)
         self._words: asyncio.Queue[m.Confirmation] = asyncio.Queue()
-        self._sum: tuple[m.PublishedSum, GridState] | None = None
+        self._sums = Sums(folder, self._params)
         self._pending: f.Frame | None = None  # told again to a silo that reconnects
         self._teller = Teller(on_event, folder.progress.round)
         self._ended = False
@@ -299,7 +300,7 @@ class Aggregator:
         payload = self._params.payload_bytes
         self._attempt = inbox = Inbox(seconds, payload, self._uploads)
         self._post.start(session.round)
-        self._sum = None
+        self._sums.forget()
 
         async def on_state(state: s.AggregatorState) -> None:
             inbox.enter(state)
@@ -332,26 +333,13 @@ class Aggregator:
             self._teller.tell("", PHASES[type(state)])
         if isinstance(state, s.Sharing):
             self._folder.record(now, "adverts", state.adverts)
-        elif isinstance(state, s.Published) and self._sum is None:
-            out = state.published
-            after = await asyncio.to_thread(
-                apply_update, before, out.total, self._params, out.contributors
-            )
-            self._folder.states.put(after)
-            await asyncio.to_thread(self._folder.record_sum, now, out)
-            self._sum = (out, after)
+        elif isinstance(state, s.Published):
+            await self._sums.publish(now, state.published, before)
         elif isinstance(state, s.Certified):  # on disk before any silo closes the round
             await self._close(now, state.certificate)
 
     async def _close(self, now: int, certificate: m.RoundCertificate) -> None:
-        digest, release = certificate.confirmations[0].content()
-        if self._sum is None or self._sum[0].release_digest != release:
-            raise FaultyAggregator("a quorum confirmed a sum that was never published")
-        after = self._sum[1]
-        if after.digest() != digest:
-            # t silos agree with each other and not with us: their state counts, ours is
-            # broken, and going on would only spread it.
-            raise FaultyAggregator("a quorum of silos applied the sum to another state")
+        after = await self._sums.certified(certificate)
         await asyncio.to_thread(
             self._folder.certify, now, certificate, after, self._base_model
         )

@@ -12,11 +12,15 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
 
 from fedit_secure.driver import drive_silo
 from fedit_secure.errors import FaultyAggregator, FuseBlown, ProtocolError
 from fedit_secure.federation.charter import Charter
-from fedit_secure.federation.update import apply_update
+from fedit_secure.federation.update import GridState, apply_update
 from fedit_secure.secagg import checks, fixed_point
 from fedit_secure.secagg import messages as m
 from fedit_secure.secagg import states as s
@@ -27,6 +31,15 @@ from fedit_secure.silo.outbox import Outbox
 from fedit_secure.storage.life import MASKED, REVEALED, VOIDED
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A round's update as integers, and its name before it was encoded."""
+
+    round: int
+    values: NDArray[np.int32] = field(repr=False)
+    update_digest: bytes
 
 
 class Attempts:
@@ -49,6 +62,8 @@ class Attempts:
         self._books, self._outbox, self._tell = books, outbox, tell
         self._state: s.SiloState | None = None
         self._session: s.Session | None = None
+        self._prepared: _Prepared | None = None
+        self._keeping: asyncio.Task[None] | None = None
         self.published: m.PublishedSum | None = None
         self.last_progress = time.monotonic()
 
@@ -98,25 +113,41 @@ class Attempts:
             _log.info("attempt %d was offered again", offer.attempt)
             return
         self.check_offer(offer)
-        update = self._books.update(offer.round)
-        if update is None or offer.round != self._books.certified + 1:
-            raise ProtocolError("invited without an update for this round")
-        encoded = await asyncio.to_thread(
-            fixed_point.encode, update, self._params, self._me.silo, os.urandom(32)
-        )
-        if encoded.scale < 1:
-            _log.warning("round %d: the update was scaled to its bound", offer.round)
+        if offer.round != self._books.certified + 1:
+            raise ProtocolError("invited to another round than the next")
+        await self.prepare(offer.round)
+        assert self._prepared is not None
         where = (offer.round, offer.attempt, self._books.state_digest)
         self._session = s.Session(self._params, self._roster, self._digest, *where)
         self._state = s.Invited(
             self._session,
             self._me,
-            encoded.values,
-            update_digest(update),
+            self._prepared.values,
+            self._prepared.update_digest,
             self._books.head(),
             self._books.peer_heads(),
         )
         await self.step(offer)
+
+    async def prepare(self, round: int) -> None:
+        """Encode this round's update, once: every attempt of the round takes the same
+        integers, and nobody waits for it when an attempt begins.
+
+        Raises:
+            ProtocolError: there is no update of this round.
+        """
+        if self._prepared is None or self._prepared.round != round:
+            self._prepared = await asyncio.to_thread(self._encode, round)
+
+    def _encode(self, round: int) -> _Prepared:
+        update = self._books.update(round)
+        if update is None:
+            raise ProtocolError("invited without an update for this round")
+        key = os.urandom(32)
+        encoded = fixed_point.encode(update, self._params, self._me.silo, key)
+        if encoded.scale < 1:
+            _log.warning("round %d: the update was scaled to its bound", round)
+        return _Prepared(round, encoded.values, update_digest(update))
 
     async def step(self, message: m.Message) -> None:
         """One message through the machine; raises what it raises."""
@@ -131,17 +162,29 @@ class Attempts:
             self._tell(phase)
 
     async def _apply(self, published: m.PublishedSum) -> bytes:
-        contributors = published.contributors
-        after = await asyncio.to_thread(
-            apply_update,
-            self._books.state(),
-            published.total,
-            self._params,
-            contributors,
-        )
-        await asyncio.to_thread(self._books.keep_state, after)
+        after = await asyncio.to_thread(self._applied, published)
+        # What is confirmed is the statement, which is durable before it is sent. The
+        # state is kept beside it: whoever lost it gets it by its digest.
+        keep = asyncio.to_thread(self._books.keep_state, after)
+        self._keeping = asyncio.create_task(keep)
         self.published = published
         return after.digest()
+
+    def _applied(self, published: m.PublishedSum) -> GridState:
+        what = (published.total, self._params, published.contributors)
+        after = apply_update(self._books.state(), *what)
+        after.digest()
+        return after
+
+    async def kept(self) -> None:
+        """Wait until the state that was applied last is on the disk.
+
+        Raises:
+            StorageError: the disk refuses it.
+        """
+        if self._keeping is not None:
+            keeping, self._keeping = self._keeping, None
+            await keeping
 
     async def leave(self) -> None:
         """Close the attempt, if it may still be voided; its secrets go in any case."""
@@ -167,7 +210,7 @@ class Attempts:
     def round_closed(self) -> None:
         """A certificate closed the round."""
         self._end()
-        self._session, self.published = None, None
+        self._session, self.published, self._prepared = None, None, None
 
     async def take_void(self, request: m.VoidRequest) -> None:
         """Close an attempt for ever: the one we are in, or one that we never entered."""

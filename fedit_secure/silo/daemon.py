@@ -264,6 +264,7 @@ class SiloDaemon:
             await self.send(f.Phase(now, "tuning"))
             update = await self._tune(now, books.state(), charge)
             await asyncio.to_thread(books.commit_update, now, update)
+            await self._attempts.prepare(now)
             self._tell("tuned")
             await self._send_ledger()
             slot = self._charter.schedule.ready_slot_seconds
@@ -280,6 +281,7 @@ class SiloDaemon:
             _log.info("round %d: %s; it is offered again", now, error)
 
     async def _report_ready(self) -> None:
+        await self._attempts.prepare(self._round)
         await self._send_ledger()
         await self.send(f.Ready(self._round))
 
@@ -373,6 +375,7 @@ class SiloDaemon:
 
     async def _fetch_state(self, digest: bytes) -> None:
         """Have the state of this digest on disk; what isn't it is refused."""
+        await self._attempts.kept()
         if self._books.has_state(digest):
             return
         assert self._link is not None

@@ -1,0 +1,66 @@
+"""The sum of an attempt at the aggregator, and the state that it gives: as every silo
+computes it, which is how the aggregator knows whether the silos agree with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from fedit_secure.aggregator.run_folder import RunFolder
+from fedit_secure.errors import FaultyAggregator
+from fedit_secure.federation.update import GridState, apply_update
+from fedit_secure.secagg import messages as m
+from fedit_secure.secagg.params import SecAggParams
+
+_log = logging.getLogger(__name__)
+
+
+class Sums:
+    """At most one published sum, and the state after it, while silos apply it too."""
+
+    def __init__(self, folder: RunFolder, params: SecAggParams) -> None:
+        self._folder, self._params = folder, params
+        self._published: m.PublishedSum | None = None
+        self._after: asyncio.Task[GridState] | None = None
+
+    def forget(self) -> None:
+        """An attempt begins, and has no sum."""
+        self._published = self._after = None
+
+    async def publish(self, round: int, out: m.PublishedSum, before: GridState) -> None:
+        """Put a sum on the disk, durably: from then on silos may be told. The state after
+        it is computed while they compute it. Nothing if it is known."""
+        if self._published is not None:
+            return
+        await asyncio.to_thread(self._folder.record_sum, round, out)
+        self._published = out
+        self._after = asyncio.create_task(asyncio.to_thread(self._apply, out, before))
+        self._after.add_done_callback(_tell)
+
+    async def certified(self, proof: m.RoundCertificate) -> GridState:
+        """The state that t silos confirmed: durable, and ours too.
+
+        Raises:
+            FaultyAggregator: they confirmed another sum, or another state.
+        """
+        digest, release = proof.confirmations[0].content()
+        known = self._published
+        if known is None or self._after is None or known.release_digest != release:
+            raise FaultyAggregator("a quorum confirmed a sum that was never published")
+        after = await self._after
+        if after.digest() != digest:
+            # t silos agree with each other and not with us: their state counts, ours is
+            # broken, and going on would only spread it.
+            raise FaultyAggregator("a quorum of silos applied the sum to another state")
+        return after
+
+    def _apply(self, out: m.PublishedSum, before: GridState) -> GridState:
+        after = apply_update(before, out.total, self._params, out.contributors)
+        self._folder.states.put(after)
+        return after
+
+
+def _tell(task: asyncio.Task[GridState]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _log.error("the published sum can't be applied: %s", error)
