@@ -108,16 +108,15 @@ class RunFolder:
         total = (self._round(round) / "sum.int32").read_bytes()
         return whole_sum(notice, total, self._limits)
 
-    def certify(
-        self,
-        round: int,
-        certificate: m.RoundCertificate,
-        state: GridState,
-        base_model: str | None,
-    ) -> None:
-        """Close a round: certificate first, then the progress, then the adapter."""
+    def certify(self, round: int, certificate: m.RoundCertificate) -> None:
+        """Close a round: the certificate first, then the progress."""
         self.record(round, "certificate", certificate)
         self.enter(Progress(round=round + 1, certified=round))
+
+    def save_adapter(
+        self, round: int, state: GridState, base_model: str | None
+    ) -> None:
+        """Write the adapter after a certified round, and the manifest of the run."""
         for folder in (self._round(round) / "adapter", self.folder / "adapter"):
             self._save_adapter(folder, state, base_model)
         self._write_manifest()

@@ -66,7 +66,7 @@ class Aggregator:
             raise PolicyRefusal("the charter pins another identity for the aggregator")
         self._charter, self._digest, self._key = charter, charter.digest(), key
         self._approvals = tuple(a.to_bytes() for a in approvals)
-        self._folder, self._base_model = folder, base_model
+        self._folder = folder
         self._params, self._roster = charter.secagg_params(), charter.secagg_roster()
         self._copies = LedgerCopies(folder.folder / "ledgers", charter, key)
         self._links: dict[int, PeerLink] = {}
@@ -78,7 +78,7 @@ class Aggregator:
         self._uploads = uploads
         self._post = Post(self._lose, charter.schedule.phase_deadline_seconds)
         self._words: asyncio.Queue[m.Confirmation] = asyncio.Queue()
-        self._sums = Sums(folder, self._params)
+        self._sums = Sums(folder, self._params, base_model)
         self._pending: f.Frame | None = None  # told again to a silo that reconnects
         self._teller = Teller(on_event, folder.progress.round)
         self._ended = False
@@ -174,12 +174,17 @@ class Aggregator:
 
         Raises QuorumLost when too few silos can or will go on.
         """
+        if done := self._folder.progress.certified:
+            # An earlier process may not have got to it.
+            await self._sums.save(done, self._folder.state())
         try:
             while (now := self._folder.progress.round) <= self._charter.rounds:
                 await self._round(now)
         except QuorumLost as error:
             await self._broadcast(f.CannotServe(str(error), error.exit_status))
             raise
+        finally:
+            await self._sums.saved()
         state = self._folder.state()
         self._ended = True
         await self._broadcast(
@@ -340,10 +345,9 @@ class Aggregator:
 
     async def _close(self, now: int, certificate: m.RoundCertificate) -> None:
         after = await self._sums.certified(certificate)
-        await asyncio.to_thread(
-            self._folder.certify, now, certificate, after, self._base_model
-        )
+        await asyncio.to_thread(self._folder.certify, now, certificate)
         self._teller.tell("", "certified")
+        await self._sums.save(now, after)
 
     async def _skip(self, now: int, before: GridState, reason: str) -> None:
         """Close the round with the state unchanged: t silos must say so."""
@@ -370,9 +374,8 @@ class Aggregator:
         finally:
             self._pending = None
         certificate = m.RoundCertificate(now, tuple(words.values()))
-        await asyncio.to_thread(
-            self._folder.certify, now, certificate, before, self._base_model
-        )
+        await asyncio.to_thread(self._folder.certify, now, certificate)
+        await self._sums.save(now, before)
         await self._broadcast(certificate)
 
     def _session(self, now: int, attempt: int, before: GridState) -> s.Session:

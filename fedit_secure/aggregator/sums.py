@@ -17,10 +17,14 @@ _log = logging.getLogger(__name__)
 
 
 class Sums:
-    """At most one published sum, and the state after it, while silos apply it too."""
+    """At most one published sum, and the state after it, while silos apply it too; and
+    the adapters that certified states become."""
 
-    def __init__(self, folder: RunFolder, params: SecAggParams) -> None:
-        self._folder, self._params = folder, params
+    def __init__(
+        self, folder: RunFolder, params: SecAggParams, base_model: str | None
+    ) -> None:
+        self._folder, self._params, self._base_model = folder, params, base_model
+        self._saving: asyncio.Task[None] | None = None
         self._published: m.PublishedSum | None = None
         self._after: asyncio.Task[GridState] | None = None
 
@@ -54,6 +58,25 @@ class Sums:
             # broken, and going on would only spread it.
             raise FaultyAggregator("a quorum of silos applied the sum to another state")
         return after
+
+    async def save(self, round: int, state: GridState) -> None:
+        """Begin to write the adapter after a certified round, once the one before is
+        written: no silo waits for it."""
+        await self.saved()
+        write = asyncio.to_thread(
+            self._folder.save_adapter, round, state, self._base_model
+        )
+        self._saving = asyncio.create_task(write)
+
+    async def saved(self) -> None:
+        """Wait for the adapter that is being written.
+
+        Raises:
+            StorageError: the disk refuses it.
+        """
+        if self._saving is not None:
+            saving, self._saving = self._saving, None
+            await saving
 
     def _apply(self, out: m.PublishedSum, before: GridState) -> GridState:
         after = apply_update(before, out.total, self._params, out.contributors)
