@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from fedit_secure.errors import MalformedMessage
 from fedit_secure.secagg.messages import Blob, UploadHeader
 from fedit_secure.wire.codec import UPLOAD_HEADER, parse
-from fedit_secure.wire.limits import CHUNK, Limits
+from fedit_secure.wire.limits import CHUNK, PIECE, Limits
 from fedit_secure.wire.pb import federation_pb2 as pb
 
 
@@ -21,8 +21,8 @@ def upload_start(header: UploadHeader) -> bytes:
 def upload_chunks(payload: Blob, held: int) -> Iterator[bytes]:
     """The messages that follow: the payload in order, without its first `held` bytes."""
     view = memoryview(payload).cast("B")
-    for offset in range(held, len(view), CHUNK):
-        data = bytes(view[offset : offset + CHUNK])
+    for offset in range(held, len(view), PIECE):
+        data = bytes(view[offset : offset + PIECE])
         yield pb.UploadChunk(offset=offset, data=data).SerializeToString()
 
 
@@ -86,8 +86,8 @@ def fetch_address(data: bytes) -> bytes:
 def blob_chunks(blob: Blob) -> Iterator[bytes]:
     """The messages of one Fetch call; an empty blob has one too."""
     view = memoryview(blob).cast("B")
-    for offset in range(0, max(len(view), 1), CHUNK):
-        data = bytes(view[offset : offset + CHUNK])
+    for offset in range(0, max(len(view), 1), PIECE):
+        data = bytes(view[offset : offset + PIECE])
         yield pb.BlobChunk(size=len(view), data=data).SerializeToString()
 
 

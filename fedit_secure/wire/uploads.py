@@ -172,6 +172,7 @@ class Intake:
                 )
             data = bulk.upload_data(data, upload.held, length)
             await upload.work(asyncio.to_thread(upload.file.write, upload.held, data))
+            del data  # or it would stay in memory until the next chunk is here
             self._moved()
             self._check(call, upload)
         more = await read()

@@ -17,7 +17,7 @@ from fedit_secure.secagg import messages as m
 from fedit_secure.wire import bulk, calls
 from fedit_secure.wire import frames as f
 from fedit_secure.wire.client import GrpcSiloLink
-from fedit_secure.wire.limits import CHUNK
+from fedit_secure.wire.limits import CHUNK, PIECE
 
 
 async def raw_upload(link: GrpcSiloLink, chunks: list[bytes]) -> None:
@@ -44,9 +44,9 @@ def chunk(data: bytes) -> bytes:
 
 
 BAD_UPLOADS = {
-    "chunk_beyond": ([START, *DATA[1:]], "offset 1048576 instead of 0"),
-    "chunk_reordered": ([START, DATA[1], DATA[0], *DATA[2:]], "offset 1048576 instead"),
-    "chunk_duplicated": ([START, DATA[0], *DATA], "offset 0 instead of 1048576"),
+    "chunk_beyond": ([START, *DATA[1:]], f"offset {PIECE} instead of 0"),
+    "chunk_reordered": ([START, DATA[1], DATA[0], *DATA[2:]], f"offset {PIECE} instead"),
+    "chunk_duplicated": ([START, DATA[0], *DATA], f"offset 0 instead of {PIECE}"),
     "no_header": (DATA, "doesn't begin with its header"),
     "two_headers": ([START, START, *DATA], "chunk of 0 bytes"),
     "nothing": ([], "ended early"),
@@ -55,7 +55,7 @@ BAD_UPLOADS = {
     "another_silos_header": ([bulk.upload_start(OTHERS), *DATA], "headed as 1"),
     "nobodys_header": ([bulk.upload_start(NOBODYS), *DATA], "roster of 4"),
     "oversized_length": ([bulk.upload_start(LONG), *DATA], "the charter's codec"),
-    "other_bytes": ([START, chunk(bytes(CHUNK)), *DATA[1:]], "its header signs"),
+    "other_bytes": ([START, chunk(bytes(PIECE)), *DATA[1:]], "its header signs"),
     "oversized_chunk": ([START, chunk(PAYLOAD[: CHUNK + 1])], "of 1048577 bytes"),
     "beyond_the_message_limit": ([START, chunk(bytes(4 << 20))], None),
 }
