@@ -17,8 +17,9 @@ from wire_samples import HEADER, HELLO, Authority, Parties
 
 from fedit_secure.secagg import messages as m
 from fedit_secure.secagg.transcript import digest
+from fedit_secure.storage.spool import SpoolFile
 from fedit_secure.wire.client import GrpcSiloLink, connect
-from fedit_secure.wire.limits import Limits
+from fedit_secure.wire.limits import CHUNK, Limits
 
 SLOW = 300_000  # bytes a second: seven seconds for this upload
 LENGTH = 8_000_000  # coordinates: an upload of 24 MB
@@ -57,6 +58,41 @@ async def test_a_slow_silo_beside_fast_ones(parties: Parties, tmp_path: Path) ->
         assert isinstance(got, m.MaskedUpload)
         assert bytes(got.payload) == PAYLOAD
     assert fast < len(PAYLOAD) / SLOW
+
+
+async def test_a_silo_waits_for_a_slow_disk(
+    parties: Parties, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What isn't on disk yet stays with the silo, but for the little that is under way."""
+    write, written, ahead = SpoolFile.write, 0, []
+
+    def slowly(file: SpoolFile, offset: int, data: bytes) -> None:
+        nonlocal written
+        time.sleep(0.02)
+        ahead.append(cable.up - written)
+        write(file, offset, data)
+        written += len(data)
+
+    monkeypatch.setattr(SpoolFile, "write", slowly)
+    limits = Limits(4, LENGTH, 3 * LENGTH + 8)
+    payload = bytes(limits.payload_bytes)
+    header = replace(
+        UPLOAD.header,
+        length=len(payload),
+        payload_digest=digest("fedit/payload/v1", payload),
+    )
+    async with (
+        hub(parties, tmp_path, limits) as where,
+        cable_to(where.address) as cable,
+    ):
+        link = await connect(cable.address, parties.silo_tls(0), limits)
+        await link.send(hello(parties, 0))
+        await where.peers.get()
+        async with asyncio.timeout(40):
+            await link.upload(m.MaskedUpload(header, payload))
+        await link.close()
+    assert written == len(payload)
+    assert max(ahead) <= 3 * CHUNK
 
 
 async def peak_with(
