@@ -18,7 +18,6 @@ from fedit_secure.errors import MalformedMessage, StorageError
 from fedit_secure.secagg.transcript import join, u64
 
 _SUFFIX = ".upload"
-_TILE = 1 << 20  # bytes
 
 
 class Spool:
@@ -89,6 +88,9 @@ class SpoolFile:
         self._path = path
         self._length = length
         self._written = 0
+        # digest("fedit/payload/v1", payload), as the bytes come: nobody waits for the
+        # whole to be read again, and no page of it need be in this process's memory.
+        self._hash = hashlib.sha256(join(b"fedit/payload/v1") + u64(length))
         self._open = True
         self._lock = threading.Lock()
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
@@ -119,14 +121,15 @@ class SpoolFile:
                     f"bytes {offset} to {end} of an upload of {self._length} bytes, of "
                     f"which {self._written} are there"
                 )
+            rest = memoryview(data)
             try:
-                while offset < end:
-                    offset += os.pwrite(self._descriptor, data, offset)
-                    data = memoryview(data)[len(data) - (end - offset) :]
+                while rest:
+                    rest = rest[os.pwrite(self._descriptor, rest, end - len(rest)) :]
             except OSError as error:
                 raise StorageError(
                     f"an upload can't be written: {error.strerror}"
                 ) from error
+            self._hash.update(data)
             self._written = end
 
     def finish(self, payload_digest: bytes) -> memoryview:
@@ -142,7 +145,7 @@ class SpoolFile:
                 raise MalformedMessage(
                     f"an upload of {self._written} bytes instead of {self._length}"
                 )
-            if self._digest() != payload_digest:
+            if self._hash.digest() != payload_digest:
                 raise MalformedMessage("an upload that isn't what its header signs")
             mapped = mmap.mmap(self._descriptor, self._length, access=mmap.ACCESS_READ)
             payload = memoryview(mapped)
@@ -157,14 +160,6 @@ class SpoolFile:
             if self._open:
                 self._close()
                 self._spool.release(self._length)
-
-    def _digest(self) -> bytes:
-        # digest("fedit/payload/v1", payload), but read in tiles: an upload that waits to
-        # be added is on disk, and no page of it in this process's memory.
-        sha = hashlib.sha256(join(b"fedit/payload/v1") + u64(self._length))
-        for offset in range(0, self._length, _TILE):
-            sha.update(os.pread(self._descriptor, _TILE, offset))
-        return sha.digest()
 
     def _must_be_open(self) -> None:
         if not self._open:
