@@ -1,0 +1,97 @@
+"""A cable from a silo to the aggregator: it counts bytes, slows them down, and is cut."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+
+_PIECE = 16 * 1024  # bytes taken from a socket at a time
+
+
+class Cable:
+    """A TCP relay on loopback; `up` counts what went from silo to aggregator.
+
+    The first connections are cut after so many bytes of their own as `cuts` names, one
+    number each. `bytes_a_second` slows all of them. After `mute_after` bytes in all
+    nothing comes back from the aggregator any more.
+    """
+
+    def __init__(
+        self,
+        cuts: Iterable[int] = (),
+        bytes_a_second: float | None = None,
+        mute_after: int | None = None,
+    ) -> None:
+        self.up = 0
+        self.cuts = list(cuts)
+        self.bytes_a_second = bytes_a_second
+        self.mute_after = mute_after
+        self.address = ""
+        self._relays: set[asyncio.Task[None]] = set()
+        self._pulled = asyncio.Event()
+
+    async def relay(
+        self, port: int, silo: asyncio.StreamReader, back: asyncio.StreamWriter
+    ) -> None:
+        """One connection, until an end closes it or it is cut."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._relays.add(task)
+        hub, there = await asyncio.open_connection("127.0.0.1", port)
+        left = self.cuts.pop(0) if self.cuts else None
+        ways = {
+            asyncio.create_task(self._upwards(silo, there, left)),
+            asyncio.create_task(self._downwards(hub, back)),
+            asyncio.create_task(self._pulled.wait()),
+        }
+        try:
+            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for way in ways:
+                way.cancel()
+            await asyncio.gather(*ways, return_exceptions=True)
+            for end in (there, back):
+                end.transport.abort()
+            self._relays.discard(task)
+
+    async def pull(self) -> None:
+        """Cut every connection now."""
+        self._pulled.set()
+        await asyncio.gather(*self._relays)
+        self._pulled.clear()
+
+    async def _upwards(
+        self, silo: asyncio.StreamReader, hub: asyncio.StreamWriter, left: int | None
+    ) -> None:
+        while data := await silo.read(_PIECE if left is None else min(_PIECE, left)):
+            self.up += len(data)
+            hub.write(data)
+            await hub.drain()
+            if left is not None and (left := left - len(data)) == 0:
+                return
+            if self.bytes_a_second is not None:
+                await asyncio.sleep(len(data) / self.bytes_a_second)
+
+    async def _downwards(
+        self, hub: asyncio.StreamReader, silo: asyncio.StreamWriter
+    ) -> None:
+        while data := await hub.read(_PIECE):
+            if self.mute_after is None or self.up < self.mute_after:
+                silo.write(data)
+                await silo.drain()
+
+
+@asynccontextmanager
+async def cable_to(address: str, cable: Cable) -> AsyncIterator[Cable]:
+    """The cable laid to `host:port`; its own address is where a silo dials."""
+    port = int(address.rsplit(":", 1)[1])
+    server = await asyncio.start_server(
+        lambda silo, back: cable.relay(port, silo, back), "127.0.0.1", 0
+    )
+    cable.address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    try:
+        yield cable
+    finally:
+        server.close()
+        await cable.pull()
