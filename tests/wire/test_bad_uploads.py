@@ -45,7 +45,10 @@ def chunk(data: bytes) -> bytes:
 
 BAD_UPLOADS = {
     "chunk_beyond": ([START, *DATA[1:]], f"offset {PIECE} instead of 0"),
-    "chunk_reordered": ([START, DATA[1], DATA[0], *DATA[2:]], f"offset {PIECE} instead"),
+    "chunk_reordered": (
+        [START, DATA[1], DATA[0], *DATA[2:]],
+        f"offset {PIECE} instead",
+    ),
     "chunk_duplicated": ([START, DATA[0], *DATA], f"offset 0 instead of {PIECE}"),
     "no_header": (DATA, "doesn't begin with its header"),
     "two_headers": ([START, START, *DATA], "chunk of 0 bytes"),
