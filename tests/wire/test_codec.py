@@ -145,6 +145,18 @@ BAD = {
         m.ShareBundle(statement=STATEMENT, envelopes=((0, b"x" * 513),)),
         "envelopes: 513 bytes, above 512",
     ),
+    "one_holder_of_three": (
+        m.ShareBundle(replace(STATEMENT, holders=(0, 4, 3)), ()),
+        "holders: 4 isn't in the roster of 4",
+    ),
+    "one_commitment_of_three": (
+        m.ShareBundle(replace(STATEMENT, self_commitments=(h(1), h(2)[:31], h(3))), ()),
+        "self_commitments: 31 bytes, not 32",
+    ),
+    "one_empty_commitment": (
+        m.ShareBundle(replace(STATEMENT, key_commitments=(h(1), h(2), b"")), ()),
+        "key_commitments: 0 bytes, not 32",
+    ),
     "unequal_columns": (
         m.ShareBundle(
             statement=replace(STATEMENT, key_commitments=(h(1),)), envelopes=()
