@@ -41,13 +41,7 @@ class ApprovedEpoch(Document):
 
 def signed_digest(charter: Charter, name: str) -> bytes:
     """The 32 bytes that silo `name` signs to approve `charter`."""
-    return digest(
-        "fedit/approve/v1",
-        charter.federation.encode(),
-        u64(charter.epoch),
-        charter.digest(),
-        name.encode(),
-    )
+    return _covered(charter, charter.digest(), name)
 
 
 def approve(charter: Charter, name: str, key: SigningKey) -> Approval:
@@ -69,11 +63,15 @@ def approve(charter: Charter, name: str, key: SigningKey) -> Approval:
 
 def verify_approval(charter: Charter, approval: Approval) -> None:
     """Raises PolicyRefusal unless this rostered silo approved exactly this charter."""
+    _verify(charter, charter.digest(), approval)
+
+
+def _verify(charter: Charter, charter_digest: bytes, approval: Approval) -> None:
     row = charter.row(approval.name)
     if (approval.federation, approval.epoch, approval.digest) != (
         charter.federation,
         charter.epoch,
-        charter.digest().hex(),
+        charter_digest.hex(),
     ):
         raise PolicyRefusal(
             f"the approval of silo {approval.name!r} is for another charter"
@@ -81,7 +79,7 @@ def verify_approval(charter: Charter, approval: Approval) -> None:
     try:
         verify(
             bytes.fromhex(row.identity),
-            signed_digest(charter, approval.name),
+            _covered(charter, charter_digest, approval.name),
             bytes.fromhex(approval.signature),
         )
     except BadSignature as error:
@@ -93,8 +91,9 @@ def verify_approval(charter: Charter, approval: Approval) -> None:
 def verify_approvals(charter: Charter, approvals: Iterable[Approval]) -> None:
     """Raises PolicyRefusal unless every rostered silo approved this charter once."""
     found: set[str] = set()
+    charter_digest = charter.digest()  # once: it has a row for each of them
     for approval in approvals:
-        verify_approval(charter, approval)
+        _verify(charter, charter_digest, approval)
         if approval.name in found:
             raise PolicyRefusal(f"silo {approval.name!r} has approved twice")
         found.add(approval.name)
@@ -193,6 +192,16 @@ def remember(state: Path, charter: Charter) -> None:
             f"{path.parent} can't be written: {error.strerror}"
         ) from error
     write_durably(path, record.to_bytes(), mode=0o600)
+
+
+def _covered(charter: Charter, charter_digest: bytes, name: str) -> bytes:
+    return digest(
+        "fedit/approve/v1",
+        charter.federation.encode(),
+        u64(charter.epoch),
+        charter_digest,
+        name.encode(),
+    )
 
 
 def _record(state: Path, federation: str) -> Path:

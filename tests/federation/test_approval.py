@@ -55,6 +55,15 @@ def test_all_must_approve(charter, approvals):
         verify_approvals(charter, [*approvals, approvals[0]])
 
 
+def test_the_charter_is_hashed_once_for_all_approvals(charter, approvals, monkeypatch):
+    """It has a row for each silo: once an approval would be quadratic in the silos."""
+    hashed = []
+    whole = type(charter).digest
+    monkeypatch.setattr(type(charter), "digest", lambda c: hashed.append(c) or whole(c))
+    verify_approvals(charter, approvals)
+    assert hashed == [charter]
+
+
 def test_forged_approvals(charter, second, approvals, parties):
     mine, other = approvals[:2]
     for forged, why in [
