@@ -27,7 +27,7 @@ from fedit_secure.storage.adapter_store import StateStore, save_peft
 from fedit_secure.wire.codec import PublishedNotice, decode, encode
 from fedit_secure.wire.frames import Frame
 from fedit_secure.wire.limits import Limits
-from fedit_secure.wire.link import blob_address, whole_sum
+from fedit_secure.wire.link import whole_sum
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ class RunFolder:
     def record_sum(self, round: int, published: m.PublishedSum) -> None:
         """Keep a published sum: its signed frame, and the integers as int32."""
         total = np.ascontiguousarray(published.total, dtype="<i4").data.cast("B")
-        notice = PublishedNotice.of(published, blob_address(total))
+        notice = PublishedNotice.of(published, published.release_digest)
         write_durably(self._round(round) / "sum.int32", total)
         write_durably(self._round(round) / "published.frame", encode(notice))
 

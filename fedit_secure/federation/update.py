@@ -115,8 +115,8 @@ class GridState:
 
     @classmethod
     def from_bytes(cls, data: bytes | memoryview) -> GridState:
-        """Reads `to_bytes`; raises MalformedMessage on any byte that it wouldn't
-        write.
+        """Reads `to_bytes`, whose memory the values go on to use; raises MalformedMessage
+        on any byte that it wouldn't write.
         """
         view = memoryview(data)
         start = len(_MAGIC) + 8
@@ -134,7 +134,7 @@ class GridState:
             state = cls(
                 names=tuple(name for name, _ in layout),
                 shapes=tuple(shape for _, shape in layout),
-                values=np.frombuffer(body, "<i8").astype(np.int64),
+                values=np.frombuffer(body, "<i8").astype(np.int64, copy=False),
                 fraction_bits=fields["fraction_bits"],
             )
         except (ValueError, TypeError, KeyError, RecursionError) as error:

@@ -35,17 +35,21 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
-    """A round's update as integers, and its name before it was encoded."""
+    """A round's update as integers, its name before it was encoded, and the global state
+    that it started from."""
 
     round: int
     values: NDArray[np.int32] = field(repr=False)
     update_digest: bytes
+    before: GridState = field(repr=False)  # mapped from the disk, and checked
 
 
 class Attempts:
     """See the module. `outbox` sends to the aggregator; `tell(phase)` is for a display.
 
-    `published` is the sum of this round once this silo has verified it itself;
+    `published` is the sum of this round once this silo has verified it itself, and `after`
+    the state that it gives. It is in memory until t silos certified it: what a silo confirms
+    is a statement, which is durable, and the state it can always get by its digest.
     `last_progress` the time (monotonic seconds) of the last message that was accepted.
     """
 
@@ -63,8 +67,8 @@ class Attempts:
         self._state: s.SiloState | None = None
         self._session: s.Session | None = None
         self._prepared: _Prepared | None = None
-        self._keeping: asyncio.Task[None] | None = None
         self.published: m.PublishedSum | None = None
+        self.after: GridState | None = None
         self.last_progress = time.monotonic()
 
     @property
@@ -147,7 +151,8 @@ class Attempts:
         encoded = fixed_point.encode(update, self._params, self._me.silo, key)
         if encoded.scale < 1:
             _log.warning("round %d: the update was scaled to its bound", round)
-        return _Prepared(round, encoded.values, update_digest(update))
+        before = self._books.state()
+        return _Prepared(round, encoded.values, update_digest(update), before)
 
     async def step(self, message: m.Message) -> None:
         """One message through the machine; raises what it raises."""
@@ -163,28 +168,15 @@ class Attempts:
 
     async def _apply(self, published: m.PublishedSum) -> bytes:
         after = await asyncio.to_thread(self._applied, published)
-        # What is confirmed is the statement, which is durable before it is sent. The
-        # state is kept beside it: whoever lost it gets it by its digest.
-        keep = asyncio.to_thread(self._books.keep_state, after)
-        self._keeping = asyncio.create_task(keep)
-        self.published = published
+        self.published, self.after = published, after
         return after.digest()
 
     def _applied(self, published: m.PublishedSum) -> GridState:
+        assert self._prepared is not None  # no attempt is entered before
         what = (published.total, self._params, published.contributors)
-        after = apply_update(self._books.state(), *what)
+        after = apply_update(self._prepared.before, *what)
         after.digest()
         return after
-
-    async def kept(self) -> None:
-        """Wait until the state that was applied last is on the disk.
-
-        Raises:
-            StorageError: the disk refuses it.
-        """
-        if self._keeping is not None:
-            keeping, self._keeping = self._keeping, None
-            await keeping
 
     async def leave(self) -> None:
         """Close the attempt, if it may still be voided; its secrets go in any case."""
@@ -210,7 +202,8 @@ class Attempts:
     def round_closed(self) -> None:
         """A certificate closed the round."""
         self._end()
-        self._session, self.published, self._prepared = None, None, None
+        self._session, self._prepared = None, None
+        self.published, self.after = None, None
 
     async def take_void(self, request: m.VoidRequest) -> None:
         """Close an attempt for ever: the one we are in, or one that we never entered."""

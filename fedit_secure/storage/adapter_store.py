@@ -47,7 +47,8 @@ class StateStore:
         return digest
 
     def get(self, digest: bytes) -> GridState:
-        """The state of this digest; StorageError if it is missing or damaged."""
+        """The state of this digest, its values mapped from the disk; StorageError if it
+        is missing or damaged."""
         found = self.find(digest)
         if found is None:
             raise StorageError(f"there is no state {digest.hex()} in {self._folder}")

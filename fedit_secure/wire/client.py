@@ -30,7 +30,7 @@ from fedit_secure.wire.calls import (
 from fedit_secure.wire.codec import PublishedNotice, decode, encode
 from fedit_secure.wire.frames import FROM_AGGREGATOR, Frame
 from fedit_secure.wire.limits import Limits
-from fedit_secure.wire.link import SiloLink, blob_address, checked_blob, whole_sum
+from fedit_secure.wire.link import SiloLink, blob_address, checked_blob, fetch_sum
 from fedit_secure.wire.stream import Stream
 from fedit_secure.wire.tls import Tls, is_loopback
 
@@ -237,8 +237,7 @@ class GrpcSiloLink:
     async def _unpack(self, data: bytes) -> Frame:
         frame = decode(data, self._limits, FROM_AGGREGATOR)
         if isinstance(frame, PublishedNotice):
-            blob = await self.fetch(frame.total_address, 4 * self._limits.length)
-            return whole_sum(frame, blob, self._limits)
+            return await fetch_sum(self, frame, self._limits)
         return frame
 
     async def _read(self) -> bytes | None:

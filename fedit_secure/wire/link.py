@@ -101,7 +101,7 @@ class Published:
         if self._last is not None and self._last[0] is published:
             return self._last[1]
         total = np.ascontiguousarray(published.total, dtype="<i4").data.cast("B")
-        address = blob_address(total)
+        address = published.release_digest
         self._sums[address] = total
         self._sums.move_to_end(address)
         while len(self._sums) > self._keep:
@@ -120,6 +120,21 @@ def encode_for_silo(frame: Frame, published: Published) -> bytes:
     if isinstance(frame, PublishedSum):
         return encode(PublishedNotice.of(frame, published.add(frame)))
     return encode(frame)
+
+
+async def fetch_sum(
+    link: SiloLink, notice: PublishedNotice, limits: Limits
+) -> PublishedSum:
+    """The message that a notice stands for. Its integers lie at the release digest, which
+    covers them, so they are hashed once; raises what `fetch` and `whole_sum` do."""
+    made: list[PublishedSum] = []
+
+    def release_digest(blob: Blob) -> bytes:
+        made.append(whole_sum(notice, blob, limits))
+        return made[0].release_digest
+
+    await link.fetch(notice.total_address, 4 * limits.length, release_digest)
+    return made[0]
 
 
 def whole_sum(notice: PublishedNotice, blob: Blob, limits: Limits) -> PublishedSum:
@@ -175,8 +190,7 @@ class _MemorySiloLink:
     async def receive(self) -> Frame:
         frame = decode(await self._down.take(), self._limits, FROM_AGGREGATOR)
         if isinstance(frame, PublishedNotice):
-            blob = await self.fetch(frame.total_address, 4 * self._limits.length)
-            return whole_sum(frame, blob, self._limits)
+            return await fetch_sum(self, frame, self._limits)
         return frame
 
     async def upload(self, upload: MaskedUpload) -> None:
