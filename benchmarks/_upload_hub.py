@@ -22,11 +22,12 @@ from typing import Any
 import numpy as np
 
 from fedit_secure.errors import ConnectError
+from fedit_secure.federation.release_sizes import release_sizes
 from fedit_secure.secagg import messages as m
 from fedit_secure.secagg import protocol
 from fedit_secure.secagg import states as s
 from fedit_secure.secagg.keys import SigningKey
-from fedit_secure.secagg.params import Member, Roster, SecAggParams
+from fedit_secure.secagg.params import Member, Roster
 from fedit_secure.storage.spool import Spool, SpoolFile
 from fedit_secure.wire import frames as f
 from fedit_secure.wire.arenas import give_back_freed_memory
@@ -97,7 +98,7 @@ class Hub:
             "ring_bits": 24,
             "allow_pair": True,
         }
-        self.params = SecAggParams.create(len(members), **size)
+        self.params = release_sizes(len(members), **size)
         self.limits = Limits.of(self.params)
         room = 2 * len(members) * self.limits.payload_bytes
         self.uploads = Uploads(Spool(Path(what["folder"]), room), self.limits)
