@@ -7,26 +7,27 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
 _PIECE = 16 * 1024  # bytes taken from a socket at a time
+_LATE = 1.0  # seconds
 
 
 class Cable:
     """A TCP relay on loopback; `up` counts what went from silo to aggregator.
 
     The first connections are cut after so many bytes of their own as `cuts` names, one
-    number each. `bytes_a_second` slows all of them. After `mute_after` bytes in all
-    nothing comes back from the aggregator any more.
+    number each. `bytes_a_second` slows all of them. Over the first connection what
+    the aggregator says takes a second once `late_after` bytes have gone up.
     """
 
     def __init__(
         self,
         cuts: Iterable[int] = (),
         bytes_a_second: float | None = None,
-        mute_after: int | None = None,
+        late_after: int | None = None,
     ) -> None:
         self.up = 0
         self.cuts = list(cuts)
         self.bytes_a_second = bytes_a_second
-        self.mute_after = mute_after
+        self.late_after = late_after
         self.address = ""
         self._relays: set[asyncio.Task[None]] = set()
         self._pulled = asyncio.Event()
@@ -40,9 +41,10 @@ class Cable:
         self._relays.add(task)
         hub, there = await asyncio.open_connection("127.0.0.1", port)
         left = self.cuts.pop(0) if self.cuts else None
+        late_after, self.late_after = self.late_after, None
         ways = {
             asyncio.create_task(self._upwards(silo, there, left)),
-            asyncio.create_task(self._downwards(hub, back)),
+            asyncio.create_task(self._downwards(hub, back, late_after)),
             asyncio.create_task(self._pulled.wait()),
         }
         try:
@@ -74,12 +76,16 @@ class Cable:
                 await asyncio.sleep(len(data) / self.bytes_a_second)
 
     async def _downwards(
-        self, hub: asyncio.StreamReader, silo: asyncio.StreamWriter
+        self,
+        hub: asyncio.StreamReader,
+        silo: asyncio.StreamWriter,
+        late_after: int | None,
     ) -> None:
         while data := await hub.read(_PIECE):
-            if self.mute_after is None or self.up < self.mute_after:
-                silo.write(data)
-                await silo.drain()
+            if late_after is not None and self.up >= late_after:
+                await asyncio.sleep(_LATE)
+            silo.write(data)
+            await silo.drain()
 
 
 @asynccontextmanager

@@ -170,18 +170,19 @@ async def cut(sizes: Sizes) -> dict[str, float]:
 async def lost_answer(sizes: Sizes) -> dict[str, float]:
     """Bytes of an upload that are sent again after its last answer was lost."""
     async with Silos(2, sizes.length) as silos:
-        cable = Cable(mute_after=len(silos.payload))
+        cable = Cable(late_after=len(silos.payload))
         async with cable_to(silos.address, cable):
 
             async def lose() -> int:
                 await silos.whole[0].wait()
-                once, cable.mute_after = cable.up, None
+                once = cable.up
                 await cable.pull()
                 return once
 
             losing = asyncio.create_task(lose())
             await silos.wave({0: cable.address})
             second = cable.up - await losing
+            assert second, "the answer wasn't lost"
     return {
         "lost_answer_link_bytes": second,
         "lost_answer_bytes_again": max(0, second - LINK),
