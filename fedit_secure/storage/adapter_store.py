@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import mmap
+import os
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +33,9 @@ class StateStore:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._lock = threading.Lock()
+        self._mapped: WeakValueDictionary[tuple[int, int, int], mmap.mmap]
+        self._mapped = WeakValueDictionary()
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -63,11 +69,20 @@ class StateStore:
         return state
 
     def find(self, digest: bytes) -> Blob | None:
-        """A state's bytes as they lie on the disk, mapped and unchecked; or None."""
+        """A state's bytes as they lie on the disk, mapped and unchecked; or None.
+
+        However many ask for a file at once, it is mapped once.
+        """
         path = self._path(digest)
         try:
             with path.open("rb") as file:
-                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                at = os.fstat(file.fileno())
+                which = (at.st_ino, at.st_mtime_ns, at.st_size)
+                with self._lock:
+                    mapped = self._mapped.get(which)
+                    if mapped is None:
+                        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                        self._mapped[which] = mapped
         except FileNotFoundError:
             return None
         except ValueError:  # an empty file can't be mapped

@@ -29,7 +29,7 @@ MESSAGES: Final = (
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.keepalive_permit_without_calls", 1),
 )
-SERVER_OPTIONS: Final = (
+_SERVER: Final = (
     *MESSAGES,
     # Pings that a stall had piled up arrive at once. They are no reason to hang up on a
     # rostered silo that has waited for its peers, as gRPC does after the second.
@@ -38,14 +38,23 @@ SERVER_OPTIONS: Final = (
     ("grpc.so_reuseport", 0),
     ("grpc.max_concurrent_streams", 16),  # per connection: one stream, few transfers
     ("grpc.max_metadata_size", 16 * 1024),
-    # A call may be one chunk ahead of who reads it, however fast its silo's line is: at
-    # 100 ms that still is 10 MB a second, and N silos take N chunks of memory, no more.
     ("grpc.http2.bdp_probe", 0),
-    ("grpc.http2.lookahead_bytes", CHUNK),
 )
+_AHEAD: Final = 8 * CHUNK  # bytes that all silos together may have sent unread
 
 _HANDSHAKE = ("handshake", "certificate", "verification", "ssl")
 _HUNG_UP = ("socket closed", "reset by peer", "goaway", "eof")
+
+
+def server_options(silos: int) -> list[tuple[str, int]]:
+    """The aggregator's, for a roster of this size.
+
+    A call may be so many bytes ahead of who reads it, however fast its silo's line is.
+    They share one allowance, so what arrives takes the same memory from however many: ten
+    silos have 0.8 MiB each, which at 100 ms is 8 MB a second.
+    """
+    ahead = min(CHUNK, max(_AHEAD // silos, CHUNK // 8))
+    return [*_SERVER, ("grpc.http2.lookahead_bytes", ahead)]
 
 
 class Unreachable(ConnectError):

@@ -30,7 +30,7 @@ from fedit_secure.wire.calls import (
 from fedit_secure.wire.codec import PublishedNotice, decode, encode
 from fedit_secure.wire.frames import FROM_AGGREGATOR, Frame
 from fedit_secure.wire.limits import Limits
-from fedit_secure.wire.link import SiloLink, blob_address, checked_blob, fetch_sum
+from fedit_secure.wire.link import SiloLink, checked_blob, fetch_sum
 from fedit_secure.wire.stream import Stream
 from fedit_secure.wire.tls import Tls, is_loopback
 
@@ -172,10 +172,7 @@ class GrpcSiloLink:
                 await self._upload(upload)
 
     async def fetch(
-        self,
-        address: bytes,
-        max_bytes: int,
-        check: Callable[[Blob], bytes] = blob_address,
+        self, address: bytes, max_bytes: int, check: Callable[[Blob], bytes]
     ) -> Blob:
         """A blob; MalformedMessage unless `check` of it is `address`."""
         call = self._channel.unary_stream(FETCH)(bulk.fetch_request(address))

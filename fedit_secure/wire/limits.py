@@ -10,7 +10,7 @@ from fedit_secure.secagg.params import SecAggParams
 MAX_FRAME: Final = 3 * 1024 * 1024  # bytes of a frame to a silo: a ShareSet of 100 fits
 MAX_SILO_FRAME: Final = 512 * 1024  # bytes of a frame to the aggregator
 CHUNK: Final = 1024 * 1024  # bytes of upload or blob in one message, at most
-PIECE: Final = 256 * 1024  # as many as we put into one: a message is in memory whole
+PIECE: Final = 128 * 1024  # as many as we put into one: a message is in memory whole
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,11 +26,6 @@ from fedit_secure.wire.limits import Limits
 from fedit_secure.wire.mailbox import Mailbox
 
 
-def blob_address(blob: Blob) -> bytes:
-    """The 32 bytes that a blob is fetched by, unless it has a digest of its own."""
-    return digest("fedit/blob/v1", blob)
-
-
 class BlobSource(Protocol):
     """Where the aggregator's end finds the blobs that silos ask for."""
 
@@ -51,10 +46,7 @@ class SiloLink(Protocol):
         """Hand over a masked upload; returns when the aggregator's end has it whole."""
 
     async def fetch(
-        self,
-        address: bytes,
-        max_bytes: int,
-        check: Callable[[Blob], bytes] = blob_address,
+        self, address: bytes, max_bytes: int, check: Callable[[Blob], bytes]
     ) -> Blob:
         """The blob whose `check(blob)` is `address`; ConnectError if there is none."""
 
@@ -200,10 +192,7 @@ class _MemorySiloLink:
         await self._up.put(upload)
 
     async def fetch(
-        self,
-        address: bytes,
-        max_bytes: int,
-        check: Callable[[Blob], bytes] = blob_address,
+        self, address: bytes, max_bytes: int, check: Callable[[Blob], bytes]
     ) -> Blob:
         blob = self._published.get(address)
         if blob is None:

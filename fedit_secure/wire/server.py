@@ -23,7 +23,7 @@ from fedit_secure.errors import (
 )
 from fedit_secure.secagg.messages import MaskedUpload
 from fedit_secure.wire import bulk
-from fedit_secure.wire.calls import SERVER_OPTIONS, SERVICE
+from fedit_secure.wire.calls import SERVICE, server_options
 from fedit_secure.wire.codec import decode_from_silo, encode
 from fedit_secure.wire.frames import WIRE_VERSION, CannotServe, Frame, Hello, printable
 from fedit_secure.wire.limits import Limits
@@ -119,7 +119,7 @@ class AggregatorServer:
 
     async def start(self) -> int:
         """Listen; returns the port. ConfigError if the address can't be had."""
-        server = grpc.aio.server(options=SERVER_OPTIONS)
+        server = grpc.aio.server(options=server_options(len(self._gate.names)))
         handlers = {
             "Connect": grpc.stream_stream_rpc_method_handler(self._connect),
             "Upload": grpc.stream_stream_rpc_method_handler(self._upload),

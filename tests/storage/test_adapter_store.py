@@ -158,3 +158,21 @@ def test_peft_opens_the_adapter(
     assert torch.equal(got, expected)
     names = {n for n, _ in opened.named_parameters() if "lora_" in n}
     assert {n.replace(".default.", ".") for n in names} == set(arrays)
+
+
+def test_many_readers_share_one_mapping(tmp_path: Path) -> None:
+    """A state that N silos fetch at once is in the aggregator's memory once."""
+    store = StateStore(tmp_path)
+    digest = store.put(state())
+    first, second = store.find(digest), store.find(digest)
+    assert isinstance(first, memoryview)
+    assert isinstance(second, memoryview)
+    assert first.obj is second.obj
+    (path,) = tmp_path.iterdir()
+    path.unlink()
+    assert store.find(digest) is None
+    store.put(state())
+    again = store.find(digest)
+    assert isinstance(again, memoryview)
+    assert again.obj is not first.obj
+    assert bytes(again) == bytes(first)

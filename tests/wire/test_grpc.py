@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 from dataclasses import replace
 from datetime import timedelta
@@ -26,9 +27,13 @@ from fedit_secure.wire import frames as f
 from fedit_secure.wire.client import connect
 from fedit_secure.wire.codec import encode
 from fedit_secure.wire.limits import CHUNK
-from fedit_secure.wire.link import PeerLink, blob_address
+from fedit_secure.wire.link import PeerLink
 from fedit_secure.wire.server import AggregatorServer
 from fedit_secure.wire.tls import Tls
+
+
+def sha(blob: bytes | memoryview) -> bytes:
+    return hashlib.sha256(blob).digest()
 
 
 async def test_frames_go_both_ways_in_order(parties: Parties, tmp_path: Path) -> None:
@@ -112,16 +117,16 @@ async def test_blobs_are_fetched_by_address(parties: Parties, tmp_path: Path) ->
     async with hub(parties, tmp_path) as where, silo(where, parties) as link:
         for size in (0, 1, CHUNK, 2 * CHUNK + 1):
             blob = PAYLOAD[:1] * size
-            where.blobs[blob_address(blob)] = blob
-            assert await link.fetch(blob_address(blob), size) == blob
+            where.blobs[sha(blob)] = blob
+            assert await link.fetch(sha(blob), size, sha) == blob
         where.blobs[h(1)] = b"own digest"
         assert await link.fetch(h(1), 99, lambda blob: h(1)) == b"own digest"
         with pytest.raises(MalformedMessage, match="isn't 0101"):
-            await link.fetch(h(1), 99)
+            await link.fetch(h(1), 99, sha)
         with pytest.raises(MalformedMessage, match="10 bytes, above 9"):
             await link.fetch(h(1), 9, lambda blob: h(1))
         with pytest.raises(ConnectError, match="no blob 0202"):
-            await link.fetch(h(2), 9)
+            await link.fetch(h(2), 9, sha)
 
 
 # ------------------------------------------------------------------------- who is who

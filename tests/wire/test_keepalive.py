@@ -7,11 +7,13 @@ import asyncio
 import grpc
 import pytest
 
-from fedit_secure.wire.calls import MESSAGES, SERVER_OPTIONS
+from fedit_secure.wire.calls import MESSAGES, server_options
 
 METHOD = "/test.Idle/Wait"
 EAGER = 1_000  # milliseconds between pings: as often as gRPC sends them
 SECONDS = 7.0
+
+SERVER_OPTIONS = tuple(server_options(10))
 
 
 async def idle(options: tuple[tuple[str, int], ...]) -> grpc.StatusCode | None:
@@ -55,3 +57,13 @@ def test_a_dead_peer_is_noticed_within_a_minute(options: tuple) -> None:
     found = dict(options)
     whole = found["grpc.keepalive_time_ms"] + found["grpc.keepalive_timeout_ms"]
     assert 20_000 <= whole <= 60_000
+
+
+def test_all_silos_share_what_may_be_sent_ahead() -> None:
+    """However many upload at once, at most 8 MiB are on their way unread, and a silo that
+    is alone with few others gets a whole chunk."""
+    ahead = {
+        n: dict(server_options(n))["grpc.http2.lookahead_bytes"] for n in (2, 10, 64)
+    }
+    assert ahead == {2: 1 << 20, 10: (8 << 20) // 10, 64: 128 << 10}
+    assert dict(server_options(1000))["grpc.http2.lookahead_bytes"] == 128 << 10

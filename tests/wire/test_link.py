@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from dataclasses import replace
 
 import numpy as np
@@ -13,14 +14,12 @@ from fedit_secure.errors import ConnectError, MalformedMessage
 from fedit_secure.secagg import messages as m
 from fedit_secure.secagg.transcript import digest
 from fedit_secure.wire import frames as f
-from fedit_secure.wire.link import (
-    PeerLink,
-    Published,
-    SiloLink,
-    blob_address,
-    memory_pair,
-)
+from fedit_secure.wire.link import PeerLink, Published, SiloLink, memory_pair
 from fedit_secure.wire.mailbox import Mailbox
+
+
+def sha(blob: bytes | memoryview) -> bytes:
+    return hashlib.sha256(blob).digest()
 
 
 class Blobs(dict[bytes, bytes]):
@@ -109,15 +108,15 @@ async def test_uploads_are_checked_like_on_the_wire() -> None:
 
 
 async def test_blobs() -> None:
-    blobs = Blobs({blob_address(b"abc"): b"abc", h(1): b"other"})
+    blobs = Blobs({sha(b"abc"): b"abc", h(1): b"other"})
     silo, _ = pair(blobs)
-    assert await silo.fetch(blob_address(b"abc"), 3) == b"abc"
+    assert await silo.fetch(sha(b"abc"), 3, sha) == b"abc"
     with pytest.raises(MalformedMessage, match="above 2"):
-        await silo.fetch(blob_address(b"abc"), 2)
+        await silo.fetch(sha(b"abc"), 2, sha)
     with pytest.raises(MalformedMessage, match="isn't 0101"):
-        await silo.fetch(h(1), 9)
+        await silo.fetch(h(1), 9, sha)
     with pytest.raises(ConnectError, match="no blob"):
-        await silo.fetch(h(2), 9)
+        await silo.fetch(h(2), 9, sha)
 
 
 @pytest.mark.parametrize("who", ["silo", "aggregator"])
