@@ -16,7 +16,7 @@ def added(vector: np.ndarray, streams: masks.Streams) -> tuple[np.ndarray, int]:
     """The vector with the streams added, fresh, and the sum of their tag masks."""
     total = np.empty(vector.size, np.uint32)
 
-    def take(here: slice, piece: np.ndarray, _: object) -> None:
+    def take(here: slice, piece: np.ndarray) -> None:
         total[here] = piece
 
     tag = masks.add_streams(vector, streams, take)
@@ -46,7 +46,12 @@ def ring_of(payload: bytes | memoryview, length: int, ring_bits: int) -> np.ndar
 
 def inner(key: TagKey, values: np.ndarray) -> int:
     """<rho, values> mod p."""
-    return key.inner(key.rows_of(values))
+    return key.inner(values)
+
+
+def alpha(key: TagKey, row: int) -> int:
+    """The element of a row, from its limbs."""
+    return sum(int(limb) << 13 * i for i, limb in enumerate(key.alpha[row]))
 
 
 def beta(key: TagKey, column: int) -> int:

@@ -162,7 +162,7 @@ def open_sum(state: s.Revealing) -> Step:
 
     lift = partial(fixed_point.lift_signed, ring_bits=params.ring_bits)
     tag = masking.tag + masks.add_streams(
-        masking.total, streams, lambda here, ring, _: np.copyto(total[here], lift(ring))
+        masking.total, streams, lambda here, ring: np.copyto(total[here], lift(ring))
     )
     with blame(FaultySiloOrAggregator, "any contributor"):
         fixed_point.check_sum(total, params, len(u3))

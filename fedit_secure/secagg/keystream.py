@@ -22,7 +22,7 @@ TAG_PRIME = 2**61 - 1
 TILE = 1 << 19  # coordinates
 PIECE = 1 << 16  # coordinates of a tile that stay in cache while they're worked on
 CORES = os.cpu_count() or 1
-_ZEROS = memoryview(bytes(4 * PIECE))  # a cipher turns them into keystream
+ZEROS = memoryview(bytes(4 * PIECE))  # a cipher turns them into keystream
 # The bytes are the same. Where the processor has wide AES, OpenSSL uses it in GCM alone,
 # which is then twice as fast as its CTR; elsewhere GCM takes a third longer.
 WIDE_AES: bool = getattr(_numpy, "__cpu_features__", {}).get("AVX512_ICL", False)
@@ -41,7 +41,7 @@ def keystream(seed: bytes, tile: int) -> CipherContext:
 
 def fill(array: NDArray[Any], stream: CipherContext) -> NDArray[Any]:
     """The array, of at most one piece, overwritten with the stream's next bytes."""
-    stream.update_into(_ZEROS[: array.nbytes], array.data.cast("B"))
+    stream.update_into(ZEROS[: array.nbytes], array.data.cast("B"))
     return array
 
 

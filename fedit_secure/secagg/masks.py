@@ -16,8 +16,7 @@ from fedit_secure.secagg.keys import ExchangeKey, hkdf
 from fedit_secure.secagg.transcript import Bound, join, u64
 
 Streams = Sequence[tuple[bytes, int]]  # (32-byte seed, +1 or -1) each
-# (where, what is there, room for a float64 a coordinate)
-Take = Callable[[slice, NDArray[np.uint32], NDArray[np.float64]], None]
+Take = Callable[[slice, NDArray[np.uint32]], object]  # (where, what is there)
 
 
 def self_stream(b_u: bytes, bound: Bound, sign: int) -> tuple[bytes, int]:
@@ -52,8 +51,8 @@ def add_streams(vector: NDArray[Any], streams: Streams, take: Take) -> int:
     Args:
         vector: int32 or uint32 of shape (m,). It stays as it is.
         streams: what to add.
-        take: gets each piece of the sum, while it is in cache, and room to work in; it
-            mustn't keep them. Pieces come in no order, and from several threads.
+        take: gets each piece of the sum, while it is in cache; it mustn't keep it. Pieces
+            come in no order, and from several threads.
 
     Returns:
         The signed sum of the tag masks, in 0 <= sum < p.
@@ -62,10 +61,11 @@ def add_streams(vector: NDArray[Any], streams: Streams, take: Take) -> int:
     def work(here: slice, ciphers: list[CipherContext], scratch: ks.Scratch) -> None:
         piece = vector[here].view(np.uint32)
         mask, out = (room.view("<u4")[: piece.size] for room in scratch)
+        zeros, raw = ks.ZEROS[: mask.nbytes], mask.data.cast("B")
         for cipher, (_, sign) in zip(ciphers, streams, strict=True):
-            add = np.add if sign > 0 else np.subtract
-            piece = add(piece, ks.fill(mask, cipher), out=out)
-        take(here, piece, scratch[0])
+            cipher.update_into(zeros, raw)
+            piece = (np.add if sign > 0 else np.subtract)(piece, mask, out)
+        take(here, piece)
 
     ks.in_pieces(vector.size, work, [seed for seed, _ in streams])
     after = -(-vector.size // ks.TILE)

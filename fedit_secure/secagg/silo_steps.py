@@ -89,15 +89,10 @@ def mask(state: s.Shared, u2: m.ShareSet, rand: Rand) -> Step:
     peers = (a for a in state.adverts.adverts if a.silo in letters and a.silo != me)
     streams = [half(a.silo, a.mask_key) for a in peers]
     streams.append(masks.self_stream(secrets.self_seed, bound, 1))
-    payload, rows = np.empty(params.payload_bytes, np.uint8), tag_key.rows()
-
-    def take(here: slice, piece: Any, room: Any) -> None:
-        tag_key.put(rows, start.update, here, room)
-        fixed_point.pack(payload, params.ring_bits, here, piece)
-
-    masked = masks.add_streams(start.update, streams, take)
-    tag = (masked + tag_key.inner(rows) + tag_key.pads[me]) % TAG_PRIME
-    payload[-8:] = bytearray(tag.to_bytes(8, "little"))
+    payload = np.empty(params.payload_bytes, np.uint8)
+    pack = partial(fixed_point.pack, payload, params.ring_bits)
+    tag = tag_key.tag(me, start.update) + masks.add_streams(start.update, streams, pack)
+    payload[-8:] = bytearray((tag % TAG_PRIME).to_bytes(8, "little"))
     what = (payload.size, checks.payload_digest(payload.data))
     header = sign(start.me.key, m.UploadHeader(me, *bound[1:], *what))
     fuse = session.fuse("mask", update_digest=start.update_digest)

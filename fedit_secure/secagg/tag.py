@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedit_secure.secagg.keys import Bad, Secret, hkdf
-from fedit_secure.secagg.keystream import TAG_PRIME, elements, in_pieces
+from fedit_secure.secagg.keystream import TAG_PRIME, Scratch, elements, in_pieces
 from fedit_secure.secagg.transcript import Bound, Silos, digest, join
 
 Floats = NDArray[np.float64]
@@ -28,13 +28,14 @@ class TagKey(Secret):
 
     Attributes:
         width: bits of a limb of beta: with those of a coordinate and log2(256), 53.
-        alpha: int64, one element mod p per row of 256 coordinates.
-        beta: float64 of shape (256, limbs): elements mod p, their lowest limb first.
+        alpha: float64 of shape (rows, 5), an element mod p per row of 256 coordinates,
+            in limbs of 13 bits, the lowest first.
+        beta: float64 of shape (256, limbs): elements mod p, in limbs of `width` bits.
         pads: a_u by roster index, for every silo of U2.
     """
 
     width: int
-    alpha: NDArray[np.int64]
+    alpha: Floats
     beta: Floats
     pads: Mapping[int, int]
 
@@ -50,43 +51,40 @@ class TagKey(Secret):
         counts = (-(-length // _ROW), _ROW, max(parts) + 1)
         alpha, beta, pads = map(elements, seeds, counts)
         width, each = 53 - 8 - ring_bits, {u: int(pads[u]) for u in parts}
-        return cls(width, alpha, _limbs(beta, width), each)
+        return cls(width, _limbs(alpha, 13), _limbs(beta, width), each)
 
-    def rows(self) -> Floats:
-        """What `put` fills and `inner` reads: a row's products with beta's limbs."""
-        return np.empty((len(self.alpha), self.beta.shape[1]))
+    def inner(self, values: NDArray[np.int32]) -> int:
+        """<rho, values> mod p, exactly.
 
-    def put(
-        self, rows: Floats, v: NDArray[np.int32], here: slice, room: Floats
-    ) -> None:
-        """Multiply these coordinates, whole rows but at the vector's end, with beta.
+        Two float64 matrix products over limbs: every product and every partial sum is an
+        integer below 2^53, so no order of summation rounds.
 
-        v is signed, and below 2^(b-1): so a row's products and their sum are integers below
-        2^53, and no order of summation rounds. `room` is for a float64 a coordinate.
+        Args:
+            values: int32 of the release's length, signed, below 2^(b-1).
         """
-        into = rows[here.start // _ROW : -(-here.stop // _ROW)]
-        whole, part = room[: len(into) * _ROW], v[here]
-        whole[: part.size], whole[part.size :] = part, 0
-        np.matmul(whole.reshape(-1, _ROW), self.beta, out=into)
+        rows = np.empty((len(self.alpha), self.beta.shape[1]))
 
-    def rows_of(self, v: NDArray[np.int32]) -> Floats:
-        """The rows of a whole vector of the release's length; on all cores."""
-        rows = self.rows()
-        in_pieces(v.size, lambda here, _, rooms: self.put(rows, v, here, rooms[0]))
-        return rows
+        def work(here: slice, _: object, scratch: Scratch) -> None:
+            part, into = values[here], rows[here.start // _ROW : -(-here.stop // _ROW)]
+            whole = scratch[0][: len(into) * _ROW]
+            whole[: part.size], whole[part.size :] = part, 0
+            np.matmul(whole.reshape(-1, _ROW), self.beta, out=into)
 
-    def inner(self, rows: Floats) -> int:
-        """<rho, v> mod p, exactly, for the vector v whose coordinates were put there."""
+        in_pieces(values.size, work)
         total = 0
         for first in range(0, len(rows), _BLOCK):
             block = rows[first : first + _BLOCK]
             high = np.floor(block * 2.0**-27)
             halves = np.stack((block - high * 2.0**27, high))
             # 13 + 27 + log2(_BLOCK) bits: exact too.
-            alpha = _limbs(self.alpha[first : first + _BLOCK], 13)
-            for (k, i, j), x in np.ndenumerate(alpha.T @ halves):
+            limbs = self.alpha[first : first + _BLOCK].T @ halves
+            for (k, i, j), x in np.ndenumerate(limbs):
                 total += int(x) << 27 * k + 13 * i + self.width * j
         return total % TAG_PRIME
+
+    def tag(self, silo: int, values: NDArray[np.int32]) -> int:
+        """tau_u = <rho, v_u> + a_u mod p, for silo u's own update."""
+        return (self.inner(values) + self.pads[silo]) % TAG_PRIME
 
     def check(self, total: NDArray[np.int32], tag: int, u3: Silos) -> None:
         """Check a sum against the sum T of its contributors' tags. Once a release.
@@ -101,7 +99,7 @@ class TagKey(Secret):
         """
         if len(self.pads.keys() & set(u3)) < len(u3):
             raise Bad("the sum's contributors aren't distinct silos of U2")
-        expected = self.inner(self.rows_of(total)) + sum(self.pads[u] for u in u3)
+        expected = self.inner(total) + sum(self.pads[u] for u in u3)
         if tag != expected % TAG_PRIME:
             raise Bad("the tag isn't that of this sum over these contributors")
 

@@ -82,7 +82,9 @@ def test_the_largest_key_doesn_t_round(ring_bits):
         columns = np.full(256, beta)
         limbs = tag_module._limbs(columns, key.width)
         assert limbs.shape == key.beta.shape
-        return dataclasses.replace(key, alpha=np.full(rows, alpha), beta=limbs)
+        return dataclasses.replace(
+            key, alpha=tag_module._limbs(np.full(rows, alpha), 13), beta=limbs
+        )
 
     for value in (-(2 ** (ring_bits - 1)), 2 ** (ring_bits - 1) - 1):
         values = np.full(256 * rows, value, np.int32)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from streams import added, beta, inner, packed, ring_of, tag_of
+from streams import added, alpha, beta, inner, packed, ring_of, tag_of
 from vectors.notation import to_json
 from vectors.world import Recorded
 
@@ -103,7 +103,7 @@ def _tag_key(x: Json) -> TagKey:
 def tag(x: Json) -> Json:
     key, values = _tag_key(x), np.frombuffer(_hex(x["values"]), "<i4")
     return {
-        "alpha": [u64(int(a)) for a in key.alpha],
+        "alpha": [u64(alpha(key, i)) for i in range(len(key.alpha))],
         "beta_1": u64(beta(key, 0)),
         "beta_256": u64(beta(key, 255)),
         "pads": {u: u64(a) for u, a in key.pads.items()},

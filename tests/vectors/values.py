@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from streams import added, beta, inner, tag_of
+from streams import added, alpha, beta, inner, tag_of
 from vectors.notation import to_json
 from vectors.replay import Step
 from vectors.world import World, coefficients
@@ -117,7 +117,7 @@ def group(bound: Bound, parts: dict[int, bytes], key: TagKey) -> dict[str, Any]:
     secret = digest("fedit/group/v1", *bound[1:], *(parts[u] for u in sorted(parts)))
     return {
         "group_key": secret,
-        "alpha": [u64(int(x)) for x in key.alpha],
+        "alpha": [u64(alpha(key, i)) for i in range(len(key.alpha))],
         "beta_1_to_4": [u64(beta(key, j)) for j in range(4)],
         "pads": {u: u64(x) for u, x in sorted(key.pads.items())},
     }
