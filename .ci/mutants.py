@@ -1,182 +1,272 @@
 """Delete every check of the trusted core, one at a time: some attack test must fail.
 
-    make mutants [ONLY=checks.py]
+    make mutants [ONLY="checks.py keys.py"]
 
-A mutant is a copy of the package in which one check of `secagg/` is gone: a statement that
-does nothing but call a check, an `if` that does nothing but raise, one operand of an `and`
-or `or` in a condition, or one of two bounds in a chained comparison. It is killed if the
-core's tests (attacks first) fail against it. Mutants that survive must stand in EQUIVALENT
-with the reason why nothing observable changed; otherwise the status is 1.
+A mutant is a copy of the package in which one check of `secagg/` is gone (deletions.py says
+what a check is). First the core's tests run once without a mutant, to see which test
+executes which line and how long it takes. Then every mutant meets the tests that execute
+its lines, the quickest first, until one fails: no other test can notice it. A mutant of
+the protocol's own files meets the attacks before the other tests. Each run is a fork of
+this process, which has imported what tests import, but nothing of the package.
+
+Mutants that survive must stand in EQUIVALENT with the reason why no test can tell, and
+nothing else may stand there; otherwise the status is 1.
 """
 
 from __future__ import annotations
 
-import ast
-import copy
+import compileall
+import importlib
+import importlib.util
+import multiprocessing
 import os
+import py_compile
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
+
+import coverage
+import hypothesis
+import pytest
+from deletions import Mutant, mutants_of
 
 ROOT = Path(__file__).resolve().parents[1]
 CORE = Path("fedit_secure/secagg")
-CHECKS = (
-    "expect",
-    "check",
-    "verify",
-    "refuse",
-    "signed",
-    "by_aggregator",
-    "keys_differ",
+PROTOCOL = ("protocol.py", "silo_steps.py", "aggregator_steps.py", "checks.py")
+ATTACKS = "tests/attacks"
+TESTS = (ATTACKS, "tests/secagg", "tests/properties/test_release.py")
+LEFT_OUT = {
+    "tests/attacks/test_leaks.py": "statistics: no check is theirs",
+    "tests/attacks/test_over_grpc.py": "attacks of the other files, over a network",
+}
+IMPORTED = (
+    "anyio cryptography.x509 grpc grpc.aio numpy.testing pydantic pytest_asyncio "
+    "pytest_cov rich scipy.stats safetensors.numpy tenacity typer yaml"
 )
-CHECKING_MODULES = ("checks",)
-TESTS = ("tests/attacks", "tests/secagg", "tests/properties/test_release.py")
-LEFT_OUT = ("tests/attacks/test_leaks.py",)  # statistics: no check is theirs
-LIMIT_SECONDS = 600
+OPTIONS = ("-x", "-q", "-p", "no:cacheprovider", "--hypothesis-seed=0", "--timeout=30")
+AT_ONCE = (10, 100)  # so many tests in a mutant's first runs; then all that are left
+LIMIT_SECONDS = 300  # of a run
 
 EQUIVALENT: dict[str, str] = {}
-"""Mutant (file: what is gone) -> why no test can tell."""
+"""Mutant (file: function: what is gone) -> why no test can tell."""
 
 
-@dataclass(frozen=True)
-class Mutant:
-    """One file of the core without one check."""
+class Watch:
+    """Runs chosen tests in this order; notes what each took, and the first to fail."""
 
-    path: Path
-    line: int
-    gone: str
-    source: str
+    def __init__(self, order: Iterable[str] = ()) -> None:
+        self.rank = {test: place for place, test in enumerate(order)}
+        self.seconds: dict[str, float] = {}
+        self.failed = ""
 
-    @property
-    def name(self) -> str:
-        """Stable while the check stays as it is, wherever it stands in the file."""
-        return f"{self.path.name}: {self.gone}"
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        if self.rank:
+            chosen = [item for item in items if item.nodeid in self.rank]
+            items[:] = sorted(chosen, key=lambda item: self.rank[item.nodeid])
 
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        before = self.seconds.get(report.nodeid, 0.0)
+        self.seconds[report.nodeid] = before + report.duration
+        if report.failed:
+            self.failed = self.failed or report.nodeid
 
-def is_check(call: ast.expr) -> bool:
-    """Whether an expression statement is a check: nothing uses what it returns."""
-    if not isinstance(call, ast.Call):
-        return False
-    name = call.func
-    if isinstance(name, ast.Attribute):
-        module = name.value.id if isinstance(name.value, ast.Name) else ""
-        return module in CHECKING_MODULES or name.attr.startswith(CHECKS)
-    return isinstance(name, ast.Name) and name.id.startswith(CHECKS)
-
-
-def only_raises(node: ast.stmt) -> bool:
-    """`if ...: raise ...` and no more."""
-    if not isinstance(node, ast.If) or node.orelse:
-        return False
-    return len(node.body) == 1 and isinstance(node.body[0], ast.Raise)
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.failed:
+            self.failed = self.failed or report.nodeid
 
 
-def mutants_of(path: Path) -> Iterator[Mutant]:
-    """Every mutant of one file."""
-    text = (ROOT / path).read_text(encoding="utf-8")
-    tree = ast.parse(text)
-    for index, node in enumerate(ast.walk(tree)):
-        for body in ("body", "orelse", "finalbody"):
-            statements = getattr(node, body, None)
-            for place, statement in enumerate(
-                statements if isinstance(statements, list) else ()
-            ):
-                called = isinstance(statement, ast.Expr) and is_check(statement.value)
-                if called or only_raises(statement):
-                    changed = _nth(tree, index)
-                    getattr(changed[1], body)[place] = ast.Pass()
-                    yield _made(path, statement, changed[0], ast.unparse(statement))
-        if isinstance(node, ast.BoolOp):
-            for place, operand in enumerate(node.values):
-                changed = _nth(tree, index)
-                del changed[1].values[place]
-                gone = f"{ast.unparse(operand)} of {ast.unparse(node)}"
-                yield _made(path, node, changed[0], gone)
-        if isinstance(node, ast.Compare) and len(node.ops) > 1:
-            for place in (0, len(node.ops) - 1):
-                changed = _nth(tree, index)
-                compare = changed[1]
-                if place == 0:
-                    compare.left = compare.comparators[0]
-                del compare.ops[place], compare.comparators[place]
-                yield _made(
-                    path, node, changed[0], f"end {place} of {ast.unparse(node)}"
-                )
+def run(package: Path, watch: Watch, *arguments: str) -> tuple[Watch, int]:
+    """pytest on the package in this folder; only in a fork, as it imports the package."""
+    os.chdir(ROOT)
+    log = os.open(package / "log", os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
+    os.dup2(log, 1), os.dup2(log, 2)
+    os.environ["COVERAGE_FILE"] = str(package / "coverage")
+    sys.path.insert(0, str(package))
+    found = importlib.util.find_spec("fedit_secure")
+    assert found is not None
+    assert Path(found.origin or "").is_relative_to(package)
+    # Deterministic, and never failing for being slow.
+    quick = (hypothesis.Phase.explicit, hypothesis.Phase.generate)
+    slow = [hypothesis.HealthCheck.too_slow]
+    hypothesis.settings.register_profile(
+        "mutants",
+        database=None,
+        deadline=None,
+        phases=quick,
+        suppress_health_check=slow,
+    )
+    hypothesis.settings.load_profile("mutants")
+    status = pytest.main([*OPTIONS, *arguments], plugins=[watch])
+    sys.stdout.flush()
+    return watch, int(status)
 
 
-def _nth(tree: ast.Module, index: int) -> tuple[ast.Module, ast.AST]:
-    """A copy of the tree, and in it the node that stands there in walking order."""
-    made = copy.deepcopy(tree)
-    return made, next(node for i, node in enumerate(ast.walk(made)) if i == index)
-
-
-def _made(path: Path, at: ast.AST, tree: ast.Module, gone: str) -> Mutant:
-    for node in ast.walk(tree):  # `a and` with one operand left is that operand
-        if isinstance(node, ast.BoolOp) and len(node.values) == 1:
-            node.values.append(node.values[0])
-    first = gone.splitlines()[0]
-    gone = first if first == gone else f"{first} ..."
-    return Mutant(path, at.lineno, gone, ast.unparse(tree))  # type: ignore[attr-defined]
-
-
-def survives(mutant: Mutant, package: Path) -> bool:
-    """Whether all tests pass against this mutant."""
-    target = package / mutant.path
-    target.write_text(mutant.source, encoding="utf-8")
-    command = [str(Path(sys.executable).parent / "pytest"), "-x", "-q", *TESTS]
-    command += ["-p", "no:cacheprovider", "--hypothesis-seed=0"]
-    command += [f"--ignore={path}" for path in LEFT_OUT]
+def forked(work: Callable[..., Any], *arguments: Any) -> Any:
+    """What the work returns in a fork of this process; None if it takes too long, or dies."""
+    here, there = multiprocessing.Pipe(duplex=False)
+    process = multiprocessing.get_context("fork").Process(
+        target=_answer, args=(there, work, *arguments)
+    )
+    process.start()
+    there.close()
     try:
-        done = subprocess.run(
-            command,
-            cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": str(package)},
-            capture_output=True,
-            timeout=LIMIT_SECONDS,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return False  # it hangs: noticed
+        return here.recv() if here.poll(LIMIT_SECONDS) else None
+    except EOFError:
+        return None
     finally:
-        shutil.copyfile(ROOT / mutant.path, target)
-    return done.returncode == 0
+        process.kill()
+        process.join()
 
 
-def main(only: list[str]) -> int:
-    """Try all mutants; print the survivors; 1 if one isn't justified."""
-    files = sorted(p.relative_to(ROOT) for p in (ROOT / CORE).glob("*.py"))
-    todo = [x for p in files if not only or p.name in only for x in mutants_of(p)]
-    began, unjustified, killed = time.monotonic(), [], 0
-    with tempfile.TemporaryDirectory(prefix="fedit-mutants-") as folder:
-        package = Path(folder)
+def _answer(there: Connection, work: Callable[..., Any], *arguments: Any) -> None:
+    there.send(work(*arguments))
+    os._exit(0)
+
+
+class Trial:
+    """A copy of the package, and what its tests do there without a mutant."""
+
+    def __init__(self, package: Path) -> None:
+        self.package = package
         shutil.copytree(
             ROOT / "fedit_secure",
             package / "fedit_secure",
             ignore=shutil.ignore_patterns("__pycache__"),
         )
+        # Bytecode that is held against the source's hash: a mutant's is never taken for
+        # another's, however quickly they follow.
+        by_hash = py_compile.PycInvalidationMode.CHECKED_HASH
+        compileall.compile_dir(package, quiet=1, invalidation_mode=by_hash)
+        ignored = [f"--ignore={path}" for path in LEFT_OUT]
+        measured = [f"--cov={package / CORE}", "--cov-context=test", "--cov-report="]
+        done = forked(run, package, Watch(), *TESTS, *ignored, *measured)
+        if done is None or done[1] != 0:
+            raise SystemExit(self._log() + "\nthe tests fail without a mutant")
+        self.seconds: dict[str, float] = done[0].seconds
+        self.data = coverage.CoverageData(str(package / "coverage"))
+        self.data.read()
+        self.killers: defaultdict[str, set[str]] = defaultdict(set)  # by function
+
+    def _log(self) -> str:
+        return (self.package / "log").read_text(encoding="utf-8")
+
+    def tests_of(self, mutant: Mutant) -> list[str]:
+        """The tests that execute one of its lines, in the order in which to try them."""
+        lines = self.data.contexts_by_lineno(str(self.package / mutant.path))
+        span = range(mutant.first, mutant.last + 1)
+        found = {context for line in span for context in lines.get(line, ())}
+        tests = {context.rpartition("|")[0] for context in found}
+        # A fixture may be shared by its file, and is measured with the first test only.
+        shared = {_file(x) for x in found if x.endswith("|setup")}
+        chosen = [t for t in self.seconds if t in tests or _file(t) in shared]
+        if found and not chosen:
+            chosen = [*self.seconds]  # executed on import
+        chosen.sort(key=self.seconds.__getitem__)
+        cases: Counter[str] = Counter()  # so far, of one test: they are much the same
+        place = {}
+        for test in chosen:
+            later = mutant.path.name in PROTOCOL and not is_attack(test)
+            function, _, _ = test.partition("[")
+            new = test not in self.killers[mutant.function]
+            place[test] = (later, new, cases[function])
+            cases[function] += 1
+        return sorted(chosen, key=place.__getitem__)
+
+    def killer(self, mutant: Mutant) -> str:
+        """The first test that fails against this mutant; empty if none does."""
+        target = self.package / mutant.path
+        target.write_text(mutant.source, encoding="utf-8")
+        try:
+            for tests in _batches(self.tests_of(mutant)):
+                files = sorted({_file(test) for test in tests})
+                done = forked(run, self.package, Watch(tests), *files)
+                if done is None:
+                    return f"{tests[0]} (or a later one: it hangs)"
+                watch, status = done
+                if status not in (0, 1, 2):
+                    raise SystemExit(f"{self._log()}\n{mutant.name}: pytest: {status}")
+                if status:
+                    self.killers[mutant.function].add(watch.failed)
+                    return watch.failed or files[0]
+        finally:
+            shutil.copyfile(ROOT / mutant.path, target)
+        return ""
+
+
+def _batches(tests: list[str]) -> Iterator[list[str]]:
+    """A few first: most mutants die of those."""
+    for size in (*AT_ONCE, len(tests)):
+        if tests:
+            yield tests[:size]
+        tests = tests[size:]
+
+
+def is_attack(test: str) -> bool:
+    """Whether a test mounts an attack."""
+    return test.startswith(ATTACKS)
+
+
+def _file(test: str) -> str:
+    return test.partition("::")[0]
+
+
+def report(
+    killers: Mapping[Mutant, str], minutes: float, equivalent: Iterable[str]
+) -> int:
+    """Print what survived, and what no attack noticed; how many aren't as they should be."""
+    alive = {mutant.name for mutant, test in killers.items() if not test}
+    wrong = [f"survives, and isn't justified: {name}" for name in alive - {*EQUIVALENT}]
+    wrong += [f"is justified, and doesn't survive: {x}" for x in {*equivalent} - alive]
+    others = {
+        m.name: test
+        for m, test in killers.items()
+        if test and m.path.name in PROTOCOL and not is_attack(test)
+    }
+    for name, test in others.items():
+        print(f"no attack: {name}\n    but {test}")
+    for name in sorted(alive & {*EQUIVALENT}):
+        print(f"survives: {name}\n    {EQUIVALENT[name]}")
+    print("\n".join(sorted(wrong)))
+    killed = len(killers) - len(alive)
+    print(
+        f"{len(killers)} mutants, {killed} killed ({len(others)} of the protocol by no "
+        f"attack), {len(alive)} survive, {len(wrong)} wrong; {minutes:.0f} min"
+    )
+    return len(wrong)
+
+
+def main(only: list[str]) -> int:
+    """Try all mutants of the core, or of these of its files."""
+    for module in IMPORTED.split():
+        importlib.import_module(module)
+    files = [
+        x for x in sorted((ROOT / CORE).glob("*.py")) if not only or x.name in only
+    ]
+    texts = {path.relative_to(ROOT): path.read_text(encoding="utf-8") for path in files}
+    todo = [x for path, text in texts.items() for x in mutants_of(path, text)]
+    equivalent = [x for x in EQUIVALENT if not only or x.partition(":")[0] in only]
+    began, killers = time.monotonic(), {}
+    with tempfile.TemporaryDirectory(prefix="fedit-mutants-") as folder:
+        trial = Trial(Path(folder).resolve())
+        print(
+            f"{len(trial.seconds)} tests, {time.monotonic() - began:.0f} s", flush=True
+        )
         for number, mutant in enumerate(todo, 1):
-            alive = survives(mutant, package)
-            killed += not alive
-            if alive:
-                reason = EQUIVALENT.get(mutant.name)
+            killers[mutant] = trial.killer(mutant)
+            if not killers[mutant]:
                 print(
-                    f"{mutant.path}:{mutant.line}: survives: {mutant.gone}", flush=True
+                    f"{mutant.path}:{mutant.first}: survives: {mutant.gone}", flush=True
                 )
-                print(f"    {reason or 'NOT JUSTIFIED'}", flush=True)
-                unjustified += [mutant] if reason is None else []
             elif number % 20 == 0:
                 print(f"{number} of {len(todo)}", flush=True)
-    minutes = (time.monotonic() - began) / 60
-    print(
-        f"{len(todo)} mutants, {killed} killed, {len(todo) - killed} survive, ", end=""
-    )
-    print(f"{len(unjustified)} of them unjustified; {minutes:.0f} min")
-    return 1 if unjustified else 0
+    return 1 if report(killers, (time.monotonic() - began) / 60, equivalent) else 0
 
 
 if __name__ == "__main__":
