@@ -167,9 +167,11 @@ def test_unrostered_silo():
     assert_nothing_opened(play)
 
 
-def test_unrostered_silo_at_the_aggregator():
+@pytest.mark.parametrize("silo", [7, -1])
+def test_unrostered_silo_at_the_aggregator(silo):
+    """Counted from the end, a list has a silo -1 too."""
     play = Play(4)
-    play.alter(m.Advert, lambda a: [a, replace(a, silo=7)], sender=3).run()
+    play.alter(m.Advert, lambda a: [a, replace(a, silo=silo)], sender=3).run()
     assert_blamed(play, ProtocolError, None, "no silo has number")
 
 

@@ -296,6 +296,16 @@ def other_holders(bundle):
     return replace(bundle, statement=replace(statement, holders=others))
 
 
+def fewer(field):
+    """All of U1 are holders, and one of them is promised nothing."""
+
+    def change(bundle):
+        short = getattr(bundle.statement, field)[:-1]
+        return replace(bundle, statement=replace(bundle.statement, **{field: short}))
+
+    return change
+
+
 def other_key_set(bundle):
     return replace(bundle, statement=replace(bundle.statement, key_set=b"K" * 32))
 
@@ -306,6 +316,9 @@ BUNDLES = {
     "swapped": (swapped, "envelopes"),
     "fewer_holders": (fewer_holders, "others than U1"),
     "other_holders": (other_holders, "others than U1"),
+    "fewer_hashes": (fewer("envelope_hashes"), "others than U1"),
+    "fewer_self_commitments": (fewer("self_commitments"), "others than U1"),
+    "fewer_key_commitments": (fewer("key_commitments"), "others than U1"),
     "other_key_set": (other_key_set, "other silos"),
 }
 

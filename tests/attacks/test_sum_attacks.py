@@ -17,7 +17,13 @@ from playbook import (
 )
 from streams import inner
 
-from fedit_secure.errors import FaultyAggregator, FaultySilo, FuseBlown, QuorumLost
+from fedit_secure.errors import (
+    FaultyAggregator,
+    FaultySilo,
+    FuseBlown,
+    ProtocolError,
+    QuorumLost,
+)
 from fedit_secure.errors import FaultySiloOrAggregator as FaultySiloOr
 from fedit_secure.secagg import checks, masks, silo_steps
 from fedit_secure.secagg import messages as m
@@ -203,6 +209,13 @@ def resized(by):
     return change
 
 
+def short_of_its_length(upload):
+    """The header signs the charter's length, and the digest of fewer bytes."""
+    payload = upload.payload[4:]
+    digest = checks.payload_digest(payload)
+    return m.MaskedUpload(replace(upload.header, payload_digest=digest), payload)
+
+
 def no_residue(upload):
     payload = bytes(upload.payload[:-8]) + b"\xff" * 8
     digest = checks.payload_digest(payload)
@@ -212,6 +225,7 @@ def no_residue(upload):
 UPLOADS = {
     "other_bytes": (other_bytes, "isn't what its header says"),
     "cut": (lambda u: replace(u, payload=u.payload[:-1]), "isn't what its header says"),
+    "short_of_its_length": (short_of_its_length, "isn't what its header says"),
     "short": (resized(-3), "another length"),
     "oversized": (resized(3), "another length"),
     "oversized_length_field": (with_header(length=2**40), "another length"),
@@ -310,6 +324,27 @@ def test_two_certificates():
     liars = m.RoundCertificate(1, tuple(skips[7:]))
     with pytest.raises(FaultyAggregator, match="no quorum"):
         certified(play, liars)
+
+
+def test_skip_by_words_that_are_none():
+    """t silos skip a round: an accomplice's words in other names, and true words of
+    another charter or round, count for nothing."""
+    play = Play(4)
+    where, roster = (play.cast.charter, 1), play.cast.roster
+
+    def word(silo, charter, round):
+        return play.by_silo(silo, m.Confirmation(silo, charter, round, b"d" * 32, b""))
+
+    checks.confirmation(roster, *where, word(0, *where))
+    for bad, what in (
+        (replace(word(0, *where), silo=1), "a wrong signature on Confirmation"),
+        (replace(word(0, *where), silo=9), "no silo has number 9"),
+        (word(0, b"Q" * 32, 1), "another charter or round"),
+        (word(0, play.cast.charter, 2), "another charter or round"),
+    ):
+        with pytest.raises(ProtocolError, match=what) as caught:
+            checks.confirmation(roster, *where, bad)
+        assert not hasattr(caught.value, "suspect")  # it needn't be whom it names
 
 
 def test_confirmations_of_other_states_lose_the_quorum():
