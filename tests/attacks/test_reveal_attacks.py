@@ -351,6 +351,12 @@ def test_bad_reveal(attack):
     assert isinstance(play.aggregator, s.Certified)
 
 
+def test_withheld_reveal_holds_nobody_up():
+    """As soon as t shares of each secret are there, no deadline is waited for."""
+    play = Play(5).drop(m.Reveal, sender=4).run(deadlines=False)
+    assert_released(play, range(5))
+
+
 def test_reveal_with_somebody_else_s_name():
     play = Play(5)
     play.alter(m.Reveal, lambda r: [replace(r, silo=1), r], sender=3).run()

@@ -308,6 +308,22 @@ def test_following_takes_one_honest_signer():
         certified(play, two, play.cast.params.corrupt + 1)
 
 
+def test_following_is_of_applied_alone():
+    """Six, c = 1: two say that the round was skipped. Who waits isn't shown their words."""
+    play = Play(6, corrupt=1)
+    for silo in (0, 1):
+        skipped = {"state_digest": b"d" * 32, "release_digest": b""}
+        play.cheat(m.Confirmation, silo, lambda w, to=skipped: replace(w, **to))
+    play.run()
+    certificates = [
+        x.message for x in play.shown if hasattr(x.message, "confirmations")
+    ]
+    assert certificates
+    for proof in certificates:
+        assert all(word.release_digest for word in proof.confirmations)
+    assert isinstance(play.aggregator, s.Certified)
+
+
 def test_two_certificates():
     """*Applied* for some and *skipped* for others: the liars are too few for both."""
     play = Play(10).run()  # c = 3, t = 7
@@ -353,6 +369,16 @@ def test_confirmations_of_other_states_lose_the_quorum():
         play.cheat(m.Confirmation, silo, lambda w: replace(w, state_digest=b"x" * 32))
     play.run()
     assert_blamed(play, QuorumLost, None, "no 3 of 4 words are equal")
+
+
+@pytest.mark.parametrize("elsewhere", [{"charter": b"Q" * 32}, {"round": 2}])
+def test_confirmations_of_another_charter_or_round_certify_nothing(elsewhere):
+    """Of the same state, so that they would fill the quorum; no silo would believe it."""
+    play = Play(4)
+    for silo in (1, 2):
+        play.cheat(m.Confirmation, silo, lambda word: replace(word, **elsewhere))
+    play.run()
+    assert_blamed(play, QuorumLost, None, "no 3 of 2 words are equal")
 
 
 def test_confirmation_with_somebody_else_s_name():
