@@ -50,7 +50,7 @@ IMPORTED = (
     "pytest_cov rich scipy.stats safetensors.numpy tenacity typer yaml"
 )
 OPTIONS = ("-x", "-q", "-p", "no:cacheprovider", "--hypothesis-seed=0", "--timeout=30")
-AT_ONCE = (10, 100)  # so many tests in a mutant's first runs; then all that are left
+AT_ONCE = (25, 100)  # so many tests in a mutant's first runs; then all that are left
 LIMIT_SECONDS = 300  # of a run
 
 EQUIVALENT: dict[str, str] = {}

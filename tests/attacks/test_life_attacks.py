@@ -41,6 +41,18 @@ def test_killing_one_of_five_in_the_masking_window():
     assert_released(play, [0, 1, 3, 4])
 
 
+def test_advert_that_is_taken_back():
+    """A silo advertises and closes the attempt at once, to be waited for in each phase."""
+    play = Play(5)
+
+    def both(advert):
+        return [advert, play.by_silo(0, m.VoidStatement(0, play.session.ctx))]
+
+    play.alter(m.Advert, both, sender=0).run(deadlines=False)
+    assert not play.got(m.AdvertSet, 0)
+    assert_released(play, [1, 2, 3, 4])
+
+
 def test_killing_two_of_five_after_share_and_before_mask_costs_nothing():
     play = Play(5).drop(m.ShareBundle, sender=3).drop(m.ShareBundle, sender=4)
     play.run(deadlines=False)

@@ -252,6 +252,20 @@ def test_upload_twice_is_added_once():
     assert len(play.got(m.UploadAck, 1)) == 1
 
 
+def test_upload_of_a_silo_that_never_dealt():
+    """Had it been added, honest silos would find survivors outside U2, and blame the
+    aggregator for it."""
+    play = Play(5).drop(m.ShareBundle, sender=4)
+
+    def join(upload):
+        header = replace(upload.header, silo=4)
+        return [play.by_silo(4, replace(upload, header=header)), upload]
+
+    play.alter(m.MaskedUpload, join, sender=0).run()
+    assert not play.got(m.UploadAck, 4)
+    assert_released(play, range(4))
+
+
 # ------------------------------------------------------------------- how a round ends
 
 
