@@ -351,6 +351,15 @@ def test_bad_reveal(attack):
     assert isinstance(play.aggregator, s.Certified)
 
 
+def test_reveal_before_its_time():
+    """Nobody sends it by mistake, so whoever does is out, heard in this phase or not."""
+    play = Play(5)
+    early = play.by_silo(0, m.Reveal(0, play.session.ctx, ((1, bytes(33)),), ()))
+    play.alter(m.Advert, lambda advert: [advert, early], sender=0).run()
+    assert_blamed(play, ProtocolError, None, "Gathering takes no Reveal")
+    assert_released(play, [1, 2, 3, 4])
+
+
 def test_withheld_reveal_holds_nobody_up():
     """As soon as t shares of each secret are there, no deadline is waited for."""
     play = Play(5).drop(m.Reveal, sender=4).run(deadlines=False)
