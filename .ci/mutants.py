@@ -28,6 +28,7 @@ import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,7 @@ IMPORTED = (
 OPTIONS = ("-x", "-q", "-p", "no:cacheprovider", "--hypothesis-seed=0", "--timeout=30")
 AT_ONCE = (25, 100)  # so many tests in a mutant's first runs; then all that are left
 LIMIT_SECONDS = 300  # of a run
+say = partial(print, flush=True)
 
 EQUIVALENT: dict[str, str] = {}
 """Mutant (file: function: what is gone) -> why no test can tell."""
@@ -146,10 +148,13 @@ class Trial:
             package / "fedit_secure",
             ignore=shutil.ignore_patterns("__pycache__"),
         )
-        # Bytecode that is held against the source's hash: a mutant's is never taken for
-        # another's, however quickly they follow.
+        # Tests are compiled once, and bytecode of the package is held against its source's
+        # hash: a mutant's is never taken for another's, however quickly they follow.
+        sys.dont_write_bytecode, sys.pycache_prefix = False, str(package / "bytecode")
         by_hash = py_compile.PycInvalidationMode.CHECKED_HASH
-        compileall.compile_dir(package, quiet=1, invalidation_mode=by_hash)
+        compileall.compile_dir(
+            package / "fedit_secure", quiet=1, invalidation_mode=by_hash
+        )
         ignored = [f"--ignore={path}" for path in LEFT_OUT]
         measured = [f"--cov={package / CORE}", "--cov-context=test", "--cov-report="]
         done = forked(run, package, Watch(), *TESTS, *ignored, *measured)
@@ -175,14 +180,14 @@ class Trial:
         if found and not chosen:
             chosen = [*self.seconds]  # executed on import
         chosen.sort(key=self.seconds.__getitem__)
-        cases: Counter[str] = Counter()  # so far, of one test: they are much the same
+        cases: Counter[str] = Counter()
         place = {}
         for test in chosen:
             later = mutant.path.name in PROTOCOL and not is_attack(test)
-            function, _, _ = test.partition("[")
             new = test not in self.killers[mutant.function]
-            place[test] = (later, new, cases[function])
-            cases[function] += 1
+            function, _, _ = test.partition("[")
+            cases[function] += 1  # the cases of one test are much the same
+            place[test] = (later, new, self.seconds[test] * cases[function])
         return sorted(chosen, key=place.__getitem__)
 
     def killer(self, mutant: Mutant) -> str:
@@ -194,7 +199,8 @@ class Trial:
                 files = sorted({_file(test) for test in tests})
                 done = forked(run, self.package, Watch(tests), *files)
                 if done is None:
-                    return f"{tests[0]} (or a later one: it hangs)"
+                    say(f"{mutant.name}: hangs, or ends the process")
+                    return tests[0]  # or one of those after it
                 watch, status = done
                 if status not in (0, 1, 2):
                     raise SystemExit(f"{self._log()}\n{mutant.name}: pytest: {status}")
@@ -244,9 +250,7 @@ def report(killers: Mapping[Mutant, str], only: list[str]) -> int:
             print(f"{what}: {name}")
             print(f"    {reason if name in found else 'JUSTIFIED, BUT NOT SO'}")
     killed = len(killers) - len(alive)
-    print(
-        f"{len(killers)} mutants, {killed} killed, {wrong} without a reason", end="; "
-    )
+    print(f"{len(killers)} mutants, {killed} killed; {wrong} not as they should be")
     return wrong
 
 
@@ -254,27 +258,25 @@ def main(only: list[str]) -> int:
     """Try all mutants of the core, or of these of its files."""
     for module in IMPORTED.split():
         importlib.import_module(module)
-    files = [
-        x for x in sorted((ROOT / CORE).glob("*.py")) if not only or x.name in only
-    ]
-    texts = {path.relative_to(ROOT): path.read_text(encoding="utf-8") for path in files}
-    todo = [x for path, text in texts.items() for x in mutants_of(path, text)]
+    files, todo = sorted((ROOT / CORE).glob("*.py")), list[Mutant]()
+    if unknown := {*only} - {path.name for path in files}:
+        raise SystemExit(f"not in {CORE}: {', '.join(unknown)}")
+    for path in files:
+        if not only or path.name in only:
+            text = path.read_text(encoding="utf-8")
+            todo += mutants_of(path.relative_to(ROOT), text)
     began, killers = time.monotonic(), {}
     with tempfile.TemporaryDirectory(prefix="fedit-mutants-") as folder:
         trial = Trial(Path(folder).resolve())
-        print(
-            f"{len(trial.seconds)} tests, {time.monotonic() - began:.0f} s", flush=True
-        )
+        say(f"{len(trial.seconds)} tests, {time.monotonic() - began:.0f} s")
         for number, mutant in enumerate(todo, 1):
             killers[mutant] = trial.killer(mutant)
             if not killers[mutant]:
-                print(
-                    f"{mutant.path}:{mutant.first}: survives: {mutant.gone}", flush=True
-                )
+                say(f"{mutant.path}:{mutant.first}: survives: {mutant.gone}")
             elif number % 20 == 0:
-                print(f"{number} of {len(todo)}", flush=True)
+                say(f"{number} of {len(todo)}")
     wrong = report(killers, only)
-    print(f"{(time.monotonic() - began) / 60:.0f} min")
+    say(f"{(time.monotonic() - began) / 60:.0f} min")
     return 1 if wrong else 0
 
 
