@@ -126,7 +126,7 @@ def test_every_coefficient_is_fresh():
 
 @pytest.mark.parametrize(
     ("threshold", "holders"),
-    [(0, [0, 1]), (3, [0, 1]), (2, [1, 1]), (1, [-1]), (1, [])],
+    [(0, [0, 1]), (3, [0, 1]), (2, [1, 1]), (2, [0, 1, 1]), (1, [-1]), (1, [])],
 )
 def test_sharing_that_could_not_be_opened_or_would_show_the_secret_is_refused(
     threshold, holders
