@@ -202,7 +202,7 @@ class Trial:
                     say(f"{mutant.name}: hangs, or ends the process")
                     return tests[0]  # or one of those after it
                 watch, status = done
-                if status not in (0, 1, 2):
+                if status in (3, 5):  # pytest itself failed, or found no test
                     raise SystemExit(f"{self._log()}\n{mutant.name}: pytest: {status}")
                 if status:
                     self.killers[mutant.function].add(watch.failed)
