@@ -17,6 +17,7 @@ from fedit_secure.errors import (
     FaultySiloOrAggregator,
     ProtocolError,
 )
+from fedit_secure.secagg import checks
 from fedit_secure.secagg import messages as m
 
 KINDS = [m.Offer, m.AdvertSet, m.ShareSet, m.UploadAck, m.SurvivorSet, m.AgreementSet]
@@ -145,6 +146,22 @@ def test_framing_of_a_dealer_by_a_replayed_statement():
     assert_refused(again, 0, FaultyAggregator, "aggregator", what)
     assert not again.heard(m.MaskedUpload, 0)
     assert_nothing_leaked(again)
+
+
+def test_requests_by_another_than_the_aggregator():
+    """What closes an attempt or a round comes from the aggregator, in this attempt, or is
+    held against it: a silo relays nothing of the kind."""
+    play = Play(4)
+    real = play.by_aggregator(m.VoidRequest(play.session.ctx))
+    checks.by_aggregator(play.session, real)
+    skip = m.SkipRequest(play.cast.charter, 1, b"d" * 32)
+    for bad, what in (
+        (play.by_silo(0, real), "a wrong signature on VoidRequest"),
+        (play.by_silo(0, skip), "a wrong signature on SkipRequest"),
+        (play.by_aggregator(m.VoidRequest(b"o" * 32)), "of another attempt"),
+    ):
+        with pytest.raises(FaultyAggregator, match=what):
+            checks.by_aggregator(play.session, bad)
 
 
 def test_the_aggregator_s_framing_reaches_into_every_message():

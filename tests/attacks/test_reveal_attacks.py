@@ -351,6 +351,17 @@ def test_bad_reveal(attack):
     assert isinstance(play.aggregator, s.Certified)
 
 
+def test_withheld_agreement_leaves_a_key_with_too_few_shares():
+    """t = 4 of five reveal. But one of them dropped out before, and has no share of its own
+    key to give: no sum, and an honest aggregator doesn't fail on it."""
+    play = Play(5).drop(m.MaskedUpload, sender=4).drop(m.Agreement, sender=0).run()
+    assert {answer.silo for answer in play.heard(m.Reveal)} == {1, 2, 3, 4}
+    assert isinstance(play.aggregator, s.Ended)
+    assert not play.aggregator.free
+    assert play.released is None
+    assert not play.blame
+
+
 def test_reveal_before_its_time():
     """Nobody sends it by mistake, so whoever does is out, heard in this phase or not."""
     play = Play(5)
