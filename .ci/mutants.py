@@ -55,7 +55,7 @@ IMPORTED = (
 )
 OPTIONS = ("-x", "-q", "-p", "no:cacheprovider", "--hypothesis-seed=0", "--timeout=0")
 AT_ONCE = (25, 100)  # so many tests in a mutant's first runs; then all that are left
-CPU_SECONDS = 20  # of a test: one that takes more has noticed something
+CPU_SECONDS = 20  # of a test, or of collecting them: what takes more is a failure
 LIMIT_SECONDS = 1800  # of a run, for what hangs without computing
 say = partial(print, flush=True)
 
@@ -83,7 +83,7 @@ class Watch:
             items[:] = sorted(chosen, key=lambda item: self.rank[item.nodeid])
 
     def pytest_runtest_setup(self) -> None:
-        signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS, CPU_SECONDS)
+        _start_clock()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         before = self.seconds.get(report.nodeid, 0.0)
@@ -108,6 +108,7 @@ def run(package: Path, watch: Watch, *arguments: str) -> tuple[Watch, int]:
     assert Path(found.origin or "").is_relative_to(package)
     # Deterministic, and never failing because this machine is busy.
     signal.signal(signal.SIGPROF, _took_too_long)
+    _start_clock()
     quick = (hypothesis.Phase.explicit, hypothesis.Phase.generate)
     slow = [hypothesis.HealthCheck.too_slow]
     hypothesis.settings.register_profile(
@@ -121,6 +122,10 @@ def run(package: Path, watch: Watch, *arguments: str) -> tuple[Watch, int]:
     status = pytest.main([*OPTIONS, *arguments], plugins=[watch])
     sys.stdout.flush()
     return watch, int(status)
+
+
+def _start_clock() -> None:
+    signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS, CPU_SECONDS)
 
 
 def _took_too_long(*_: object) -> None:
