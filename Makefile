@@ -58,7 +58,7 @@ fuzz: $(STAMP) ## Fuzz every parser for MINUTES=5, or with EXAMPLES=n inputs eac
 		FUZZ_SEED=$(SEED) $(BIN)/pytest -m slow tests/fuzz
 
 .PHONY: mutants
-mutants: $(STAMP) ## Delete each check of the trusted core: some test must notice (20 minutes)
+mutants: $(STAMP) ## Delete each check of the trusted core: some test must notice (15 minutes)
 	@echo "==> one mutant of secagg/ after the other; ONLY=checks.py takes one file"
 	@$(BIN)/python .ci/mutants.py $(ONLY)
 
