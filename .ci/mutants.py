@@ -59,7 +59,10 @@ CPU_SECONDS = 20  # of a test, or of collecting them: what takes more is a failu
 LIMIT_SECONDS = 1800  # of a run, for what hangs without computing
 say = partial(print, flush=True)
 
-EQUIVALENT: dict[str, str] = {}
+EQUIVALENT = {
+    "keystream.py: : os.cpu_count() of os.cpu_count() or 1": "how many cores, not what",
+    "keystream.py: : 1 of os.cpu_count() or 1": "where the system can't count its cores",
+}
 """Mutant (file: function: what is gone) -> why no test can tell."""
 
 UNATTACKED = {

@@ -60,9 +60,10 @@ def encode(update: NDArray[Any], sizes: SecAggParams, silo: int, key: bytes) -> 
         part = update[here]
         floats, coins = (room[: part.size] for room in scratch)
         drawn = fill(coins.view("<i2")[: part.size], ciphers[0])
-        high, low = float(part.max()), float(part.min())  # NaN if there is one
-        peaks.extend((high, -low))
-        if high <= ceiling and low >= -ceiling:
+        peaks.append(
+            peak := max(float(part.max()), -float(part.min()))
+        )  # NaN if one is
+        if peak <= ceiling:
             floats[:] = part
             floats *= grid / ceiling / _COIN
             drawn |= 1  # so the mean is zero, and half a step isn't reached
@@ -71,13 +72,13 @@ def encode(update: NDArray[Any], sizes: SecAggParams, silo: int, key: bytes) -> 
             floats += 1.5 * 2.0**52 / _COIN
             values[here] = floats.view("<i4")[::2]
 
-    in_pieces(sizes.length, work, [key])
-    if not (peak := float(np.max(peaks))) <= ceiling:
+    while True:
+        in_pieces(sizes.length, work, [key])
+        if (peak := float(np.max(peaks))) <= ceiling:
+            return Encoded(values, sizes.bound / ceiling)
         if not np.isfinite(peak):
             raise ValueError("the update holds a coordinate that isn't finite")
-        ceiling = peak
-        in_pieces(sizes.length, work, [key])
-    return Encoded(values, sizes.bound / ceiling)
+        ceiling = peak  # and all of it again
 
 
 def check_sum(total: NDArray[np.int32], params: SecAggParams, silos: int) -> None:

@@ -225,7 +225,7 @@ def no_residue(upload):
 UPLOADS = {
     "other_bytes": (other_bytes, "isn't what its header says"),
     "cut": (lambda u: replace(u, payload=u.payload[:-1]), "isn't what its header says"),
-    "short_of_its_length": (short_of_its_length, "isn't what its header says"),
+    "short_of_its_length": (short_of_its_length, "don't take"),
     "short": (resized(-3), "another length"),
     "oversized": (resized(3), "another length"),
     "oversized_length_field": (with_header(length=2**40), "another length"),
