@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from streams import step_of
 
 from fedit_secure.errors import ConfigError, MalformedMessage, ProtocolError
+from fedit_secure.federation import update
 from fedit_secure.federation.release_sizes import release_sizes
 from fedit_secure.federation.update import (
     GridState,
@@ -195,3 +196,27 @@ def test_flush_to_zero_is_refused():
             apply_update(golden_state(), np.zeros(14, np.int32), params(), (0, 1, 2))
     finally:
         torch.set_flush_denormal(False)
+
+
+def test_a_state_is_hashed_once_and_read_where_it_lies(monkeypatch):
+    state = golden_state()
+    calls = []
+    real = update.digest
+    monkeypatch.setattr(update, "digest", lambda *a: calls.append(1) or real(*a))
+    assert state.digest() == state.digest()
+    assert len(calls) == 1
+    head, values = state.parts()
+    assert head + bytes(values) == state.to_bytes()
+    assert np.shares_memory(np.frombuffer(values, np.int64), state.values)
+    data = bytearray(state.to_bytes())
+    again = GridState.from_bytes(data)
+    assert np.shares_memory(again.values, np.frombuffer(data, np.uint8))
+    assert not again.values.flags.writeable
+
+
+def test_flush_to_zero_in_a_thread_of_the_update_is_refused(monkeypatch):
+    """Every thread that rounds looks at its own flags."""
+    seen = []
+    monkeypatch.setattr(update, "check_float_mode", lambda: seen.append(1))
+    apply_update(golden_state(), np.zeros(14, np.int32), params(), (0, 1, 2))
+    assert seen
