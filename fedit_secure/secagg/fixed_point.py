@@ -1,4 +1,4 @@
-"""Float vectors as integers of the ring, their sum as floats, and the packed bytes.
+"""Float vectors as integers of the ring, and the packed bytes of masked ones.
 
 Every coordinate becomes an integer of at most M, and N * M < 2^(b-1): no sum of a
 roster can wrap, whatever the signs (protocol.md, "Encoding").
@@ -60,10 +60,8 @@ def encode(update: NDArray[Any], sizes: SecAggParams, silo: int, key: bytes) -> 
         part = update[here]
         floats, coins = (room[: part.size] for room in scratch)
         drawn = fill(coins.view("<i2")[: part.size], ciphers[0])
-        peaks.append(
-            peak := max(float(part.max()), -float(part.min()))
-        )  # NaN if one is
-        if peak <= ceiling:
+        peaks.append(peak := max(float(part.max()), -float(part.min())))
+        if peak <= ceiling:  # which NaN isn't
             floats[:] = part
             floats *= grid / ceiling / _COIN
             drawn |= 1  # so the mean is zero, and half a step isn't reached
@@ -118,7 +116,6 @@ def unpack(payload: Blob, length: int, ring_bits: int) -> NDArray[np.uint32]:
 def add_packed(total: NDArray[np.uint32], payload: Blob, ring_bits: int) -> None:
     """Add the coordinates of a payload to `total`, in place, mod 2^b."""
     ring = unpack(payload, total.size, ring_bits)
-
     in_pieces(total.size, lambda at, *_: np.add(total[at], ring[at], out=total[at]))
 
 

@@ -225,7 +225,8 @@ class VoidCertificate(Value):
 
 
 class RoundCertificate(Value):
-    """t equal confirmations: they certify the state that a round ended in."""
+    """t equal confirmations certify the state that a round ended in. c + 1 of them, which
+    come earlier, are what a silo may follow that can't check the sum."""
 
     round: int
     confirmations: tuple[Confirmation, ...]
