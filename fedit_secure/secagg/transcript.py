@@ -7,6 +7,7 @@ starts with a label of its own, so no digest of one kind passes for another.
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
+from functools import lru_cache
 from typing import Any, ClassVar, NamedTuple, dataclass_transform
 
 Blob = bytes | memoryview
@@ -71,7 +72,16 @@ def encode(value: Any) -> bytes:
     `u64`, tuples and dataclasses as the `join` of what they hold, signatures left out."""
     if type(value) in _PLAIN:
         return _PLAIN[type(value)](value)
-    return join(*map(encode, value if isinstance(value, tuple) else _covered(value)))
+    if isinstance(value, tuple):
+        return join(*map(encode, value))
+    return _encoded(value)
+
+
+@lru_cache(maxsize=512)
+def _encoded(value: "Value") -> bytes:
+    # A statement is part of what every holder is shown, n sets of n of them. Messages that
+    # are equal hold the same bytes, texts and integers, so they encode alike.
+    return join(*map(encode, _covered(value)))
 
 
 class Signed(Value):

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedit_secure.secagg import messages as m
 from fedit_secure.secagg.transcript import Signed, digest, encode, join, u64
 
 fields = st.lists(st.binary(max_size=20), max_size=5)
@@ -92,4 +93,28 @@ def test_signatures_are_left_out_of_what_is_signed_at_every_depth():
     signed = tuple(replace(i, signature=b"s") for i in OUTER.inner)
     assert replace(OUTER, inner=signed, signature=b"s").signed_digest() == (
         OUTER.signed_digest()
+    )
+
+
+def test_what_was_encoded_once_is_encoded_alike_when_it_changes():
+    """Statements are encoded once; another one, however like it, is another."""
+    zero, one, two = (bytes([i]) * 32 for i in range(3))
+    statement = m.ShareStatement(
+        0, zero, one, (0, 1), (b"", two), (one, one), (two, two)
+    )
+    first = encode(statement)
+    assert encode(statement) == first
+    assert encode(replace(statement, signature=b"s" * 64)) == first  # it isn't covered
+    for change in (
+        {"dealer": 1},
+        {"ctx": two},
+        {"holders": (0, 2)},
+        {"envelope_hashes": (b"", one)},
+        {"self_commitments": (one, two)},
+        {"key_commitments": (two, one)},
+    ):
+        assert encode(replace(statement, **change)) != first
+    advert = m.Advert(0, zero, one, two, one, two, m.LedgerHead("a", 1, zero))
+    assert encode(replace(advert, ledger_head=m.LedgerHead("b", 1, zero))) != encode(
+        advert
     )
