@@ -91,7 +91,9 @@ class DataConfig(Part):
 
 
 class SiloConfig(Part):
-    """silo.yaml. `token_budget` and `threads` bound memory and cores, not privacy."""
+    """silo.yaml. `token_budget`, `checkpointing` and `threads` bound memory and cores, not
+    privacy; "auto" is what free memory allows.
+    """
 
     name: Name
     identity: LocalPath
@@ -104,7 +106,8 @@ class SiloConfig(Part):
     aggregator: AggregatorLink = AggregatorLink()
     device: Literal["cpu"] = "cpu"
     threads: Annotated[int, Field(ge=1, le=1024)] = os.cpu_count() or 1
-    token_budget: Annotated[int, Field(ge=1)] = 1024
+    token_budget: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"  # noqa: S105
+    checkpointing: bool = False
     log_level: LogLevel = "info"
 
 
@@ -149,7 +152,7 @@ class SimulationConfig(Part):
     weights: Literal["equal", "records"] | dict[Name, Count] = "equal"
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     threads: Annotated[int, Field(ge=1, le=1024)] = os.cpu_count() or 1
-    token_budget: Annotated[int, Field(ge=1)] = 1024
+    token_budget: Annotated[int, Field(ge=1)] = 2048
 
 
 def load_silo_config(

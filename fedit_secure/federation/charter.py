@@ -197,8 +197,6 @@ class Charter(Document):
                 raise ValueError("dp of kind none can't name an epsilon or a delta")
         elif self.dp.epsilon is None or self.dp.delta is None:
             raise ValueError("dp of kind local must name its epsilon and delta")
-        elif self.adapter.dropout:
-            raise ValueError("LoRA dropout must be 0 under differential privacy")
         if self.dp.sizes == "secret":
             facts = {(row.records, row.weight, row.dp) for row in self.roster}
             if len(facts) > 1 or self.roster[0].records is not None:

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tiny_models import SHAPES, make_plan, random_examples, tuned_model
+from tiny_models import SHAPES, Sums, make_plan, random_examples, tuned_model
 
 from fedit_secure.privacy.noise import CryptoNoise
 from fedit_secure.tuning import local_round
 from fedit_secure.tuning.adapter import read_adapter
-from fedit_secure.tuning.batches import poisson_slots
-from fedit_secure.tuning.dp_step import BatchGradient
+from fedit_secure.tuning.batches import poisson_units
 from fedit_secure.tuning.examples import Example
 from fedit_secure.tuning.job import OptimizerConfig, Progress
 from fedit_secure.tuning.local_round import tune_round
@@ -36,7 +35,7 @@ def drawn(batch: str) -> np.ndarray:
     """The logical batch of the first step that has the wanted size."""
     noise, rate = CryptoNoise(KEY), RATES[batch]
     for step in range(500):
-        slots = poisson_slots(noise, step, SIZE, rate)
+        slots = poisson_units(noise, step, SIZE, rate)
         if batch != "one" or len(slots) == 1:
             return slots
     raise AssertionError("no such batch")
@@ -62,9 +61,7 @@ def test_sums_before_noise_are_within_the_clip(
         for examples in (records, extreme(records, victim)):
             sums = []
             for data in (examples, zeroed(examples, victim)):
-                gradient = BatchGradient(
-                    model, data, clip=clip, selective=True, token_budget=128
-                )
+                gradient = Sums(model, data, clip=clip, budget=128)
                 sums.append(gradient.sum(slots))
                 gradient.close()
             distance = np.linalg.norm(sums[0] - sums[1])
