@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 
@@ -20,12 +19,6 @@ from fedit_secure.privacy.plan import Unit
 from fedit_secure.tuning.batches import Slots
 from fedit_secure.tuning.job import ColumnMap
 from fedit_secure.tuning.records import Record, record_bytes
-
-COUNTED: dict[Unit, Literal["records", "persons"]] = {
-    "record": "records",
-    "person": "persons",
-}
-"""What a unit's number is a number of, for sentences."""
 
 
 def make_units(
