@@ -111,7 +111,9 @@ class TuneJob(_Frozen):
     `model` is a folder or a hub name; `model_digest` (64 hex characters, see
     `base_model.base_model_digest`) is checked when given. `plan` is
     `DpPlan.as_dict()`. `state_path` is a safetensors file whose one tensor, `adapter`,
-    is the flat float32 vector of the global adapter, ordered as `layout`.
+    is the flat float32 vector of the global adapter, ordered as `layout`. `unit_key` (64
+    hex characters, public: the charter's digest) chooses a person's records, see
+    `units.make_units`; a plan per person needs it.
     """
 
     model: str = Field(min_length=1)
@@ -123,6 +125,7 @@ class TuneJob(_Frozen):
     lora: LoraConfig = LoraConfig()
     optimizer: OptimizerConfig
     plan: dict[str, Any]
+    unit_key: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
     state_path: str
     layout: Layout = Field(min_length=1)
     token_budget: int = Field(default=DEFAULT_TOKEN_BUDGET, ge=1)

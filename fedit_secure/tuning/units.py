@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fedit_secure.errors import ConfigError
-from fedit_secure.privacy.plan import Unit
+from fedit_secure.privacy.plan import DpPlan, Unit
 from fedit_secure.tuning.batches import Slots
 from fedit_secure.tuning.job import ColumnMap
 from fedit_secure.tuning.records import Record, record_bytes
@@ -57,6 +57,15 @@ def make_units(
         np.array(_chosen(records, own, most_records, key), np.int64)
         for own in persons_of(records)
     )
+
+
+def planned_units(
+    records: Sequence[Record], plan: DpPlan, key: bytes
+) -> tuple[Slots, ...] | None:
+    """`make_units` of a plan, as a round takes them: None where each record is a unit."""
+    if plan.unit == "record":
+        return None
+    return make_units(records, plan.unit, plan.records_per_person, key)
 
 
 def persons_of(records: Sequence[Record]) -> list[list[int]]:
