@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
-import multiprocessing
-import time
+import subprocess
+import sys
 from collections.abc import Sequence
-from multiprocessing.connection import Connection
 from typing import Any
 
 from fedit_secure.errors import FeditError
@@ -40,45 +40,63 @@ def beside_the_claim(
 def _computed(
     plan: DpPlan, records: Sequence[int], elsewhere: Sequence[DpPlan], seconds: float
 ) -> list[dict[str, Any]]:
-    end, rows = time.monotonic() + seconds, []
     if seconds <= 0:
         return [_missing(seconds)]
-    # A process of its own: numpy can't be interrupted in a thread. Spawned, not forked:
-    # the parent has threads.
-    spawn = multiprocessing.get_context("spawn")
-    here, there = spawn.Pipe(duplex=False)
-    child = spawn.Process(
-        target=_state, args=(there, plan, records, elsewhere), daemon=True
+    question = {
+        "plan": plan.as_dict(),
+        "records": list(records),
+        "elsewhere": [other.as_dict() for other in elsewhere],
+    }
+    # A process of its own, which can be ended: numpy in a thread can't.
+    child = subprocess.Popen(
+        [sys.executable, "-m", __name__],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
     )
-    child.start()
-    there.close()
+    late = False
     try:
-        while True:
-            if not here.poll(max(0.0, end - time.monotonic())):
-                return [*rows, _missing(seconds)]
-            row = here.recv()
-            if row is None:
-                return rows
-            rows.append(row)
-    except EOFError:
-        return [*rows, _row("the others", "can't be stated: their process ended", "-")]
-    finally:
+        said, _ = child.communicate(json.dumps(question), timeout=seconds)
+    except subprocess.TimeoutExpired:
         child.kill()
-        child.join()
-        here.close()
+        said, late = child.communicate()[0], True
+    except BaseException:  # an operator's interrupt: nothing goes on behind it
+        child.kill()
+        raise
+    # What was said before the end counts, but for a line that was cut off.
+    rows = [
+        json.loads(line) for line in said.splitlines(keepends=True) if line[-1] == "\n"
+    ]
+    if rows and rows[-1] is None:
+        return rows[:-1]
+    end = _missing(seconds) if late else _unstated("their process ended")
+    return [*rows, end]
 
 
-def _state(
-    to: Connection, plan: DpPlan, records: Sequence[int], elsewhere: Sequence[DpPlan]
-) -> None:
+def main() -> None:
+    """The child: a question on standard input, a line of JSON for each reading."""
+    question = json.load(sys.stdin)
+    plan = DpPlan.from_dict(question["plan"])
+    elsewhere = [DpPlan.from_dict(other) for other in question["elsewhere"]]
+    records = question["records"]
     try:
         for reading in readings(plan, records=records, elsewhere=elsewhere):
             finite = reading.epsilon < math.inf
             figure = reading.epsilon if finite else "unbounded"
-            to.send(_row(reading.hidden, figure, reading.by))
+            _tell(_row(reading.hidden, figure, reading.by))
     except (FeditError, ValueError) as failure:
-        to.send(_row("the others", f"can't be stated: {failure}", "-"))
-    to.send(None)
+        _tell(_unstated(str(failure)))
+    _tell(None)
+
+
+def _tell(row: dict[str, Any] | None) -> None:
+    sys.stdout.write(json.dumps(row) + "\n")
+    sys.stdout.flush()
+
+
+def _unstated(why: str) -> dict[str, Any]:
+    return _row("the others", f"can't be stated: {why}", "-")
 
 
 def _missing(seconds: float) -> dict[str, Any]:
@@ -87,3 +105,7 @@ def _missing(seconds: float) -> dict[str, Any]:
 
 def _row(hidden: str, epsilon: float | str, by: str) -> dict[str, Any]:
     return {"hidden": hidden, "epsilon": epsilon, "stated_by": by}
+
+
+if __name__ == "__main__":
+    main()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 
 import pytest
@@ -146,6 +147,38 @@ def test_a_figure_that_can_not_be_stated_says_why(federation):
     other = replace(plan, delta=1e-5)
     *_, last = beside._computed(plan, (), (other,), 300.0)
     assert last["epsilon"].startswith("can't be stated: the plans of several silos")
+
+
+STALLS = """\
+import sys, time
+print('{"hidden": "x", "epsilon": 1.0, "stated_by": "PLD alone"}', flush=True)
+sys.stdout.write('{"hidden": "cut o')
+sys.stdout.flush()
+ENDING
+"""
+
+
+@pytest.mark.parametrize(
+    ("ending", "says"),
+    [
+        pytest.param(
+            "time.sleep(600)", "not computed within 8 seconds", marks=pytest.mark.slow
+        ),
+        ("sys.exit(1)", "can't be stated: their process ended"),
+    ],
+)
+def test_what_was_stated_before_an_end_is_kept(
+    federation, tmp_path, monkeypatch, ending, says
+):
+    """Of an accountant that hangs or dies, the figures before it are shown."""
+    program = tmp_path / "python"
+    program.write_text(f"#!{sys.executable}\n" + STALLS.replace("ENDING", ending))
+    program.chmod(0o755)
+    plan = Charter.load(federation / "charter.json").plan_for("clinic-a")
+    monkeypatch.setattr(beside.sys, "executable", str(program))
+    first, last = beside._computed(plan, (), (), 8.0)
+    assert first["epsilon"] == 1.0
+    assert last["epsilon"] == says
 
 
 def test_without_dp_there_is_nothing_beside_it(federation):
