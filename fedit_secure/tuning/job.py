@@ -111,9 +111,7 @@ class TuneJob(_Frozen):
     `model` is a folder or a hub name; `model_digest` (64 hex characters, see
     `base_model.base_model_digest`) is checked when given. `plan` is
     `DpPlan.as_dict()`. `state_path` is a safetensors file whose one tensor, `adapter`,
-    is the flat float32 vector of the global adapter, ordered as `layout`. `unit_key` (64
-    hex characters, public: the charter's digest) chooses a person's records, see
-    `units.make_units`; a plan per person needs it.
+    is the flat float32 vector of the global adapter, ordered as `layout`.
     """
 
     model: str = Field(min_length=1)
@@ -125,6 +123,8 @@ class TuneJob(_Frozen):
     lora: LoraConfig = LoraConfig()
     optimizer: OptimizerConfig
     plan: dict[str, Any]
+    # Public: the charter's digest. It chooses a person's records, see `units.make_units`,
+    # and a plan per person needs it.
     unit_key: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
     state_path: str
     layout: Layout = Field(min_length=1)
