@@ -28,7 +28,7 @@ from fedit_secure.federation.document import (
     describe,
     dotted,
 )
-from fedit_secure.federation.drafting import PlannedDp, PlannedSecAgg, RunPlan
+from fedit_secure.federation.drafting import PlannedDp, PlannedSecAgg, RunPlan, Weights
 from fedit_secure.federation.durable import read_file
 from fedit_secure.federation.policy import Policy
 
@@ -149,7 +149,7 @@ class SimulationConfig(Part):
     rounds: Count
     dp: PlannedDp
     secagg: PlannedSecAgg = PlannedSecAgg()
-    weights: Literal["equal", "records"] | dict[Name, Count] = "equal"
+    weights: Weights = "equal"
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     threads: Annotated[int, Field(ge=1, le=1024)] = os.cpu_count() or 1
     token_budget: Annotated[int, Field(ge=1)] = 2048

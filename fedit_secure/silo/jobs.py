@@ -28,6 +28,7 @@ def tune_job(
         lora=lora_of(charter),
         optimizer=optimizer_of(charter),
         plan=charter.plan_for(config.name).as_dict(),
+        unit_key=charter.digest().hex(),
         state_path=str(state_path),
         layout=charter.adapter.layout,
         token_budget=budget if isinstance(budget, int) else None,

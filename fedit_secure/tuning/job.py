@@ -125,6 +125,9 @@ class TuneJob(_Frozen):
     lora: LoraConfig = LoraConfig()
     optimizer: OptimizerConfig
     plan: dict[str, Any]
+    # Public: the charter's digest. It chooses a person's records, see `units.make_units`,
+    # and a plan per person needs it.
+    unit_key: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
     state_path: str
     layout: Layout = Field(min_length=1)
     token_budget: int | None = Field(default=None, ge=1)

@@ -77,6 +77,7 @@ def tune(job: TuneJob, tell: Any, start: threading.Event) -> bytes:
     from fedit_secure.tuning import base_model
     from fedit_secure.tuning.examples import load_template, make_examples
     from fedit_secure.tuning.records import load_records
+    from fedit_secure.tuning.units import planned_units, require_persons
 
     # What can be wrong without a model is looked at before its libraries are loaded,
     # which takes seconds.
@@ -84,8 +85,12 @@ def tune(job: TuneJob, tell: Any, start: threading.Event) -> bytes:
         plan = DpPlan.from_dict(job.plan)
     except ValueError as wrong:
         raise ConfigError(f"tuning job: plan: {wrong}") from None
+    require_persons(job.data.columns, plan.unit)
+    if plan.unit == "person" and job.unit_key is None:
+        raise ConfigError("tuning job: unit_key: a plan per person needs it")
     template = load_template(job.template)
     records = load_records(job.data)
+    units = planned_units(records, plan, bytes.fromhex(job.unit_key or ""))
     initial = read_state(Path(job.state_path), job.length)
     folder = base_model.resolve_base_model(job.model)
     if job.model_digest is not None:
@@ -118,6 +123,8 @@ def tune(job: TuneJob, tell: Any, start: threading.Event) -> bytes:
         initial=initial,
         max_tokens=job.max_tokens,
         token_budget=job.token_budget,
+        # What the plan allows, not what the data has: the trial must not tell of it.
+        unit_rows=plan.records_per_person or 1,
     )
     tell(phase="ready")
     start.wait()
@@ -126,6 +133,7 @@ def tune(job: TuneJob, tell: Any, start: threading.Event) -> bytes:
         examples,
         job.optimizer,
         noise_key=os.urandom(NOISE_KEY_BYTES),
+        units=units,
         on_phase=lambda at: tell(phase=at.phase, step=at.step, of=at.of),
         threads=job.threads,
     )
