@@ -164,7 +164,7 @@ def tune_round(
         initial=initial,
         max_tokens=longest if max_tokens is None else max_tokens,
         token_budget=token_budget,
-        unit_rows=max((len(slots) for slots in units or ()), default=1),
+        unit_rows=plan.records_per_person or 1,
     )
     return run_round(
         ready,
