@@ -18,8 +18,8 @@ SIZE = 120
 def save_base(folder: Path) -> tuple[list[str], str]:
     """Save model and tokenizer; returns the words, and one more that overflows.
 
-    That word's embedding is so long that float32 can't hold its square: the loss of a
-    record with it isn't a number. The synthetic records of the checks don't have it.
+    That word's embedding is infinite, so the loss of a record with it isn't a number. The
+    synthetic records of the checks don't have it.
     """
     words = [f"word{number}" for number in range(SIZE - len(SPECIAL))]
     vocabulary = {word: number for number, word in enumerate((*SPECIAL, *words))}
@@ -42,12 +42,10 @@ def save_base(folder: Path) -> tuple[list[str], str]:
         eos_token_id=2,
     )
     model = LlamaForCausalLM(config)
-    tried = np.concatenate(
-        [e.tokens for e in synthetic_examples(SIZE, [5, 19, 12])]
-    )
+    tried = np.concatenate([e.tokens for e in synthetic_examples(SIZE, [5, 19, 12])])
     strange = max(set(range(len(SPECIAL), SIZE)) - set(tried.tolist()))
     with torch.no_grad():
-        model.get_input_embeddings().weight[strange] = 1e30
+        model.get_input_embeddings().weight[strange] = torch.inf
     model.save_pretrained(folder)
     overflowing = words.pop(strange - len(SPECIAL))
     return words, overflowing

@@ -17,7 +17,6 @@ import io
 import json
 import logging
 import os
-import selectors
 import shutil
 import sys
 import threading
@@ -25,18 +24,19 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from attacks.fixed_chance import PARTY, Chance, Clock, Loop
+from attacks.seen import VICTIM, Ear, Fetch, Listener, Passed, Seen
 from numpy.typing import NDArray
 
 from fedit_secure.aggregator.run_folder import RunFolder
 from fedit_secure.aggregator.service import Aggregator
-from fedit_secure.cli.logs import JsonLines
 from fedit_secure.cli.output import OutputFormat, show, show_event
 from fedit_secure.config import load_silo_config
 from fedit_secure.errors import ConnectError
@@ -52,9 +52,7 @@ from fedit_secure.wire import link
 from fedit_secure.wire.codec import decode, encode
 from fedit_secure.wire.limits import Limits
 
-VICTIM = "east"  # whose records differ between two runs
 AWAY_SECONDS = 5.0  # until a silo that died is started again
-PARTY = contextvars.ContextVar("PARTY", default="")
 
 
 class Killed(Exception):
@@ -68,116 +66,6 @@ class Kill:
     silo: str
     kind: type
     count: int
-
-
-@dataclass(frozen=True)
-class Passed:
-    """Something that crossed a link: `up` from the silo, else to it."""
-
-    seconds: float
-    silo: str
-    up: bool
-    size: int
-    frame: Any
-    raw: bytes
-
-
-@dataclass(frozen=True)
-class Fetch:
-    """A silo asks for the blob at an address."""
-
-    address: bytes
-
-
-@dataclass
-class Seen:
-    """What could be seen of a run outside the silos; and what couldn't, the integers of
-    the victim under each of its masked `uploads`."""
-
-    passed: list[Passed] = field(default_factory=list)
-    logged: list[tuple[str, str]] = field(default_factory=list)
-    printed: dict[str, str] = field(default_factory=dict)
-    workers: list[tuple[str, str]] = field(default_factory=list)
-    ended: list[tuple[str, str]] = field(default_factory=list)
-    files: dict[str, bytes] = field(default_factory=dict)
-    uploads: list[tuple[m.MaskedUpload, NDArray[np.int32]]] = field(default_factory=list)
-
-
-class Clock(selectors.DefaultSelector):
-    """Jumps to the next moment at which something is due, instead of waiting for it."""
-
-    now = 1000.0
-
-    def select(self, timeout: float | None = None) -> list[Any]:
-        """What is ready; nothing ever is but timers."""
-        assert timeout is not None, "everybody waits for somebody else"
-        self.now += max(0.0, timeout)
-        return super().select(0)
-
-
-class Loop(asyncio.SelectorEventLoop):
-    """What is due for several parties at the same time comes in the roster's order.
-
-    It would otherwise come in an order that the last bit of a float decides.
-    """
-
-    def __init__(self, clock: Clock, parties: list[str]) -> None:
-        super().__init__(clock)
-        self._parties = parties
-
-    def call_at(self, when: float, *args: Any, **named: Any) -> asyncio.TimerHandle:
-        """Whole milliseconds, and a microsecond for each party before this one."""
-        party = PARTY.get()
-        place = 1 + self._parties.index(party) if party in self._parties else 0
-        return super().call_at(round(when, 3) + 1e-6 * place, *args, **named)
-
-
-class Chance:
-    """Random bytes that are the same in every run: a stream for each party and purpose."""
-
-    def __init__(self) -> None:
-        self._real, self._drawn = os.urandom, Counter[tuple[str, str]]()
-
-    def __call__(self, size: int) -> bytes:
-        purpose = sys._getframe(1).f_globals["__name__"]
-        if not purpose.startswith("fedit_secure.") or not PARTY.get():
-            return self._real(size)
-        return self.bytes(purpose, size)
-
-    def bytes(self, purpose: str, size: int) -> bytes:
-        """The next bytes of this party's stream for a purpose."""
-        where = (PARTY.get(), purpose)
-        self._drawn[where] += 1
-        name = f"{where[0]}/{where[1]}/{self._drawn[where]}"
-        return hashlib.shake_256(name.encode()).digest(size)
-
-
-class Ear(io.TextIOBase):
-    """What a party prints, under its name."""
-
-    def __init__(self, seen: Seen) -> None:
-        self._seen = seen
-
-    def write(self, text: str) -> int:
-        """Keep it."""
-        party = PARTY.get()
-        self._seen.printed[party] = self._seen.printed.get(party, "") + text
-        return len(text)
-
-
-class Listener(logging.Handler):
-    """The log as an operator ships it, but for the times."""
-
-    def __init__(self, seen: Seen) -> None:
-        super().__init__(logging.INFO)
-        self._seen = seen
-        self.setFormatter(JsonLines())
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Keep it."""
-        line = json.loads(self.format(record))
-        del line["time"]
-        self._seen.logged.append((PARTY.get(), json.dumps(line)))
 
 
 @dataclass
@@ -489,12 +377,11 @@ def watch(
     assert own in text
     path.write_text(text.replace(own, str(data)), encoding="utf-8")
     run = Run(federation, folder, kills)
-    with pytest.MonkeyPatch.context() as patch:
-        with _in(run, patch, ideal=ideal):
-            for name, value in (patches or {}).items():
-                patch.setattr(name, value)
-            parties = list(federation.silos)
-            loop = partial(Loop, run.clock, parties)
-            with asyncio.Runner(loop_factory=loop) as runner:
-                runner.run(run.whole())
+    with pytest.MonkeyPatch.context() as patch, _in(run, patch, ideal=ideal):
+        for name, value in (patches or {}).items():
+            patch.setattr(name, value)
+        parties = list(federation.silos)
+        loop = partial(Loop, run.clock, parties)
+        with asyncio.Runner(loop_factory=loop) as runner:
+            runner.run(run.whole())
     return run.seen
