@@ -19,7 +19,7 @@ import pytest
 from attacks.differences import differences
 from attacks.seen import VICTIM, Fetch, Seen
 from attacks.what_may_leave import FIELDS, class_of, leaves, names_of
-from attacks.whole_run import Kill
+from attacks.whole_run import Kill, seconds_of
 from attacks.worlds import INDEX, NAMES, SLOT, World
 
 from fedit_secure.errors import TuningFailed
@@ -181,6 +181,19 @@ def test_what_follows_tuning_leaves_at_the_charters_slots_only(usual: Seen) -> N
     again = [slots for slots in late if abs(slots - round(slots)) > 1e-4]
     assert len(again) == sum(end == (VICTIM, "killed") for end in usual.ended) - 1
     assert len(late) >= 9
+
+
+def test_a_link_that_is_cut_while_tuning_shows_no_more(world: World) -> None:
+    """A silo that comes back says where its ledger stands: on these records its tuning
+    has ended by then, on those it hasn't."""
+    cut, seen = SLOT + 3, []
+    for data in ("usual", "extreme"):
+        seen.append(world.watch(f"cut {data}", data, "short", cut=cut))
+        hellos = [p for p in seen[-1].passed if isinstance(p.frame, f.Hello)]
+        assert [p.silo for p in hellos].count(VICTIM) == 2
+    ends = [SLOT + seconds_of(str(world.data[x]))[1] for x in ("usual", "extreme")]
+    assert ends[0] < cut < ends[1] < 2 * SLOT
+    assert differences(*seen, INDEX, ideal=True) == []
 
 
 class Breaks:

@@ -108,11 +108,16 @@ class Run:
     """One run of a copy of a founded federation; see `watch`."""
 
     def __init__(
-        self, federation: LocalFederation, folder: Path, kills: tuple[Kill, ...]
+        self,
+        federation: LocalFederation,
+        folder: Path,
+        kills: tuple[Kill, ...],
+        cut: float,
     ) -> None:
         self.seen, self.clock, self.chance = Seen(), Clock(), Chance()
         self._federation, self._folder = federation, folder
         self._limits = Limits.of(federation.charter.secagg_params())
+        self._cut = self.clock.now + cut
         self._kills: dict[tuple[str, type], set[int]] = {}
         for kill in kills:
             self._kills.setdefault((kill.silo, kill.kind), set()).add(kill.count)
@@ -179,6 +184,10 @@ class Run:
         up, down = own._up, own._down  # type: ignore[attr-defined]
         up.put = self._watched(name, up.put, up=True)
         down.put = self._watched(name, down.put, up=False)
+        if name == VICTIM and self.clock.now < self._cut:
+            for box in (up, down):
+                loop = asyncio.get_running_loop()
+                loop.call_at(self._cut, box.close, "the cable was cut")
         fetch = own.fetch
 
         async def fetched(address: bytes, *rest: Any) -> m.Blob:
@@ -357,6 +366,7 @@ def watch(
     folder: Path,
     *,
     kills: tuple[Kill, ...] = (),
+    cut: float = 0.0,
     ideal: bool = True,
     patches: Mapping[str, Any] | None = None,
 ) -> Seen:
@@ -365,6 +375,7 @@ def watch(
     Args:
         federation: founded elsewhere; a copy of its folder is run, in `folder`.
         kills: who dies where.
+        cut: when the victim's first link breaks, in seconds from the start.
         ideal: two keyed digests in the ledger, which nobody without the silo's key can
             tell from random ones, are random: then all that rests on them can be
             compared as well.
@@ -376,7 +387,7 @@ def watch(
     own = federation.data[VICTIM].path
     assert own in text
     path.write_text(text.replace(own, str(data)), encoding="utf-8")
-    run = Run(federation, folder, kills)
+    run = Run(federation, folder, kills, cut)
     with pytest.MonkeyPatch.context() as patch, _in(run, patch, ideal=ideal):
         for name, value in (patches or {}).items():
             patch.setattr(name, value)
