@@ -162,8 +162,8 @@ class UpdateRule(Part):
 
 
 class Schedule(Part):
-    """Seconds. `ready_slot`: a silo reports ready only at multiples of it, to hide
-    timing.
+    """Seconds. `ready_slot`: what follows work on records leaves a silo only at multiples
+    of it after the offer, to hide how long that took.
 
     `tune_deadline`: after an offer, for the local tuning. `phase_deadline`: for one
     phase of a release. `silo_deadline`: without progress, a silo gives an attempt up.
