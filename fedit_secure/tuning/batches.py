@@ -22,7 +22,8 @@ Slots = npt.NDArray[np.int64]
 class PhysicalBatch:
     """Records that go through the model together, padded on the right.
 
-    No attention mask is needed: in a causal model no token sees the padding after it.
+    A record is padded with its own first token. No attention mask is needed: in a
+    causal model no token sees the padding after it.
 
     Attributes:
         slots: int64, shape (records,).
@@ -77,6 +78,9 @@ def physical_batch(examples: Sequence[Example], slots: Slots) -> PhysicalBatch:
     for row, example in enumerate(chosen):
         length = len(example.tokens)
         tokens[row, :length] = example.tokens
+        # Any token would do, but for one whose embedding is zero, as a padding token's
+        # may be: a norm of zeros has no derivative, and 0 times infinity is NaN.
+        tokens[row, length:] = example.tokens[0]
         predicts[row, example.first_label - 1 : length - 1] = True
     labels = predicts.sum(axis=1)
     weights = np.repeat(1.0 / labels, labels).astype(np.float32)

@@ -55,7 +55,7 @@ def test_no_slots_are_no_groups() -> None:
 def test_a_batch_pads_and_marks_what_predicts_a_label() -> None:
     examples = [Example(np.array([5, 6, 7, 8]), 2), Example(np.array([9, 10]), 1)]
     batch = physical_batch(examples, np.array([1, 0]))
-    assert batch.tokens.tolist() == [[9, 10, 0, 0], [5, 6, 7, 8]]
+    assert batch.tokens.tolist() == [[9, 10, 9, 9], [5, 6, 7, 8]]
     # The logits at position t - 1 predict the token at t.
     assert batch.predicts.tolist() == [
         [True, False, False, False],
