@@ -128,7 +128,7 @@ class BatchGradient:
         # Whatever it was, the hooks are in an unknown state.
         except Exception as failure:
             self._discard()
-            if not _out_of_memory(failure):
+            if not out_of_memory(failure):
                 kind = type(failure).__name__
                 raise TuningFailed(f"a tuning step failed ({kind})") from failure
             return None
@@ -165,7 +165,8 @@ class BatchGradient:
         return deque(split_by_length(self._lengths, left, self.token_budget))
 
 
-def _out_of_memory(failure: Exception) -> bool:
+def out_of_memory(failure: Exception) -> bool:
+    """Whether a pass failed for want of memory; torch says so in several ways."""
     if isinstance(failure, MemoryError | torch.OutOfMemoryError):
         return True
     text = str(failure).lower()
