@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from architectures import REFUSED_EXPERTS, ROWS, Row, build
+from architecture_row import REFUSED_EXPERTS, Row, build
+from architectures import ROWS
 from peft import PeftModel
 from tiny_models import random_examples
 from torch.nn import functional

@@ -11,7 +11,8 @@ import inspect
 import numpy as np
 import pytest
 import torch
-from architectures import ROWS, Row
+from architecture_row import Row
+from architectures import ROWS
 from peft import PeftModel
 from test_architectures import ROUNDING, best_model, one_by_one
 from tiny_models import random_examples
