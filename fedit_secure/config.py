@@ -30,6 +30,7 @@ from fedit_secure.federation.document import (
 )
 from fedit_secure.federation.drafting import PlannedDp, PlannedSecAgg, RunPlan, Weights
 from fedit_secure.federation.durable import read_file
+from fedit_secure.federation.lora_options import lora_refusal
 from fedit_secure.federation.policy import Policy
 
 _PREFIX = "FEDIT_"
@@ -313,6 +314,10 @@ def _sentence(
     )
     origin = origins[place]
     if problem["type"] == "extra_forbidden":
+        if place[:-1] == ("lora",):
+            reason = lora_refusal(str(place[-1]), problem["input"])
+            if reason is not None:
+                return f"{origin}: the key {brief(dotted(place))!r} {reason}"
         near = get_close_matches(str(place[-1]), _fields(model, place[:-1]), 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         return f"{origin}: the key {brief(dotted(place))!r} is unknown{hint}"

@@ -8,6 +8,7 @@ tensors under them opens with `PeftModel.from_pretrained`.
 from __future__ import annotations
 
 import math
+import re
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -52,11 +53,18 @@ def attach_adapter(model: nn.Module, lora: LoraConfig) -> PeftModel:
     parameters that nothing reads.
 
     Raises:
-        ConfigError: no module matches the targets, or one of them can't be tuned per
-            record (see `adapter_parameters`).
+        ConfigError: the model carries an adapter already, no module matches the
+            targets, or one of them can't be tuned per record (see
+            `adapter_parameters`).
     """
     import peft
+    from peft.tuners.tuners_utils import BaseTunerLayer
 
+    if any(isinstance(module, BaseTunerLayer) for module in model.modules()):
+        raise ConfigError(
+            "the base model carries an adapter already: merge it into the weights, or "
+            "take it out of the folder"
+        )
     with warnings.catch_warnings():
         # PEFT tells that it sets fan_in_fan_out for Conv1D layers: that is right.
         warnings.filterwarnings("ignore", message=".*fan_in_fan_out.*")
@@ -65,7 +73,8 @@ def attach_adapter(model: nn.Module, lora: LoraConfig) -> PeftModel:
         try:
             tuned: PeftModel = peft.get_peft_model(model, peft_config(lora))
         except ValueError as wrong:
-            reason = str(wrong).strip().split(". ")[0].splitlines()[0].rstrip(".")
+            reason = re.sub(r"^\[PEFT[^\]]*\] ", "", str(wrong).strip())
+            reason = reason.split(". ")[0].splitlines()[0].rstrip(".")
             raise ConfigError(f"LoRA doesn't fit the base model: {reason}") from None
     adapter_parameters(tuned)
     separate_dropouts(tuned)

@@ -14,6 +14,7 @@ from fedit_secure.federation.base_model import (
     base_model_digest,
     base_model_files,
 )
+from fedit_secure.tuning.refusals import refuse_coupled_records, refuse_kind
 
 if TYPE_CHECKING:
     from torch import nn
@@ -76,63 +77,48 @@ def load_base_model(folder: Path) -> PreTrainedModel:
     """The causal language model in `folder`: float32, frozen, in evaluation mode.
 
     Raises:
-        ConfigError: not a causal language model that transformers knows, damaged
-            weights, or a model that `refuse_coupled_records` refuses.
+        ConfigError: not a causal language model that transformers knows, weights that
+            are damaged or incomplete, or a model that `refusals` refuses.
     """
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
     base_model_files(folder)
+    kind = "model"
     try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        config = AutoConfig.from_pretrained(
+            str(folder), trust_remote_code=False, local_files_only=True
+        )
+        kind = config.model_type
+        refuse_kind(config)
+        model: PreTrainedModel
+        model, loaded = AutoModelForCausalLM.from_pretrained(
             str(folder),
             dtype=torch.float32,
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,
+            output_loading_info=True,
         )
+    except ConfigError as wrong:
+        raise ConfigError(f"{folder}: {wrong}") from None
     except Exception as wrong:  # noqa: BLE001 - as for the tokenizer
         raise ConfigError(
-            f"{folder}: isn't a causal language model that can be loaded "
+            f"{folder}: this {kind} isn't a causal language model that can be loaded "
             f"({type(wrong).__name__})"
         ) from None
+    if loaded["missing_keys"]:
+        # transformers would draw them at random, differently at every party.
+        raise ConfigError(
+            f"{folder}: its weights lack {min(loaded['missing_keys'])}, so it isn't a "
+            "whole causal language model"
+        )
     refuse_coupled_records(model)
     model.requires_grad_(False)
     model.train(False)
     return model
-
-
-def refuse_coupled_records(model: PreTrainedModel) -> None:
-    """Refuse a model in which one record changes what another one contributes.
-
-    Per-record clipping bounds nothing there: a neighbouring data set would change the
-    gradients of all records of a batch. This looks at how the model is built;
-    `dp_step` looks at how it behaves.
-
-    Raises:
-        ConfigError: names the module or setting that couples records.
-    """
-    from torch.nn.modules.batchnorm import _BatchNorm
-
-    for name, module in model.named_modules():
-        if isinstance(module, _BatchNorm):
-            raise ConfigError(
-                f"the base model normalises over the batch (module {name!r}), which "
-                "mixes records: it can't be tuned privately"
-            )
-    config = model.config.get_text_config()
-    if getattr(config, "output_router_logits", False):
-        raise ConfigError(
-            "the base model adds a loss that balances its experts over the batch "
-            "(output_router_logits), which mixes records: it can't be tuned privately"
-        )
-    if getattr(config, "expert_capacity", None) is not None:
-        raise ConfigError(
-            "the base model's experts take a limited number of tokens of the batch "
-            "(expert_capacity), which mixes records: it can't be tuned privately"
-        )
 
 
 def refuse_too_long(model: PreTrainedModel, tokenizer: Any, max_tokens: int) -> None:

@@ -173,7 +173,7 @@ class BatchGradient:
         # Whatever it was, the pass ended somewhere in the middle.
         except Exception as failure:
             self._discard()
-            if not _out_of_memory(failure):
+            if not out_of_memory(failure):
                 kind = type(failure).__name__
                 raise TuningFailed(f"a tuning step failed ({kind})") from failure
         if torch.cuda.is_available():
@@ -227,7 +227,8 @@ def _finite(part: Tensor) -> bool:
     return bool(part.isfinite().all())
 
 
-def _out_of_memory(failure: Exception) -> bool:
+def out_of_memory(failure: Exception) -> bool:
+    """Whether a pass failed for want of memory; torch says so in several ways."""
     if isinstance(failure, MemoryError | torch.OutOfMemoryError):
         return True
     text = str(failure).lower()

@@ -6,11 +6,14 @@ here: once records are drawn, a silo that fails or drops out tells something abo
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedit_secure.errors import ConfigError, TuningFailed
+from fedit_secure.errors import ConfigError, FeditError, TuningFailed
 from fedit_secure.tuning.adapter import FloatVector, adapter_parameters, write_adapter
 from fedit_secure.tuning.base_model import vocabulary
 from fedit_secure.tuning.batches import (
@@ -20,13 +23,16 @@ from fedit_secure.tuning.batches import (
     physical_batch,
 )
 from fedit_secure.tuning.checkpointing import is_checkpointed
-from fedit_secure.tuning.dp_step import BatchGradient
+from fedit_secure.tuning.dp_step import BatchGradient, out_of_memory
 from fedit_secure.tuning.examples import Example
+from fedit_secure.tuning.forward_trace import refuse_forward
 from fedit_secure.tuning.memory import roomy_budget
 from fedit_secure.tuning.record_gradients import RecordGradients, summed_gradient
 from fedit_secure.tuning.record_loss import device_of, selects_labels, summed_loss
 
 _TOLERANCE = 1e-3  # relative; float32 rounding is below 1e-5, a mixed record near 1
+_MANY = 32  # records
+_LONG = 512  # tokens
 
 
 def synthetic_examples(vocabulary: int, lengths: list[int]) -> list[Example]:
@@ -44,42 +50,107 @@ def check_model(
     """Try the model on synthetic records; leave its adapter at `initial`.
 
     Checks that the gradient of a record from the hooks equals the plain one, that it
-    doesn't depend on the other records of its batch (with `fixed` shapes: not by a bit),
-    and that at `initial` it isn't zero.
+    doesn't depend on the other records of its batch, be it of many records or of long
+    ones (with `fixed` shapes: not by a bit), and that at `initial` it isn't zero.
 
     Returns:
         Whether the logits may be asked for at label positions only. With fixed shapes
         they may not: the number of labels would be one more shape.
 
     Raises:
-        ConfigError: the model couples records, or its hooks give wrong gradients.
+        ConfigError: the model couples records, isn't causal, or doesn't show a gradient
+            per record.
         TuningFailed: nothing would be trained.
     """
-    lengths = [min(n, max_tokens) for n in (5, 19, 12)]
-    examples = synthetic_examples(vocabulary(model), lengths)
-    slots = np.arange(len(examples))
-    longest = max(lengths)
-    shape = Packing(longest * 4, lengths=(longest,) if fixed else ())
-    together = physical_batch(examples, slots, shape)
+    words = vocabulary(model)
     random = np.random.default_rng(1)
     # A fresh adapter's A has no gradient, because B is zero: try it away from there.
     write_adapter(model, initial + random.normal(0, 0.02, initial.shape).astype("f4"))
+    refuse_forward(model, min(max_tokens, _LONG), words)
+    mixed = synthetic_examples(words, [min(n, max_tokens) for n in (5, 19, 12)])
+    together = physical_batch(mixed, np.arange(len(mixed)))
     selective = not fixed and selects_labels(model, together)
+    if selective:
+        # A tuned layer behind the choice of positions sees labels instead of records.
+        selective = _shows_rows(model, together)
+    how = {"selective": selective, "fixed": fixed}
+    _compare_with_alone(model, mixed, range(3), **how)
+    many = synthetic_examples(words, [min(4, max_tokens)] * _MANY)
+    _compare_with_alone(model, many, (0, _MANY - 1), **how)
+    long = synthetic_examples(words, [min(_LONG, max_tokens), min(7, max_tokens)])
+    with suppress(TuningFailed):  # what doesn't fit never shares a batch
+        _compare_with_alone(model, long, (0, 1), **how)
+    write_adapter(model, initial)
+    if not bool(_rows(model, together, selective=selective).any()):
+        raise TuningFailed("the adapter has no gradient: nothing would be trained")
+    return selective
+
+
+def _shows_rows(model: nn.Module, batch: PhysicalBatch) -> bool:
+    try:
+        _rows(model, batch, selective=True)
+    except ConfigError:
+        return False
+    return True
+
+
+def _rows(model: nn.Module, batch: PhysicalBatch, *, selective: bool) -> Tensor:
+    """Every record's gradient from the hooks, shape (rows, d)."""
+    hooks = RecordGradients(model, checkpointed=is_checkpointed(model))
+    try:
+        loss = summed_loss(model, batch, selective=selective)
+        return torch.cat(hooks.rows(loss, len(batch.tokens)), dim=1)
+    except FeditError:
+        raise
+    # A model that meddles with what the hooks hold fails in ways of its own.
+    except Exception as failure:
+        if out_of_memory(failure):
+            raise TuningFailed("synthetic records don't fit into memory") from failure
+        raise ConfigError(
+            "the base model can't be tuned privately: a pass that keeps records apart "
+            f"fails in it ({type(failure).__name__})"
+        ) from failure
+    finally:
+        hooks.close()
+
+
+def _compare_with_alone(
+    model: nn.Module,
+    examples: Sequence[Example],
+    slots: Iterable[int],
+    *,
+    selective: bool,
+    fixed: bool,
+) -> None:
+    """Refuse a model where a record's gradient in the batch isn't the one it has alone.
+
+    Alone, it goes the plain way: no hooks, no other record, and no padding but that of a
+    fixed shape. There it also goes through the hooks at another place of the batch.
+    """
+    longest = max(len(example.tokens) for example in examples)
+    lengths = (longest,) if fixed else ()
+    shape = Packing(max(longest, ROW_TOKENS) * len(examples), lengths=lengths)
+    everyone = np.arange(len(examples))
+    rows = _rows(model, physical_batch(examples, everyone, shape), selective=selective)
     parameters = [p for _, p in adapter_parameters(model)]
-    rows = _rows(model, together, selective=selective)
     if fixed:
-        moved = physical_batch(examples, slots[::-1].copy(), shape)
-        lone = physical_batch(examples, slots[:1], shape)
-        others = _rows(model, moved, selective=selective)
-        alone = _rows(model, lone, selective=selective)
-        if not (torch.equal(rows[0], others[2]) and torch.equal(rows[0], alone[0])):
+        moved = physical_batch(examples, everyone[::-1].copy(), shape)
+        if not torch.equal(rows, _rows(model, moved, selective=selective).flip(0)):
+            raise ConfigError(
+                "below float32 a record's gradient changes with its place in a batch on "
+                "this device, so it can't be tuned privately there: use precision "
+                "float32"
+            )
+    for slot in slots:
+        alone = physical_batch(examples, np.array([slot]), shape)
+        if fixed and not torch.equal(
+            rows[slot], _rows(model, alone, selective=selective)[0]
+        ):
             raise ConfigError(
                 "below float32 a record's gradient changes with the others on this "
                 "device, so it can't be tuned privately there: use precision float32"
             )
-    for slot in range(len(examples)):
-        lone = physical_batch(examples, slots[slot : slot + 1], shape)
-        loss = summed_loss(model, lone, selective=selective)
+        loss = summed_loss(model, alone, selective=selective)
         again = is_checkpointed(model)
         expected = summed_gradient(loss, parameters, checkpointed=again)
         gap = float((rows[slot] - expected).norm())
@@ -89,20 +160,6 @@ def check_model(
                 "the base model mixes the records of a batch: a record's gradient "
                 "changes with the others, so it can't be tuned privately"
             )
-    write_adapter(model, initial)
-    rows = _rows(model, together, selective=selective)
-    if not bool(rows.any()):
-        raise TuningFailed("the adapter has no gradient: nothing would be trained")
-    return selective
-
-
-def _rows(model: nn.Module, batch: PhysicalBatch, *, selective: bool) -> Tensor:
-    hooks = RecordGradients(model, checkpointed=is_checkpointed(model))
-    try:
-        loss = summed_loss(model, batch, selective=selective)
-        return torch.cat(hooks.rows(loss, len(batch.tokens)), dim=1)
-    finally:
-        hooks.close()
 
 
 def fitting_packing(

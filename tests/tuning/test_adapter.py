@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import peft
 import pytest
 import torch
 from peft import LoraConfig as PeftLoraConfig
@@ -94,6 +95,7 @@ def test_everything_that_trains_is_float32_lora() -> None:
     [
         {"use_dora": True},
         {"target_modules": ["embed_tokens"]},
+        {"trainable_token_indices": [1, 2]},
         {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]},
         {"target_modules": ["q_proj"], "bias": "lora_only", "lora_bias": True},
     ],
@@ -101,6 +103,29 @@ def test_everything_that_trains_is_float32_lora() -> None:
 def test_what_has_no_record_gradient_is_refused(change: dict[str, object]) -> None:
     options = {"task_type": "CAUSAL_LM", "r": 2, "target_modules": ["q_proj"]} | change
     model = get_peft_model(base_model(), PeftLoraConfig(**options))
+    with pytest.raises(ConfigError, match="can't be tuned privately"):
+        adapter_parameters(model)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        peft.VeraConfig(target_modules=["q_proj", "o_proj"], r=2),
+        peft.IA3Config(target_modules=["v_proj"], feedforward_modules=[]),
+        peft.LoHaConfig(target_modules=["q_proj"], r=2),
+        peft.LoKrConfig(target_modules=["q_proj"], r=2),
+        peft.OFTConfig(target_modules=["q_proj"], oft_block_size=8),
+        peft.AdaLoraConfig(target_modules=["q_proj"], init_r=2, total_step=9),
+        peft.PromptTuningConfig(num_virtual_tokens=2),
+        peft.PrefixTuningConfig(num_virtual_tokens=2),
+        peft.LNTuningConfig(target_modules=["input_layernorm"]),
+        peft.TrainableTokensConfig(token_indices=[1, 2]),
+    ],
+    ids=lambda config: config.peft_type.value,
+)
+def test_other_kinds_of_adapter_are_refused(config: peft.PeftConfig) -> None:
+    config.task_type = "CAUSAL_LM"
+    model = get_peft_model(base_model(), config)
     with pytest.raises(ConfigError, match="can't be tuned privately"):
         adapter_parameters(model)
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
-from tiny_models import SHAPES, tuned_model
+from tiny_models import SHAPES, VOCABULARY, tuned_model
 from torch import nn
 
 from fedit_secure.errors import ConfigError, TuningFailed
 from fedit_secure.tuning.adapter import adapter_parameters, read_adapter
+from fedit_secure.tuning.forward_trace import refuse_forward
 from fedit_secure.tuning.preflight import (
     check_model,
     fitting_packing,
@@ -49,12 +52,108 @@ class LookingAhead(nn.Module):
         return y + y.mean(dim=1, keepdim=True)
 
 
-@pytest.mark.parametrize("wrapper", [Coupling, LookingAhead])
-def test_a_model_that_couples_records_is_refused(wrapper: type[nn.Module]) -> None:
+class OverTheBatch(nn.Module):
+    """Does something to all records together, from some size of the batch on."""
+
+    def __init__(self, inner: nn.Module, how: str, records: int = 1, tokens: int = 1):
+        super().__init__()
+        self.inner, self.how, self.size = inner, how, (records, tokens)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.inner(x)
+        if y.shape[0] < self.size[0] or y.shape[1] < self.size[1]:
+            return y
+        if self.how == "largest":
+            return y / y.abs().amax(dim=(0, 1), keepdim=True)
+        if self.how == "mean":
+            return y - y.mean(dim=0, keepdim=True)
+        if self.how == "best":
+            best = y.flatten(0, 1).topk(3, dim=0).values
+            return torch.where(y >= best[-1], y, 0.5 * y)
+        if self.how == "norm":
+            flat = nn.functional.batch_norm(y.flatten(0, 1), None, None, training=True)
+            return flat.view(y.shape)
+        if self.how == "noise":
+            return y + 0.01 * torch.randn_like(y)
+        if self.how == "dropout":
+            return nn.functional.dropout(y, 0.1)
+        return y + ((y * 100).round() / 100 - y).detach()
+
+
+@pytest.mark.parametrize(
+    ("wrapper", "reason"),
+    [
+        (Coupling, "mixes the records of a batch"),
+        (LookingAhead, "isn't causal"),
+        (lambda inner: OverTheBatch(inner, "largest"), "mixes the records of a batch"),
+        # Nothing but values, and only in a batch that is large, or long.
+        (lambda inner: OverTheBatch(inner, "mean", records=20), "mixes the records"),
+        (lambda inner: OverTheBatch(inner, "mean", tokens=50), "mixes the records"),
+        (lambda inner: OverTheBatch(inner, "best"), r"picks by rank.*\(topk in .*norm"),
+        (lambda inner: OverTheBatch(inner, "norm"), r"over the batch \(.*batch_norm"),
+        (lambda inner: OverTheBatch(inner, "noise"), r"random numbers \(randn_like"),
+        (lambda inner: OverTheBatch(inner, "dropout"), "draws random numbers"),
+        (lambda inner: OverTheBatch(inner, "grid"), r"to a grid.*\(round in"),
+    ],
+)  # fmt: skip
+def test_a_model_that_couples_records_is_refused(
+    wrapper: Callable[[nn.Module], nn.Module], reason: str
+) -> None:
     model = tuned_model()
     layer = model.base_model.model.model.layers[0]
     layer.post_attention_layernorm = wrapper(layer.post_attention_layernorm)
-    with pytest.raises(ConfigError, match="mixes the records of a batch"):
+    with pytest.raises(ConfigError, match=reason):
+        check_model(model, read_adapter(model), 64)
+
+
+def test_a_trace_is_left_on_no_module() -> None:
+    model = tuned_model()
+    refuse_forward(model, 16, VOCABULARY)
+    hooks = ("_forward_hooks", "_forward_pre_hooks")
+    assert not any(getattr(m, hook) for m in model.modules() for hook in hooks)
+
+
+class SecondWay(nn.Module):
+    """A tuned layer that reads the tokens around the embedding that is announced."""
+
+    def __init__(self, inner: nn.Module, tokens: list[torch.Tensor]) -> None:
+        super().__init__()
+        self.inner, self.tokens = inner, tokens
+        self.embedding = nn.Embedding(VOCABULARY, 32).requires_grad_(False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.inner(self.embedding(self.tokens[-1]))
+
+
+def test_a_gradient_that_goes_round_the_embedding_is_refused() -> None:
+    """The hooks follow gradients to the embedding; a row must never be zero for that."""
+    model, tokens = tuned_model(), []
+    model.get_input_embeddings().register_forward_pre_hook(
+        lambda _, inputs: tokens.append(inputs[0])
+    )
+    attention = model.base_model.model.model.layers[0].self_attn
+    attention.v_proj = SecondWay(attention.v_proj, tokens)
+    # The key shows the branch.
+    with pytest.raises(ConfigError, match=r"v_proj.*one row per record"):
+        check_model(model, read_adapter(model), 64)
+
+
+def test_a_layer_that_reads_a_weight_round_its_module_is_named() -> None:
+    model = tuned_model()
+    attention = model.base_model.model.model.layers[0].self_attn
+    attention.o_proj.forward = lambda x: x @ attention.o_proj.weight.T
+    with pytest.raises(
+        ConfigError, match=r"o_proj.* takes no part .* leave its module"
+    ):
+        check_model(model, read_adapter(model), 64)
+
+
+def test_a_layer_that_sees_tokens_is_named() -> None:
+    model = tuned_model()
+    attention = model.base_model.model.model.layers[0].self_attn
+    inner = attention.q_proj.forward
+    attention.q_proj.forward = lambda x: inner(x.flatten(0, 1)).view(*x.shape[:2], -1)
+    with pytest.raises(ConfigError, match=r"q_proj.* sees single tokens, not one row"):
         check_model(model, read_adapter(model), 64)
 
 

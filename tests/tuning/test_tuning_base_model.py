@@ -8,19 +8,23 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny_models import base_model
 from torch import nn
+from transformers import AutoConfig
 
 from fedit_secure.errors import ConfigError
 from fedit_secure.federation.base_model import base_model_digest
+from fedit_secure.tuning.adapter import attach_adapter, peft_config
 from fedit_secure.tuning.base_model import (
     check_digest,
     load_base_model,
     load_tokenizer,
-    refuse_coupled_records,
     refuse_too_long,
     resolve_base_model,
 )
+from fedit_secure.tuning.job import LoraConfig
+from fedit_secure.tuning.refusals import refuse_coupled_records, refuse_kind
 
 REAL = Path(__file__).parents[2] / ".." / "shared" / "data" / "models"
 
@@ -95,6 +99,83 @@ def test_damaged_weights_are_named(model_folder: Path, tmp_path: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:2000])
     with pytest.raises(ConfigError, match="isn't a causal language model"):
         load_base_model(folder)
+
+
+def test_missing_weights_are_not_drawn_at_random(
+    model_folder: Path, tmp_path: Path
+) -> None:
+    folder = copied(model_folder, tmp_path)
+    tensors = load_file(folder / "model.safetensors")
+    lost = next(name for name in tensors if name.endswith("o_proj.weight"))
+    del tensors[lost]
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ConfigError, match=f"its weights lack {lost}"):
+        load_base_model(folder)
+
+
+def test_an_adapter_in_the_folder_is_refused(
+    model_folder: Path, tmp_path: Path
+) -> None:
+    """transformers would load it too, and its settings aren't in the digest."""
+    folder, lora = copied(model_folder, tmp_path), LoraConfig(rank=2)
+    attach_adapter(load_base_model(folder), lora).save_pretrained(folder)
+    with pytest.raises(ConfigError, match="carries an adapter already"):
+        attach_adapter(load_base_model(folder), lora)
+
+
+def test_a_model_is_tuned_by_one_adapter() -> None:
+    model, lora = base_model(), LoraConfig(rank=2)
+    model.add_adapter(peft_config(lora))
+    with pytest.raises(ConfigError, match="carries an adapter already"):
+        attach_adapter(model, lora)
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("t5", r"\(t5\) is an encoder with a decoder"),
+        ("bart", r"\(bart\) is an encoder with a decoder"),
+        ("whisper", r"\(whisper\) is an encoder with a decoder"),
+        ("gemma3", r"\(gemma3\) takes more than tokens"),
+        ("llama4", r"\(llama4\) takes more than tokens"),
+        ("llava", r"\(llava\) takes more than tokens"),
+        ("phi4_multimodal", r"\(phi4_multimodal\) takes more than tokens"),
+        ("qwen2_vl", r"\(qwen2_vl\) takes more than tokens"),
+        ("bert", r"this bert isn't a causal language model|its weights lack"),
+        ("vit", "this vit isn't a causal language model"),
+    ],
+)
+def test_other_kinds_of_model_are_refused(
+    kind: str, reason: str, model_folder: Path, tmp_path: Path
+) -> None:
+    folder = copied(model_folder, tmp_path)
+    AutoConfig.for_model(kind).save_pretrained(folder)
+    with pytest.raises(ConfigError, match=reason):
+        load_base_model(folder)
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"quant_method": "bitsandbytes", "load_in_8bit": True},
+         r"outliers over the whole batch \(llm_int8_threshold 6\)"),
+        ({"quant_method": "bitsandbytes", "load_in_8bit": True,
+          "llm_int8_threshold": 0.0}, None),
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, None),
+        ({"quant_method": "fp8", "activation_scheme": "dynamic"}, "quantised by fp8"),
+        ({"quant_method": "bitnet"}, "quantised by bitnet"),
+    ],
+)  # fmt: skip
+def test_quantisation_that_mixes_records_is_refused(
+    settings: dict[str, object], reason: str | None
+) -> None:
+    config = base_model().config
+    config.quantization_config = settings
+    if reason is None:
+        refuse_kind(config)
+        return
+    with pytest.raises(ConfigError, match=reason):
+        refuse_kind(config)
 
 
 def test_a_missing_tokenizer_is_named(model_folder: Path, tmp_path: Path) -> None:
