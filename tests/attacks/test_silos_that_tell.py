@@ -123,7 +123,7 @@ def ready_at_once() -> dict[str, Any]:
 
 def update_without_salt_in_the_ledger() -> dict[str, Any]:
     return {
-        "fedit_secure.silo.books.digest": lambda _, *parts: digest("", parts[-1][:1])
+        "fedit_secure.silo.books.digest": lambda _, *parts: digest("", parts[-1])
     }
 
 
