@@ -33,6 +33,8 @@ def tune_job(
         token_budget=config.token_budget,
         threads=config.threads,
         device=config.device,
+        precision=config.precision,
+        quantization=config.quantization,
     )
 
 

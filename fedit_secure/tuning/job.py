@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from fedit_secure.config import Device, Precision, Quantization
 from fedit_secure.errors import ConfigError
 
 DEFAULT_TOKEN_BUDGET = 1024
@@ -111,7 +112,8 @@ class TuneJob(_Frozen):
     `model` is a folder or a hub name; `model_digest` (64 hex characters, see
     `base_model.base_model_digest`) is checked when given. `plan` is
     `DpPlan.as_dict()`. `state_path` is a safetensors file whose one tensor, `adapter`,
-    is the flat float32 vector of the global adapter, ordered as `layout`.
+    is the flat float32 vector of the global adapter, ordered as `layout`. `precision`
+    and `quantization` are of the frozen base model; the adapter is always float32.
     """
 
     model: str = Field(min_length=1)
@@ -127,7 +129,9 @@ class TuneJob(_Frozen):
     layout: Layout = Field(min_length=1)
     token_budget: int = Field(default=DEFAULT_TOKEN_BUDGET, ge=1)
     threads: int = Field(default=1, ge=1, le=1024)
-    device: Literal["cpu"] = "cpu"
+    device: Device = "cpu"
+    precision: Precision = "float32"
+    quantization: Quantization = "none"
 
     @property
     def length(self) -> int:

@@ -102,7 +102,12 @@ def tune(job: TuneJob, tell: Any, start: threading.Event) -> bytes:
     from fedit_secure.tuning.local_round import prepare_round, run_round
 
     torch.set_num_threads(job.threads)
-    model = base_model.load_base_model(folder)
+    model = base_model.load_base_model(
+        folder,
+        device=job.device,
+        precision=job.precision,
+        quantization=job.quantization,
+    )
     base_model.refuse_too_long(model, tokenizer, job.max_tokens)
     tuned = adapter.attach_adapter(model, job.lora)
     adapter.check_layout(tuned, job.layout)
