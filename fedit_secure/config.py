@@ -65,6 +65,9 @@ def _found(text: str, info: ValidationInfo) -> str:
 LocalPath = Annotated[Path, AfterValidator(_located)]
 PathOrHub = Annotated[str, Field(min_length=1), AfterValidator(_found)]
 LogLevel = Literal["debug", "info", "warning", "error"]
+Device = Literal["cpu", "cuda", "auto"]
+Precision = Literal["float32", "bfloat16"]
+Quantization = Literal["none", "int8", "nf4"]
 
 
 class AggregatorLink(Part):
@@ -94,6 +97,9 @@ class DataConfig(Part):
 class SiloConfig(Part):
     """silo.yaml. `token_budget`, `checkpointing` and `threads` bound memory and cores, not
     privacy; "auto" is what free memory allows.
+
+    `device` auto is CUDA where there is one. `precision` and `quantization` are of the
+    frozen base model in memory: the silo's own choice, whatever the others have.
     """
 
     name: Name
@@ -105,7 +111,9 @@ class SiloConfig(Part):
     data: DataConfig
     model: PathOrHub
     aggregator: AggregatorLink = AggregatorLink()
-    device: Literal["cpu"] = "cpu"
+    device: Device = "cpu"
+    precision: Precision = "float32"
+    quantization: Quantization = "none"
     threads: Annotated[int, Field(ge=1, le=1024)] = os.cpu_count() or 1
     token_budget: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"  # noqa: S105
     checkpointing: bool = False

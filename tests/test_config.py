@@ -83,6 +83,21 @@ def test_a_name_that_is_no_file_is_a_hub_name(write, tmp_path):
     assert dotted.model == str(tmp_path / "other")
 
 
+def test_the_device_and_form_of_the_base_model(write, monkeypatch):
+    plain = load_silo_config(write(SILO))
+    assert (plain.device, plain.precision, plain.quantization) == (
+        "cpu",
+        "float32",
+        "none",
+    )
+    path = write(SILO + "device: auto\nprecision: bfloat16\nquantization: int8\n")
+    chosen = load_silo_config(path)
+    assert (chosen.device, chosen.precision) == ("auto", "bfloat16")
+    assert chosen.quantization == "int8"
+    with pytest.raises(ConfigError, match=r"silo\.yaml line \d+: .*'precision'"):
+        load_silo_config(write(SILO + "precision: float16\n"))
+
+
 def test_options_beat_the_environment_beats_the_file(write, monkeypatch):
     path = write(SILO + "threads: 2\n")
     assert load_silo_config(path).threads == 2

@@ -35,6 +35,8 @@ def tune_job(
         checkpointing=config.checkpointing,
         threads=config.threads,
         device=config.device,
+        precision=config.precision,
+        quantization=config.quantization,
     )
 
 

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from fedit_secure.config import Device, Precision, Quantization
 from fedit_secure.errors import ConfigError
 
 DEFAULT_TOKEN_BUDGET = 2048
@@ -113,7 +114,8 @@ class TuneJob(_Frozen):
     `DpPlan.as_dict()`. `state_path` is a safetensors file whose one tensor, `adapter`,
     is the flat float32 vector of the global adapter, ordered as `layout`.
     `token_budget` null is what free memory allows; `checkpointing` recomputes layers in
-    the backward pass instead of keeping their activations.
+    the backward pass instead of keeping their activations. `precision` and
+    `quantization` are of the frozen base model; the adapter is always float32.
     """
 
     model: str = Field(min_length=1)
@@ -133,7 +135,9 @@ class TuneJob(_Frozen):
     token_budget: int | None = Field(default=None, ge=1)
     checkpointing: bool = False
     threads: int = Field(default=1, ge=1, le=1024)
-    device: Literal["cpu"] = "cpu"
+    device: Device = "cpu"
+    precision: Precision = "float32"
+    quantization: Quantization = "none"
 
     @property
     def length(self) -> int:

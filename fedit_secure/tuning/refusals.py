@@ -20,11 +20,10 @@ _ROUTED = re.compile(r"Experts|Router|TopKGating")
 
 
 def refuse_kind(config: PretrainedConfig) -> None:
-    """Refuse what isn't a language model of plain tokens, or has unfit quantisation.
+    """Refuse what isn't a language model of plain tokens.
 
     Raises:
-        ConfigError: an encoder with a decoder, more than tokens as input, or weights
-            quantised in a way that makes a record's values depend on other records.
+        ConfigError: an encoder with a decoder, or more than tokens as input.
     """
     kind = config.model_type
     if getattr(config, "is_encoder_decoder", False):
@@ -38,27 +37,6 @@ def refuse_kind(config: PretrainedConfig) -> None:
     ):
         raise ConfigError(
             f"the base model ({kind}) takes more than tokens; give its text model alone"
-        )
-    _refuse_quantisation(getattr(config, "quantization_config", None))
-
-
-def _refuse_quantisation(settings: Any) -> None:
-    """Only weights may be quantised: activations share scales, or are rounded."""
-    if settings is None:
-        return
-    if not isinstance(settings, dict):
-        settings = settings.to_dict()
-    method = settings.get("quant_method")
-    if method != "bitsandbytes":
-        raise ConfigError(
-            f"the base model is quantised by {method}, which isn't known to keep "
-            "records apart: it can't be tuned privately"
-        )
-    threshold = settings.get("llm_int8_threshold", 6.0)
-    if settings.get("load_in_8bit") and threshold:
-        raise ConfigError(
-            "the base model's int8 layers look for outliers over the whole batch "
-            f"(llm_int8_threshold {threshold:g}), which mixes records: it must be 0"
         )
 
 

@@ -111,7 +111,12 @@ def tune(job: TuneJob, tell: Any, start: threading.Event) -> bytes:
 
     keep_freed_memory()
     torch.set_num_threads(job.threads)
-    model = base_model.load_base_model(folder)
+    model = base_model.load_base_model(
+        folder,
+        device=job.device,
+        precision=job.precision,
+        quantization=job.quantization,
+    )
     base_model.refuse_too_long(model, tokenizer, job.max_tokens)
     tuned = adapter.attach_adapter(model, job.lora)
     if job.checkpointing:

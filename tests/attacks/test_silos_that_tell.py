@@ -122,9 +122,7 @@ def ready_at_once() -> dict[str, Any]:
 
 
 def update_without_salt_in_the_ledger() -> dict[str, Any]:
-    return {
-        "fedit_secure.silo.books.digest": lambda _, *parts: digest("", parts[-1])
-    }
+    return {"fedit_secure.silo.books.digest": lambda _, *parts: digest("", parts[-1])}
 
 
 def loss_on_standard_output() -> dict[str, Any]:

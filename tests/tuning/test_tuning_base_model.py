@@ -24,7 +24,7 @@ from fedit_secure.tuning.base_model import (
     resolve_base_model,
 )
 from fedit_secure.tuning.job import LoraConfig
-from fedit_secure.tuning.refusals import refuse_coupled_records, refuse_kind
+from fedit_secure.tuning.refusals import refuse_coupled_records
 
 REAL = Path(__file__).parents[2] / ".." / "shared" / "data" / "models"
 
@@ -152,30 +152,6 @@ def test_other_kinds_of_model_are_refused(
     AutoConfig.for_model(kind).save_pretrained(folder)
     with pytest.raises(ConfigError, match=reason):
         load_base_model(folder)
-
-
-@pytest.mark.parametrize(
-    ("settings", "reason"),
-    [
-        ({"quant_method": "bitsandbytes", "load_in_8bit": True},
-         r"outliers over the whole batch \(llm_int8_threshold 6\)"),
-        ({"quant_method": "bitsandbytes", "load_in_8bit": True,
-          "llm_int8_threshold": 0.0}, None),
-        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, None),
-        ({"quant_method": "fp8", "activation_scheme": "dynamic"}, "quantised by fp8"),
-        ({"quant_method": "bitnet"}, "quantised by bitnet"),
-    ],
-)  # fmt: skip
-def test_quantisation_that_mixes_records_is_refused(
-    settings: dict[str, object], reason: str | None
-) -> None:
-    config = base_model().config
-    config.quantization_config = settings
-    if reason is None:
-        refuse_kind(config)
-        return
-    with pytest.raises(ConfigError, match=reason):
-        refuse_kind(config)
 
 
 def test_a_missing_tokenizer_is_named(model_folder: Path, tmp_path: Path) -> None:

@@ -156,6 +156,22 @@ def test_bad_jobs_are_refused_in_one_sentence(
     assert "\n" not in str(caught.value)
 
 
+def test_the_base_model_is_loaded_as_the_job_says(
+    job_files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, object] = {}
+
+    def load(_folder: Path, **options: object) -> None:
+        asked.update(options)
+        raise ConfigError("enough")
+
+    monkeypatch.setattr("fedit_secure.tuning.base_model.load_base_model", load)
+    choice = {"device": "auto", "precision": "bfloat16", "quantization": "nf4"}
+    with pytest.raises(ConfigError, match="enough"):
+        tune(make_job(job_files, **choice))
+    assert asked == choice
+
+
 def test_a_column_that_is_missing_is_refused(job_files) -> None:
     source = DataSource(path=str(job_files.data), columns=ColumnMap(person="patient"))
     with pytest.raises(ConfigError, match="has no column 'patient'"):
