@@ -159,7 +159,7 @@ def _charges_row(ledger: Ledger, charter: str, intents: list[Intent]) -> dict[st
     # The accountants take a second to import; a silo without charges needs none.
     from dp_accounting import ComposedDpEvent
 
-    from fedit_secure.privacy.accountant import epsilons
+    from fedit_secure.privacy.accountant import spent_epsilons
 
     first = intents[0]
     event = ComposedDpEvent([intent.event() for intent in intents])
@@ -172,7 +172,7 @@ def _charges_row(ledger: Ledger, charter: str, intents: list[Intent]) -> dict[st
         "rate": first.sample_rate,
         "noise": first.noise_multiplier,
         "steps": first.steps,
-        "epsilon": _figure(epsilons(event, ledger.delta).published),
+        "epsilon": _figure(spent_epsilons(event, ledger.delta).published),
     }
 
 
@@ -190,5 +190,5 @@ def _population(identity: Identity) -> str:
     return identity.card.population or identity.name
 
 
-def _figure(epsilon: float) -> float | str:
-    return epsilon if epsilon < math.inf else UNBOUNDED
+def _figure(epsilon: float | None) -> float | str | None:
+    return UNBOUNDED if epsilon == math.inf else epsilon
