@@ -28,7 +28,7 @@ from fedit_secure.federation.document import (
     describe,
     dotted,
 )
-from fedit_secure.federation.drafting import PlannedDp, PlannedSecAgg, RunPlan
+from fedit_secure.federation.drafting import PlannedDp, PlannedSecAgg, RunPlan, Weights
 from fedit_secure.federation.durable import read_file
 from fedit_secure.federation.policy import Policy
 
@@ -91,7 +91,9 @@ class DataConfig(Part):
 
 
 class SiloConfig(Part):
-    """silo.yaml. `token_budget` and `threads` bound memory and cores, not privacy."""
+    """silo.yaml. `token_budget`, `checkpointing` and `threads` bound memory and cores, not
+    privacy; "auto" is what free memory allows.
+    """
 
     name: Name
     identity: LocalPath
@@ -104,7 +106,8 @@ class SiloConfig(Part):
     aggregator: AggregatorLink = AggregatorLink()
     device: Literal["cpu"] = "cpu"
     threads: Annotated[int, Field(ge=1, le=1024)] = os.cpu_count() or 1
-    token_budget: Annotated[int, Field(ge=1)] = 1024
+    token_budget: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"  # noqa: S105
+    checkpointing: bool = False
     log_level: LogLevel = "info"
 
 
@@ -146,10 +149,10 @@ class SimulationConfig(Part):
     rounds: Count
     dp: PlannedDp
     secagg: PlannedSecAgg = PlannedSecAgg()
-    weights: Literal["equal", "records"] | dict[Name, Count] = "equal"
+    weights: Weights = "equal"
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     threads: Annotated[int, Field(ge=1, le=1024)] = os.cpu_count() or 1
-    token_budget: Annotated[int, Field(ge=1)] = 1024
+    token_budget: Annotated[int, Field(ge=1)] = 2048
 
 
 def load_silo_config(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from named_tests import file_of
 
 from fedit_secure.federation.release_sizes import release_sizes
 from fedit_secure.secagg.aggregator_steps import PHASES
@@ -20,9 +21,10 @@ PROTOCOL = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
 LABEL = re.compile(r"fedit/[a-z0-9/-]+/v\d+")
 
 
-def rows(head: str) -> list[list[str]]:
-    """The cells of the table whose head begins like this."""
-    lines = iter(PROTOCOL.splitlines())
+def rows(head: str, page: str = "protocol") -> list[list[str]]:
+    """The cells of a page's table whose head begins like this."""
+    text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
+    lines = iter(text.splitlines())
     for line in lines:
         if line.startswith(f"| {head} |"):
             break
@@ -32,7 +34,7 @@ def rows(head: str) -> list[list[str]]:
         if not line.startswith("|"):
             break
         found.append([cell.strip() for cell in line.strip("|").split("|")])
-    assert found, f"docs/protocol.md has no table {head!r}"
+    assert found, f"docs/{page}.md has no table {head!r}"
     return found
 
 
@@ -73,3 +75,21 @@ def test_table_of_phases_says_what_ends_each() -> None:
         (phase.__name__, collect.__name__): end.__name__
         for phase, (_, collect, end) in PHASES.items()
     }
+
+
+PITFALLS = {row[0]: row[1:] for row in rows("pitfall", "privacy")}
+
+
+@pytest.mark.parametrize("pitfall", PITFALLS, ids=lambda text: text[:40])
+def test_every_pitfall_of_privacy_names_tests_that_are_there(pitfall: str) -> None:
+    closed, tests = PITFALLS[pitfall]
+    assert closed
+    named = tests.split("<br>")
+    assert len(named) == len(set(named))
+    for test in named:
+        assert re.fullmatch(r"`[^`]+`", test), f"{test!r} is no test's name"
+        assert file_of(test.strip("`")).name.startswith("test_")
+
+
+def test_no_pitfall_of_privacy_is_left_out() -> None:
+    assert len(PITFALLS) == len(rows("pitfall", "privacy")) == 20

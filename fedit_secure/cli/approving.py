@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,16 +17,22 @@ from fedit_secure.federation.durable import write_durably
 from fedit_secure.federation.identity import Identity
 from fedit_secure.federation.policy import Admitted, Policy, admit, check_delta
 from fedit_secure.tuning.job import DataSource
-from fedit_secure.tuning.records import load_records
+from fedit_secure.tuning.records import Record, load_records
+from fedit_secure.tuning.units import count_units, persons_of, require_persons
 
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """A charter that this silo may approve, and the facts for its operator."""
+    """A charter that this silo may approve, and the facts for its operator.
+
+    `person_sizes`: of how many records to state what a person costs beside the claim of
+    a charter per record; the most that one has here, where the data names persons.
+    """
 
     charter: Charter
     identity: Identity
     facts: dict[str, Any]
+    person_sizes: tuple[int, ...]
 
 
 def check_charter(config: SiloConfig) -> Checked:
@@ -39,16 +46,23 @@ def check_charter(config: SiloConfig) -> Checked:
     charter.check_date(datetime.now(UTC).date())
     charter.check_card(identity.card)
     check_epoch(config.state, charter)
-    records = len(load_records(DataSource.model_validate(config.data.model_dump())))
-    told = charter.row(config.name).records
-    if told not in (None, records):
+    source = DataSource.model_validate(config.data.model_dump())
+    require_persons(source.columns, charter.dp.unit)
+    records = load_records(source)
+    units = count_units(records, charter.dp.unit)
+    told = charter.row(config.name).units
+    if told not in (None, units):
         raise PolicyRefusal(
-            f"the charter gives this silo {told} records, and its data has {records}"
+            f"the charter gives this silo {told} {charter.counted}, and its data has "
+            f"{units}"
         )
-    check_delta(charter, records)
+    check_delta(charter, units)
     ledger = ledger_of(config, charter.row(config.name).population)
     admitted = admit(charter, config.name, policy, ledger)
-    return Checked(charter, identity, _facts(charter, admitted, policy, records))
+    facts = _facts(charter, admitted, policy) | _unit_facts(charter, records)
+    most = max(len(own) for own in persons_of(records))
+    named = source.columns.person is not None
+    return Checked(charter, identity, facts, (most,) if named and most > 1 else (2, 4))
 
 
 def sign_charter(config: SiloConfig, checked: Checked) -> Path:
@@ -68,9 +82,21 @@ def sign_charter(config: SiloConfig, checked: Checked) -> Path:
     return config.approval
 
 
-def _facts(
-    charter: Charter, admitted: Admitted, policy: Policy, records: int
-) -> dict[str, Any]:
+def _unit_facts(charter: Charter, records: Sequence[Record]) -> dict[str, Any]:
+    """What the charter protects here; for persons also what its cap leaves out."""
+    facts: dict[str, Any] = {"unit": charter.dp.unit, "records": len(records)}
+    cap = charter.dp.records_per_person
+    if cap is not None:
+        persons = persons_of(records)
+        facts |= {
+            "persons": len(persons),
+            "records_per_person_at_most": cap,
+            "persons_over_it": sum(len(own) > cap for own in persons),
+        }
+    return facts
+
+
+def _facts(charter: Charter, admitted: Admitted, policy: Policy) -> dict[str, Any]:
     private = admitted.delta is not None
     return {
         "federation": charter.federation,
@@ -80,7 +106,6 @@ def _facts(
         "silos": [row.name for row in charter.roster],
         "base_model": charter.base_model.name,
         "rounds": charter.rounds,
-        "records": records,
         "privacy": charter.dp.kind if private else "NONE: nothing bounds what leaks",
         "delta": admitted.delta,
         "run_costs_epsilon": admitted.run if private else None,

@@ -46,12 +46,23 @@ def show_charter(
     charter: CharterArgument = Path("charter.json"),
     format: FormatOption = OutputFormat.TABLE,
 ) -> None:
-    """Show a charter, its cost and its fifteen words."""
-    from fedit_secure.cli.charter_facts import charter_facts, roster_table
+    """Show a charter, its cost and its fifteen words.
+
+    Beside the claim it says what the claim doesn't cover, for the silo that it costs
+    most, within a minute at most.
+    """
+    from fedit_secure.cli.beside import BESIDE, beside_the_claim
+    from fedit_secure.cli.charter_facts import (
+        charter_facts,
+        costliest_silo,
+        roster_table,
+    )
     from fedit_secure.federation.charter import Charter
 
     loaded = Charter.load(charter)
-    show(charter_facts(loaded), format, {"roster": roster_table(loaded)})
+    roster = roster_table(loaded)
+    beside = beside_the_claim(loaded, costliest_silo(roster))
+    show(charter_facts(loaded), format, {"roster": roster, BESIDE: beside})
 
 
 @app.command("approve")
@@ -69,11 +80,13 @@ def approve(
     It must hold this silo's own card and fit its data, policy and budget.
     """
     from fedit_secure.cli.approving import check_charter, sign_charter
+    from fedit_secure.cli.beside import BESIDE, beside_the_claim
     from fedit_secure.config import load_silo_config
 
     loaded = load_silo_config(config)
     checked = check_charter(loaded)
-    show(checked.facts, format)
+    beside = beside_the_claim(checked.charter, loaded.name, checked.person_sizes)
+    show(checked.facts, format, {BESIDE: beside})
     if not yes:
         note(
             "compare the fifteen words with the other operators, over a channel that the"

@@ -32,8 +32,9 @@ def charter_facts(charter: Charter) -> dict[str, Any]:
             f"learning rate {tuning.learning_rate:g}, at most {charter.max_tokens} tokens"
         ),
         "privacy": (
-            f"{dp.kind}: epsilon {dp.epsilon:g} at delta {dp.delta:g} per {dp.unit}, clip "
-            f"{dp.clip:g}, sizes {dp.sizes}, spare charges {dp.spare_charges}"
+            f"{dp.kind}: epsilon {dp.epsilon:g} at delta {dp.delta:g} per {dp.unit}"
+            f"{_capped(dp.records_per_person)}, clip {dp.clip:g}, sizes {dp.sizes}, spare "
+            f"charges {dp.spare_charges}"
             if dp.epsilon is not None and dp.delta is not None
             else "NONE: records are trained on without differential privacy"
         ),
@@ -45,6 +46,16 @@ def charter_facts(charter: Charter) -> dict[str, Any]:
         "digest": charter.digest().hex(),
         "words": " ".join(charter.words()),
     }
+
+
+def _capped(records: int | None) -> str:
+    return "" if records is None else f" with at most {records} records"
+
+
+def costliest_silo(roster: list[dict[str, Any]]) -> str:
+    """The silo of `roster_table` with the largest epsilon, the first of equals."""
+    costliest = max(roster, key=lambda row: row["epsilon"] or 0.0)
+    return str(costliest["silo"])
 
 
 def roster_table(charter: Charter) -> list[dict[str, Any]]:
@@ -59,7 +70,7 @@ def roster_table(charter: Charter) -> list[dict[str, Any]]:
             {
                 "silo": row.name,
                 "population": row.population,
-                "records": row.records,
+                charter.counted: row.units,
                 "weight": row.weight,
                 "rate": row.dp.sample_rate,
                 "noise": row.dp.noise_multiplier,

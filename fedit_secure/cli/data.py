@@ -19,14 +19,24 @@ def check(
     ),
     format: FormatOption = OutputFormat.TABLE,
 ) -> None:
-    """Read every record; report counts, repeats and cuts."""
-    from fedit_secure.cli.data_facts import data_facts, repeats_table
+    """Read every record; report counts, duplicates, persons and cuts.
+
+    Nothing of it leaves the silo: it is printed here, and neither sent nor kept. It is
+    derived from the records without any privacy, so treat it like them. Without a
+    charter it reports what can be known without one.
+    """
+    from fedit_secure.cli.data_facts import data_facts, duplicates_table, persons_table
     from fedit_secure.config import load_silo_config
+    from fedit_secure.federation.charter import Charter
     from fedit_secure.tuning.job import DataSource
     from fedit_secure.tuning.records import load_records
 
     loaded = load_silo_config(config)
     source = DataSource.model_validate(loaded.data.model_dump())
     records = load_records(source)
-    facts = data_facts(loaded, records)
-    show(facts, format, {"repeats": repeats_table(records)})
+    charter = Charter.load(loaded.charter) if loaded.charter.exists() else None
+    tables = {
+        "duplicates": duplicates_table(records),
+        "persons_by_records": persons_table(loaded, records),
+    }
+    show(data_facts(loaded, charter, records), format, tables)

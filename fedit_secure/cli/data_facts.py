@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import math
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,40 +11,47 @@ from fedit_secure.config import SiloConfig
 from fedit_secure.federation.charter import Charter
 from fedit_secure.federation.policy import UNITS_PER_DELTA
 from fedit_secure.tuning.base_model import load_tokenizer, resolve_base_model
-from fedit_secure.tuning.examples import make_examples
+from fedit_secure.tuning.examples import load_template, make_examples, uncut_lengths
 from fedit_secure.tuning.records import Record
+from fedit_secure.tuning.units import persons_of
 
 _LONGEST_LIST = 10
 
 
-def data_facts(config: SiloConfig, records: Sequence[Record]) -> dict[str, Any]:
-    """Counts of records, people, categories and repeats, and the largest delta that
-    fits.
+def data_facts(
+    config: SiloConfig, charter: Charter | None, records: Sequence[Record]
+) -> dict[str, Any]:
+    """Every count by its name; None is what the data or a missing charter doesn't say.
 
-    With a charter and the base model at hand, also how many examples the cut leaves
-    without a response token, or fill to the last token.
+    Records, duplicates and the largest delta of each unit need nothing else; persons need
+    a column that names them; the cap of records per person and all that the cut to
+    `max_tokens` does need a charter, the cut the base model too. Raises ConfigError.
     """
-    people = {record.person for record in records if record.person is not None}
-    alone = sum(record.person is None for record in records)
-    times = Counter(_content(record) for record in records)
     facts = {
         "records": len(records),
-        "people": len(people) + alone if people else None,
+        "records_with_input": sum(bool(record.input.strip()) for record in records),
         "categories": len({r.category for r in records if r.category is not None}),
-        "with_input": sum(bool(record.input.strip()) for record in records),
         "longest_characters": max(
             len(r.instruction) + len(r.input) + len(r.response) for r in records
         ),
-        "repeated_records": sum(count for count in times.values() if count > 1),
-        "most_repeats": max(times.values()),
-        "most_records_of_a_person": _most_of_a_person(records) if people else None,
-        "largest_delta": 1 / (UNITS_PER_DELTA * len(records)),
     }
-    return facts | _token_facts(config, records)
+    persons = None if config.data.columns.person is None else persons_of(records)
+    facts |= _duplicates(records, named=persons is not None)
+    facts |= _persons(records, persons)
+    cap = charter.dp.records_per_person if charter is not None else None
+    facts |= _capped(persons, cap)
+    facts |= {
+        "charter_unit": charter and charter.dp.unit,
+        "largest_delta_per_record": 1 / (UNITS_PER_DELTA * len(records)),
+        "largest_delta_per_person": (
+            None if persons is None else 1 / (UNITS_PER_DELTA * len(persons))
+        ),
+    }
+    return facts | _cuts(config, charter, records)
 
 
-def repeats_table(records: Sequence[Record]) -> list[dict[str, Any]]:
-    """How often equal records occur: record privacy doesn't cover repeats."""
+def duplicates_table(records: Sequence[Record]) -> list[dict[str, Any]]:
+    """How often equal records occur: a guarantee per record doesn't cover duplicates."""
     times = Counter(Counter(_content(record) for record in records).values())
     return [
         {"times": count, "distinct_records": times[count]}
@@ -52,28 +60,104 @@ def repeats_table(records: Sequence[Record]) -> list[dict[str, Any]]:
     ]
 
 
-def _token_facts(config: SiloConfig, records: Sequence[Record]) -> dict[str, Any]:
-    nothing = {"max_tokens": None, "at_max_tokens": None, "without_response": None}
-    if not config.charter.exists():
-        return nothing
-    charter = Charter.load(config.charter)
-    tokenizer = load_tokenizer(resolve_base_model(config.model))
-    examples = make_examples(
-        records, tokenizer, charter.template.name, charter.max_tokens
-    )
+def persons_table(
+    config: SiloConfig, records: Sequence[Record]
+) -> list[dict[str, Any]]:
+    """How many persons have 1, 2, 3-4, 5-8, ... records; none where no column names them."""
+    if config.data.columns.person is None:
+        return []
+    doublings = Counter((len(own) - 1).bit_length() for own in persons_of(records))
+    return [
+        {"records_of_a_person": _range(power), "persons": doublings[power]}
+        for power in sorted(doublings)
+    ]
+
+
+def _range(power: int) -> str:
+    least, most = (1 << power >> 1) + 1, 1 << power
+    return str(most) if least >= most else f"{least}-{most}"
+
+
+def _duplicates(records: Sequence[Record], *, named: bool) -> dict[str, Any]:
+    holders: defaultdict[tuple[str, str, str], list[str | None]] = defaultdict(list)
+    for record in records:
+        holders[_content(record)].append(record.person)
+    repeated = [who for who in holders.values() if len(who) > 1]
+    # Each record without an identifier counts as somebody else.
+    shared = [who for who in repeated if who.count(None) > 1 or len(set(who)) > 1]
     return {
-        "max_tokens": charter.max_tokens,
-        "at_max_tokens": sum(
-            len(example.tokens) >= charter.max_tokens for example in examples
-        ),
-        "without_response": sum(example.labels == 0 for example in examples),
+        "exact_duplicates": sum(map(len, repeated)),
+        "most_times_a_record_occurs": max(map(len, holders.values())),
+        "exact_duplicates_across_persons": sum(map(len, shared)) if named else None,
     }
+
+
+def _persons(
+    records: Sequence[Record], persons: list[list[int]] | None
+) -> dict[str, Any]:
+    nothing = ("persons", "records_without_a_person", "records_per_person_median",
+               "records_per_person_90_percent", "records_per_person_most")  # fmt: skip
+    if persons is None:
+        return dict.fromkeys(nothing)
+    sizes = sorted(map(len, persons))
+    figures = (
+        len(persons),
+        sum(record.person is None for record in records),
+        _quantile(sizes, 0.5),
+        _quantile(sizes, 0.9),
+        sizes[-1],
+    )
+    return dict(zip(nothing, figures, strict=True))
+
+
+def _quantile(ordered: list[int], share: float) -> int:
+    """The smallest size that at least this share of the persons doesn't exceed."""
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
+
+
+def _capped(persons: list[list[int]] | None, cap: int | None) -> dict[str, Any]:
+    over = [len(own) for own in persons or () if cap is not None and len(own) > cap]
+    known = persons is not None and cap is not None
+    return {
+        "records_per_person_at_most": cap,
+        "persons_with_more": len(over) if known else None,
+        "records_left_out": sum(over) - (cap or 0) * len(over) if known else None,
+    }
+
+
+def _cuts(
+    config: SiloConfig, charter: Charter | None, records: Sequence[Record]
+) -> dict[str, Any]:
+    if charter is None:
+        return dict.fromkeys(_CUTS)
+    tokenizer = load_tokenizer(resolve_base_model(config.model))
+    template = load_template(charter.template.name)
+    examples = make_examples(records, tokenizer, template, charter.max_tokens)
+    prompts, responses = uncut_lengths(records, tokenizer, template)
+    rows = list(zip(examples, prompts, responses, strict=True))
+    whole = sum(prompts) + sum(responses)
+    kept = sum(len(example.tokens) for example in examples)
+    cut = [(e.first_label < p, e.labels < r) for e, p, r in rows]
+    figures = (
+        charter.max_tokens,
+        sum(prompt or response for prompt, response in cut),
+        sum(prompt for prompt, _ in cut),
+        sum(response for _, response in cut),
+        (whole - kept) / whole,
+        sum(example.labels == 0 for example in examples),
+    )
+    return dict(zip(_CUTS, figures, strict=True))
+
+
+_CUTS = (
+    "max_tokens",
+    "records_cut",
+    "prompts_cut",
+    "responses_cut",
+    "share_of_tokens_lost",
+    "records_without_response_tokens",
+)
 
 
 def _content(record: Record) -> tuple[str, str, str]:
     return record.instruction, record.input, record.response
-
-
-def _most_of_a_person(records: Sequence[Record]) -> int:
-    times = Counter(r.person for r in records if r.person is not None)
-    return max(times.values())

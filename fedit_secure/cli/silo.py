@@ -32,6 +32,19 @@ def init(
     tell_records: Annotated[
         int | None, typer.Option(help="Tell the number of records on the card.", min=1)
     ] = None,
+    tell_persons: Annotated[
+        int | None,
+        typer.Option(
+            help="Tell the number of persons on the card; see fedit data check.", min=1
+        ),
+    ] = None,
+    names_persons: Annotated[
+        bool,
+        typer.Option(
+            "--names-persons",
+            help="The data has a column that says whom each record is about.",
+        ),
+    ] = False,
     format: FormatOption = OutputFormat.TABLE,
 ) -> None:
     """Make a silo's keys, public card and starter files."""
@@ -47,6 +60,8 @@ def init(
         contact=contact,
         population=population,
         records=tell_records,
+        persons=tell_persons,
+        names_persons=names_persons,
     )
     note("the keys stay here; give the card to the coordinator")
     show({"name": name, "card": identity.card_path, "files": list(files)}, format)

@@ -39,10 +39,15 @@ def simulated_facts(
         "folder": result.folder,
         "adapter": result.folder / "adapter",
         "rounds": result.charter.rounds,
+        "unit": result.charter.dp.unit,
         "state": result.state.digest().hex(),
     }
     rows = [
-        {"silo": row.name, "records": row.records, "epsilon": result.epsilons[row.name]}
+        {
+            "silo": row.name,
+            result.charter.counted: row.units,
+            "epsilon": result.epsilons[row.name],
+        }
         for row in result.charter.roster
     ]
     return facts, rows

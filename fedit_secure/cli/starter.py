@@ -21,7 +21,7 @@ data:
     instruction: instruction
     input: input
     response: response
-    # person: patient_id
+    # person: patient_id   # whom a record is about; a charter per person needs it
 
 # log_level: info
 # threads: 4
@@ -32,12 +32,13 @@ data:
 POLICY = """\
 # What this silo allows. A charter may ask for less, never for more.
 epsilon: 8          # the most that this data set may ever cost
-delta: 1e-6         # at most 1 / (10 * records)
+delta: 1e-6         # at most 1 / (10 * records), or 1 / (10 * persons)
 minimum_silos: 3    # fewest updates in a sum
 allowed_base_models: any   # or a list of digests
 max_local_steps: 1000    # per round
 max_lost_charges: 1 # charged rounds without a released sum, per run, before this stops
-tell_record_count: true
+tell_record_count: true    # or that of the persons, under a charter per person
+require_person_unit: false # true: refuse charters that protect single records only
 allow_without_dp: false
 allow_pair: false   # in a federation of two, each can subtract itself from the sum
 """

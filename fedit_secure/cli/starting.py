@@ -21,6 +21,8 @@ def start_folder(
     contact: str,
     population: str | None = None,
     records: int | None = None,
+    persons: int | None = None,
+    names_persons: bool = False,
 ) -> Identity:
     """Makes an identity in `folder`/identity, and each of `files` that isn't there yet.
 
@@ -37,6 +39,8 @@ def start_folder(
         now=datetime.now(UTC),
         population=population,
         records=records,
+        persons=persons,
+        names_persons=names_persons,
     )
     for file, text in files.items():
         if not (folder / file).exists():

@@ -112,6 +112,8 @@ def demo_plan(
                 "clip": sizes.clip,
                 "expected_batch": sizes.expected_batch,
                 "spare_charges": sizes.spare_charges,
+                # What a patient's epsilon then is, is shown beside it.
+                "unit": "record",
             },
             "schedule": {
                 "tune_deadline_seconds": 900,

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from fedit_secure.errors import ConfigError
-from fedit_secure.tuning.batches import physical_batch, split_by_length
+from fedit_secure.tuning.batches import Packing, physical_batch, split_by_length
 from fedit_secure.tuning.examples import Example, Template, make_examples
 from fedit_secure.tuning.job import DEFAULT_TOKEN_BUDGET
 from fedit_secure.tuning.record_loss import label_logits, selects_labels
@@ -118,7 +118,7 @@ def _record_nlls(
     nlls = np.full(len(examples), np.nan)
     lengths = np.array([len(e.tokens) for e in examples], np.int64)
     selective = selects_labels(model, physical_batch(examples, slots[:2]))
-    for group in split_by_length(lengths, slots, token_budget):
+    for group in split_by_length(lengths, slots, Packing(token_budget)):
         batch = physical_batch(examples, group)
         logits = label_logits(model, batch, selective=selective).float()
         labels = torch.from_numpy(batch.tokens[:, 1:][batch.predicts[:, :-1]])

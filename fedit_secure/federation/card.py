@@ -15,6 +15,7 @@ from fedit_secure.federation.document import (
     Hex64,
     Line,
     Name,
+    absent_if_none,
     canonical,
 )
 from fedit_secure.secagg.keys import BadSignature, SigningKey, verify
@@ -28,8 +29,10 @@ class Card(Document):
 
     `identity` is its Ed25519 public key, `issuer_certificate` the PEM certificate that
     its TLS leaves descend from, `population` names the people or records that a silo's
-    privacy ledger speaks of, `records` is their number if the operator chose to tell
-    it.
+    privacy ledger speaks of, `records` is the number of records if the operator chose to
+    tell it, `persons` that of the persons whom they are about. `names_persons` is true
+    where the data has a column that says whom each record is about, told or not how
+    many they are.
     """
 
     name: Name
@@ -41,6 +44,8 @@ class Card(Document):
     expires: date
     contact: Line
     signature: Hex64
+    persons: Annotated[int, Field(ge=1)] | None = absent_if_none()
+    names_persons: Literal[True] | None = absent_if_none()
 
     @model_validator(mode="after")
     def _role_fits(self) -> Self:
@@ -48,6 +53,12 @@ class Card(Document):
             raise ValueError("a silo's card needs a population")
         if self.role == "aggregator" and (self.population or self.records):
             raise ValueError("an aggregator has no population and no records")
+        if self.role == "aggregator" and (self.persons or self.names_persons):
+            raise ValueError("an aggregator has no persons")
+        if self.persons and not self.names_persons:
+            raise ValueError("persons can be counted only where the data names them")
+        if self.persons and self.records and self.persons > self.records:
+            raise ValueError("there can't be more persons than records")
         return self
 
     @property
@@ -92,6 +103,8 @@ def sign_card(
     records: int | None,
     expires: date,
     contact: str,
+    persons: int | None = None,
+    names_persons: bool = False,
 ) -> Card:
     """A card signed by its own identity. Raises pydantic's ValidationError on a bad
     field.
@@ -105,6 +118,8 @@ def sign_card(
         records=records,
         expires=expires,
         contact=contact,
+        persons=persons,
+        names_persons=names_persons or persons is not None or None,
         signature="00" * 64,
     )
     return draft.model_copy(update={"signature": key.sign(draft.signed_digest()).hex()})

@@ -16,11 +16,19 @@ from pydantic import Field, model_validator
 from fedit_secure.errors import ConfigError, PolicyRefusal
 from fedit_secure.federation.card import Card
 from fedit_secure.federation.certificates import check_issuer
-from fedit_secure.federation.document import Address, Document, Hex32, Line, Name, Part
+from fedit_secure.federation.document import (
+    Address,
+    Document,
+    Hex32,
+    Line,
+    Name,
+    Part,
+    absent_if_none,
+)
 from fedit_secure.federation.release_sizes import release_sizes
 from fedit_secure.federation.update import MOST_DIMENSIONS, layout_length
 from fedit_secure.federation.words import words
-from fedit_secure.privacy.plan import DpPlan
+from fedit_secure.privacy.plan import COUNTED, DpPlan, Unit
 from fedit_secure.secagg.params import Member, Roster, SecAggParams
 from fedit_secure.secagg.transcript import digest
 
@@ -30,7 +38,10 @@ Seconds = Annotated[float, Field(gt=0, le=90 * 86_400)]
 
 
 class SiloDp(Part):
-    """One silo's own share of the DP plan: sample rate q, noise multiplier, B-bar."""
+    """One silo's own share of the DP plan: sample rate q, noise multiplier, B-bar.
+
+    q is of a unit, and B-bar a number of units.
+    """
 
     sample_rate: Annotated[float, Field(gt=0, le=1)]
     noise_multiplier: Annotated[float, Field(ge=0)]
@@ -38,7 +49,12 @@ class SiloDp(Part):
 
 
 class SiloRow(Part):
-    """One silo as the charter pins it; `records` is null where sizes are secret."""
+    """One silo as the charter pins it.
+
+    Where sizes are public, `records` is the number of records of a charter per record,
+    and `persons` that of the persons of a charter per person, which then doesn't tell
+    the records. Where they're secret, neither is there.
+    """
 
     name: Name
     identity: Hex32
@@ -47,6 +63,12 @@ class SiloRow(Part):
     weight: Annotated[int, Field(ge=1, lt=2**32)]
     records: Count | None
     dp: SiloDp
+    persons: Count | None = absent_if_none()
+
+    @property
+    def units(self) -> int | None:
+        """How many privacy units the silo has; None where sizes are secret."""
+        return self.records if self.persons is None else self.persons
 
 
 class AggregatorRow(Part):
@@ -107,15 +129,20 @@ class Tuning(Part):
 
 
 class Dp(Part):
-    """What every silo's guarantee has in common; `epsilon` covers rounds and spares."""
+    """What every silo's guarantee has in common; `epsilon` covers rounds and spares.
+
+    `records_per_person` is k, the most records that a person takes part with; it is
+    there for unit "person" only.
+    """
 
     kind: Literal["local", "none"] = "local"
     epsilon: Annotated[float, Field(gt=0)] | None
     delta: Annotated[float, Field(gt=0, lt=1)] | None
     clip: Annotated[float, Field(gt=0)]
-    unit: Literal["record"] = "record"
+    unit: Unit = "record"
     sizes: Literal["public", "secret"] = "public"
     spare_charges: Annotated[int, Field(ge=0, le=1000)] = 1
+    records_per_person: Count | None = absent_if_none()
 
 
 class SecAgg(Part):
@@ -135,8 +162,8 @@ class UpdateRule(Part):
 
 
 class Schedule(Part):
-    """Seconds. `ready_slot`: a silo reports ready only at multiples of it, to hide
-    timing.
+    """Seconds. `ready_slot`: what follows work on records leaves a silo only at multiples
+    of it after the offer, to hide how long that took.
 
     `tune_deadline`: after an offer, for the local tuning. `phase_deadline`: for one
     phase of a release. `silo_deadline`: without progress, a silo gives an attempt up.
@@ -197,27 +224,37 @@ class Charter(Document):
                 raise ValueError("dp of kind none can't name an epsilon or a delta")
         elif self.dp.epsilon is None or self.dp.delta is None:
             raise ValueError("dp of kind local must name its epsilon and delta")
-        elif self.adapter.dropout:
-            raise ValueError("LoRA dropout must be 0 under differential privacy")
         if self.dp.sizes == "secret":
-            facts = {(row.records, row.weight, row.dp) for row in self.roster}
-            if len(facts) > 1 or self.roster[0].records is not None:
+            facts = {(row.units, row.weight, row.dp) for row in self.roster}
+            if len(facts) > 1 or self.roster[0].units is not None:
                 raise ValueError(
-                    "secret sizes need equal weights, one dp row for all, no records"
+                    "secret sizes need equal weights, one dp row for all, no "
+                    f"{self.counted}"
                 )
         for row in self.roster:
-            if self.dp.sizes == "public" and row.records is None:
-                raise ValueError(
-                    f"sizes are public, but silo {row.name!r} tells no records"
-                )
-            if (
-                row.records
-                and row.dp.sample_rate != row.dp.expected_batch / row.records
-            ):
-                raise ValueError(
-                    f"silo {row.name!r}: sample rate isn't expected batch / records"
-                )
+            self._check_size(row)
             self.plan_for(row.name)
+
+    def _check_size(self, row: SiloRow) -> None:
+        other = row.persons if self.dp.unit == "record" else row.records
+        if other is not None:
+            told = "persons" if self.counted == "records" else "records"
+            raise ValueError(
+                f"the charter is per {self.dp.unit}, but silo {row.name!r} tells {told}"
+            )
+        if self.dp.sizes == "public" and row.units is None:
+            raise ValueError(
+                f"sizes are public, but silo {row.name!r} tells no {self.counted}"
+            )
+        if row.units and row.dp.sample_rate != row.dp.expected_batch / row.units:
+            raise ValueError(
+                f"silo {row.name!r}: sample rate isn't expected batch / {self.counted}"
+            )
+
+    @property
+    def counted(self) -> Literal["records", "persons"]:
+        """What the privacy units are, in the plural."""
+        return COUNTED[self.dp.unit]
 
     def digest(self) -> bytes:
         """R: 32 bytes over the file's bytes."""
@@ -281,6 +318,7 @@ class Charter(Document):
             target_epsilon=self.dp.epsilon,
             unit=self.dp.unit,
             sizes=self.dp.sizes,
+            records_per_person=self.dp.records_per_person,
         )
 
     def check_card(self, card: Card) -> None:
@@ -295,11 +333,12 @@ class Charter(Document):
             raise PolicyRefusal(
                 f"the charter's row for silo {card.name!r} isn't this silo's own card"
             )
-        if card.records is not None and row.records not in (None, card.records):
-            raise PolicyRefusal(
-                f"the charter gives silo {card.name!r} {row.records} records, its card "
-                f"{card.records}"
-            )
+        for told, own in ((row.records, card.records), (row.persons, card.persons)):
+            if own is not None and told not in (None, own):
+                raise PolicyRefusal(
+                    f"the charter gives silo {card.name!r} {told} {self.counted}, its "
+                    f"card {own}"
+                )
 
     def check_date(self, today: date) -> None:
         """Raises PolicyRefusal if the charter has expired."""

@@ -26,6 +26,16 @@ Line = Annotated[
     str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")
 ]
 
+
+def absent_if_none() -> Any:
+    """A field that a document has only where it says something.
+
+    Added that way, it leaves the bytes of the documents before it as they were, and so
+    their digests, approvals and signatures.
+    """
+    return Field(default=None, exclude_if=lambda value: value is None)
+
+
 _EXCERPT = 400  # characters of what is wrong with a document
 
 

@@ -29,13 +29,24 @@ from fedit_secure.federation.charter import (
 from fedit_secure.federation.document import Address, Line, Name, Part, describe
 from fedit_secure.federation.release_sizes import release_sizes
 from fedit_secure.federation.update import Layout, layout_length
+from fedit_secure.privacy.plan import COUNTED, Unit
 from fedit_secure.secagg.params import SecAggParams
+
+DEFAULT_RECORDS_PER_PERSON = 16
+"""Of a person's records, how many take part. It costs no privacy: all of them share one
+clip. More of them only average that person's gradient better, at that much more time."""
+
+Weights = Literal["equal", "records", "persons"] | dict[Name, Count]
+"""Of the silos' updates. Those by number go by the units': persons' records stay untold."""
 
 
 class PlannedDp(Part):
     """The plan's privacy part. `sample_rate` is for secret sizes, common to all silos.
 
-    `expected_batch` is one number for all silos, or one for each by name.
+    `expected_batch` is one number for all silos, or one for each by name; it counts
+    units. `unit` is by default the person where every silo's card says that its data
+    names persons, else the record. `records_per_person`, for unit "person", is by
+    default DEFAULT_RECORDS_PER_PERSON.
     """
 
     kind: Literal["local", "none"] = "local"
@@ -46,6 +57,8 @@ class PlannedDp(Part):
     sample_rate: Annotated[float, Field(gt=0, le=1)] | None = None
     sizes: Literal["public", "secret"] = "public"
     spare_charges: Annotated[int, Field(ge=0, le=1000)] = 1
+    unit: Unit | None = None
+    records_per_person: Count | None = None
 
 
 class PlannedSecAgg(Part):
@@ -62,6 +75,7 @@ class PlannedSilo(Part):
     """What a silo's operator told of the silo beside its card."""
 
     records: Count | None = None
+    persons: Count | None = None
 
 
 class RunPlan(Part):
@@ -78,7 +92,7 @@ class RunPlan(Part):
     rounds: Count
     dp: PlannedDp
     secagg: PlannedSecAgg = PlannedSecAgg()
-    weights: Literal["equal", "records"] | dict[Name, Count] = "equal"
+    weights: Weights = "equal"
     schedule: Schedule = Schedule()
     expires: date
     silos: dict[Name, PlannedSilo] = Field(default_factory=dict)
@@ -104,9 +118,10 @@ def draft_charter(
     if plan.expires < today:
         raise ConfigError(f"the plan's 'expires', {plan.expires}, is in the past")
     silos, hub = _parties(plan, cards, today)
-    params = _secagg_params(plan, silos, layout)
-    records = {card.name: _records(plan, card) for card in silos}
-    noise = _noise(plan, records)
+    unit = unit_of(plan.dp, [bool(card.names_persons) for card in silos])
+    sizes = {card.name: _size(plan, unit, card) for card in silos}
+    params = _secagg_params(plan, unit, sizes, layout)
+    noise = _noise(plan, unit, sizes)
     rows = tuple(
         SiloRow(
             name=card.name,
@@ -114,7 +129,8 @@ def draft_charter(
             issuer_certificate=card.issuer_certificate,
             population=card.population or card.name,
             weight=weight,
-            records=records[card.name],
+            records=sizes[card.name] if unit == "record" else None,
+            persons=sizes[card.name] if unit == "person" else None,
             dp=noise[card.name],
         )
         for card, weight in zip(silos, params.weights, strict=True)
@@ -150,6 +166,8 @@ def draft_charter(
                 clip=plan.dp.clip,
                 sizes=plan.dp.sizes,
                 spare_charges=plan.dp.spare_charges,
+                unit=unit,
+                records_per_person=_cap(plan.dp, unit),
             ),
             secagg=SecAgg(
                 corrupt=params.corrupt,
@@ -166,6 +184,31 @@ def draft_charter(
     if predecessor:
         charter.check_successor(predecessor)
     return charter
+
+
+def unit_of(dp: PlannedDp, names_persons: Sequence[bool]) -> Unit:
+    """The unit of a plan; `names_persons` says of each silo whether its data does.
+
+    Raises ConfigError for persons where a silo's data doesn't name them.
+    """
+    if dp.unit == "person" and not all(names_persons):
+        raise ConfigError(
+            "the plan's 'dp.unit' is person, but not every silo's card says that its data "
+            "names persons"
+        )
+    if dp.unit is not None:
+        return dp.unit
+    return "person" if all(names_persons) else "record"
+
+
+def _cap(dp: PlannedDp, unit: Unit) -> int | None:
+    if unit == "person":
+        return dp.records_per_person or DEFAULT_RECORDS_PER_PERSON
+    if dp.records_per_person is not None:
+        raise ConfigError(
+            "the plan's 'dp.records_per_person' is for unit person, and it is per record"
+        )
+    return None
 
 
 def _parties(
@@ -204,24 +247,29 @@ def _parties(
     return silos, hubs[0]
 
 
-def _records(plan: RunPlan, card: Card) -> int | None:
+def _size(plan: RunPlan, unit: Unit, card: Card) -> int | None:
+    """A silo's number of units, from its card or the plan; None where it is secret."""
     if plan.dp.sizes == "secret":
         return None
-    told = plan.silos.get(card.name, PlannedSilo()).records
-    if told is None and card.records is None:
+    planned = plan.silos.get(card.name, PlannedSilo())
+    if unit == "record":
+        counted, told, own = "records", planned.records, card.records
+    else:
+        counted, told, own = "persons", planned.persons, card.persons
+    if told is None and own is None:
         raise ConfigError(
             f"sizes are public, but neither the card of silo {card.name!r} nor the plan's "
-            f"'silos.{card.name}.records' tells its records"
+            f"'silos.{card.name}.{counted}' tells its {counted}"
         )
-    if None not in (told, card.records) and told != card.records:
+    if None not in (told, own) and told != own:
         raise ConfigError(
-            f"the plan gives silo {card.name!r} {told} records, its card {card.records}"
+            f"the plan gives silo {card.name!r} {told} {counted}, its card {own}"
         )
-    return told if card.records is None else card.records
+    return told if own is None else own
 
 
 def _secagg_params(
-    plan: RunPlan, silos: Sequence[Card], layout: Layout
+    plan: RunPlan, unit: Unit, sizes: Mapping[str, int | None], layout: Layout
 ) -> SecAggParams:
     bound = plan.secagg.bound
     if bound is None:
@@ -234,11 +282,11 @@ def _secagg_params(
         bound = 1.2 * plan.tuning.learning_rate * plan.tuning.local_steps
     try:
         return release_sizes(
-            len(silos),
+            len(sizes),
             length=layout_length(layout),
             bound=bound,
             ring_bits=plan.secagg.ring_bits,
-            weights=[_weight(plan, card) for card in silos],
+            weights=[_weight(plan, unit, *silo) for silo in sizes.items()],
             corrupt=plan.secagg.corrupt,
             minimum=plan.secagg.minimum,
             allow_pair=plan.secagg.allow_pair,
@@ -247,25 +295,33 @@ def _secagg_params(
         raise ConfigError(f"the plan's sizes don't do: {error}") from error
 
 
-def _weight(plan: RunPlan, card: Card) -> int:
+def _weight(plan: RunPlan, unit: Unit, name: str, size: int | None) -> int:
     if plan.weights == "equal":
         return 1
-    if plan.weights == "records":
-        records = _records(plan, card)
-        if records is None:
-            raise ConfigError("weights by records would tell sizes that are secret")
-        return records
-    if card.name not in plan.weights:
-        raise ConfigError(f"the plan's 'weights' lacks silo {card.name!r}")
-    return plan.weights[card.name]
+    if isinstance(plan.weights, str):
+        if plan.weights != COUNTED[unit]:
+            raise ConfigError(
+                f"the plan's 'weights' go by {plan.weights}, but it is per {unit}: they "
+                f"may go by {COUNTED[unit]}"
+            )
+        if size is None:
+            raise ConfigError(
+                f"weights by {plan.weights} would tell sizes that are secret"
+            )
+        return size
+    if name not in plan.weights:
+        raise ConfigError(f"the plan's 'weights' lacks silo {name!r}")
+    return plan.weights[name]
 
 
-def _noise(plan: RunPlan, records: Mapping[str, int | None]) -> dict[str, SiloDp]:
+def _noise(
+    plan: RunPlan, unit: Unit, sizes: Mapping[str, int | None]
+) -> dict[str, SiloDp]:
     """Each silo's q, sigma and B-bar; sigma is the smallest that keeps to epsilon."""
-    batches = {name: _expected_batch(plan, name) for name in records}
+    batches = {name: _expected_batch(plan, name) for name in sizes}
     rates = {
-        name: _sample_rate(plan, name, batches[name], count)
-        for name, count in records.items()
+        name: _sample_rate(plan, unit, name, batches[name], count)
+        for name, count in sizes.items()
     }
     steps = (plan.rounds + plan.dp.spare_charges) * plan.tuning.local_steps
     # Silos of equal rates share a calibration, which takes a while.
@@ -276,7 +332,7 @@ def _noise(plan: RunPlan, records: Mapping[str, int | None]) -> dict[str, SiloDp
             noise_multiplier=sigmas[rates[name]],
             expected_batch=batches[name],
         )
-        for name in records
+        for name in sizes
     }
 
 
@@ -288,7 +344,9 @@ def _expected_batch(plan: RunPlan, name: str) -> int:
     return plan.dp.expected_batch[name]
 
 
-def _sample_rate(plan: RunPlan, name: str, batch: int, count: int | None) -> float:
+def _sample_rate(
+    plan: RunPlan, unit: Unit, name: str, batch: int, count: int | None
+) -> float:
     if count is None:
         if plan.dp.sample_rate is None:
             raise ConfigError(
@@ -302,7 +360,8 @@ def _sample_rate(plan: RunPlan, name: str, batch: int, count: int | None) -> flo
         )
     if batch > count:
         raise ConfigError(
-            f"silo {name!r} has {count} records, fewer than its expected batch of {batch}"
+            f"silo {name!r} has {count} {COUNTED[unit]}, fewer than its expected batch of "
+            f"{batch}"
         )
     return batch / count
 

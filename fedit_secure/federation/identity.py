@@ -60,6 +60,8 @@ def create_identity(
     now: datetime,
     population: str | None = None,
     records: int | None = None,
+    persons: int | None = None,
+    names_persons: bool = False,
     valid_days: int = VALID_DAYS,
 ) -> Identity:
     """Makes keys and card in `folder` (0700), which must not exist or be empty.
@@ -81,6 +83,8 @@ def create_identity(
             issuer_certificate=make_issuer(issuer_key, role, name, now, end),
             population=population or (name if role == "silo" else None),
             records=records,
+            persons=persons,
+            names_persons=names_persons,
             expires=end.date(),
             contact=contact,
         )

@@ -30,6 +30,8 @@ class Policy(Part):
 
     Both may be left out only where `allow_without_dp` is set. `max_lost_charges` is the
     number of charged rounds, per run, that may end without a released sum.
+    `tell_record_count` is about the number of records and of persons alike;
+    `require_person_unit` refuses charters that protect single records only.
     """
 
     epsilon: Annotated[float, Field(gt=0)] | None = None
@@ -39,6 +41,7 @@ class Policy(Part):
     max_local_steps: Annotated[int, Field(ge=1)] = 10_000
     max_lost_charges: Annotated[int, Field(ge=0)] = 1
     tell_record_count: bool = False
+    require_person_unit: bool = False
     allow_without_dp: bool = False
     allow_pair: bool = False
 
@@ -82,23 +85,29 @@ def check_terms(charter: Charter, name: str, policy: Policy) -> None:
             f"the charter takes {charter.tuning.local_steps} local steps a round, and "
             f"this silo's policy allows {policy.max_local_steps}"
         )
-    if row.records is not None and not policy.tell_record_count:
+    if policy.require_person_unit and charter.dp.unit != "person":
         raise PolicyRefusal(
-            "the charter tells this silo's number of records, and its policy doesn't set "
-            "tell_record_count"
+            "the charter protects single records, and this silo's policy asks for persons "
+            "(require_person_unit)"
+        )
+    if row.units is not None and not policy.tell_record_count:
+        raise PolicyRefusal(
+            f"the charter tells this silo's number of {charter.counted}, and its policy "
+            "doesn't set tell_record_count"
         )
 
 
-def check_delta(charter: Charter, records: int) -> None:
-    """Raises PolicyRefusal unless delta is at most 1 / (10 * records).
+def check_delta(charter: Charter, units: int) -> None:
+    """Raises PolicyRefusal unless delta is at most 1 / (10 * units).
 
-    A larger delta would allow publishing somebody's record outright now and then.
+    `units` are the silo's records, or its persons under a charter per person. A larger
+    delta would allow publishing somebody's record outright now and then.
     """
     delta = charter.dp.delta
-    if delta is not None and delta * UNITS_PER_DELTA * records > 1 + 1e-9:
+    if delta is not None and delta * UNITS_PER_DELTA * units > 1 + 1e-9:
         raise PolicyRefusal(
             f"the charter's delta {delta:g} is too large for this silo's data: it must be "
-            f"at most 1/({UNITS_PER_DELTA} * units)"
+            f"at most 1/({UNITS_PER_DELTA} * {charter.counted})"
         )
 
 

@@ -4,6 +4,9 @@ An entry is one line of canonical JSON: ASCII, sorted keys, no spaces, no NaN. E
 what was done, never what it cost: an epsilon is computed from them, by this release's
 accountants or by better ones. They hold nothing that depends on the records: no batch
 size, no loss, no count. Kinds are added, with a version of their own; none is redefined.
+A field may come to take one more value, as `unit` did for "person": every entry that was
+valid before keeps its bytes and its meaning, and a reader who doesn't know the value
+refuses the entry instead of misreading it.
 """
 
 from __future__ import annotations
@@ -64,7 +67,8 @@ class Opened(_Event):
     `cap_epsilon` at `delta` is the lifetime cap, null where the silo's policy sets none;
     `filter_order` the Renyi order of the lifetime filter; `fingerprints` a commitment to
     keyed fingerprints of the records; `identity` the silo's signature key; `software`
-    the versions of whatever the guarantee rests on.
+    the versions of whatever the guarantee rests on. `unit` is the ledger's for good: what
+    was charged per record can't be told as a person's, nor the other way round.
     """
 
     kind: Literal["opened"] = "opened"
@@ -86,7 +90,8 @@ class Intent(_Event):
 
     `state_digest` is of the adapter that tuning starts from; `charges` is what the
     charter plans in all, spares included; the DP parameters are those of `DpPlan`,
-    `clip` null without DP.
+    `clip` null without DP. They are per `unit`. How many records a person takes part
+    with isn't here: it is in the charter, and the cost doesn't depend on it.
     """
 
     kind: Literal["intent"] = "intent"

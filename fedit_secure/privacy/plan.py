@@ -20,17 +20,24 @@ if TYPE_CHECKING:
     from fedit_secure.privacy.accountant import Epsilons
 
 Kind = Literal["local", "none"]
-Unit = Literal["record"]
+Unit = Literal["record", "person"]
 Sizes = Literal["public", "secret"]
+
+COUNTED: dict[Unit, Literal["records", "persons"]] = {
+    "record": "records",
+    "person": "persons",
+}
+"""What a unit's number is a number of, for sentences and field names."""
 
 
 @dataclass(frozen=True, slots=True)
 class StepArguments:
     """What one round's DP-SGD steps need; `clip` is None, and no noise added, without DP.
 
-    Each step draws every record with probability `sample_rate`, clips its gradient to
-    L2 norm `clip`, adds N(0, (noise_multiplier * clip)^2) to every coordinate of the
-    sum, and divides by `expected_batch`, a public constant. Exactly `steps` steps.
+    Each step draws every unit with probability `sample_rate`, clips its gradient (a
+    person's: the sum over that person's records) to L2 norm `clip`, adds
+    N(0, (noise_multiplier * clip)^2) to every coordinate of the sum, and divides by
+    `expected_batch`, a public constant. Exactly `steps` steps.
     """
 
     sample_rate: float
@@ -46,18 +53,20 @@ class DpPlan:
 
     Args:
         kind: "local" (noise at each silo), or "none": no clip, no noise, no guarantee.
-        sample_rate: q, each record's probability of being in a step's batch, in (0, 1].
+        sample_rate: q, each unit's probability of being in a step's batch, in (0, 1].
         noise_multiplier: sigma, the noise's standard deviation in units of the clip.
-        clip: C, the L2 bound on one record's gradient. Unused without DP.
-        expected_batch: B-bar, the public constant that sums are divided by.
+        clip: C, the L2 bound on one unit's gradient. Unused without DP.
+        expected_batch: B-bar, in units; the public constant that sums are divided by.
         local_steps: DP-SGD steps of one round.
         rounds: federated rounds of the run.
         spare_charges: rounds' worth of budget beyond them, for lost updates.
         delta: the guarantee's delta; None only without DP.
         target_epsilon: what sigma was calibrated to, where that is known.
-        unit: what one guarantee covers: a record.
-        sizes: whether the number of records is public (then a record is zeroed out
+        unit: what one guarantee covers: a record, or a person with all their records.
+        sizes: whether the number of units is public (then a unit is zeroed out
             between neighbours) or secret (then it is added or removed).
+        records_per_person: k, the most records that a person takes part with; None for
+            unit "record". It bounds time, and costs no privacy: the clip does that.
 
     Raises:
         ValueError: a parameter is out of range; one sentence that names it.
@@ -75,10 +84,11 @@ class DpPlan:
     target_epsilon: float | None = None
     unit: Unit = "record"
     sizes: Sizes = "public"
+    records_per_person: int | None = None
 
     def __post_init__(self) -> None:
         _require_choice("kind", self.kind, ("local", "none"))
-        _require_choice("unit", self.unit, ("record",))
+        _require_choice("unit", self.unit, ("record", "person"))
         _require_choice("sizes", self.sizes, ("public", "secret"))
         for name in ("sample_rate", "noise_multiplier", "clip"):
             object.__setattr__(self, name, _real(name, getattr(self, name)))
@@ -92,7 +102,17 @@ class DpPlan:
             ("spare_charges", 0),
         ):
             _require_count(name, getattr(self, name), least)
+        self._check_unit()
         self._check_ranges()
+
+    def _check_unit(self) -> None:
+        if self.unit == "record":
+            if self.records_per_person is not None:
+                raise ValueError("records_per_person is for a plan per person")
+        elif self.records_per_person is None:
+            raise ValueError("a plan per person needs records_per_person")
+        else:
+            _require_count("records_per_person", self.records_per_person, 1)
 
     def _check_ranges(self) -> None:
         if not 0 < self.sample_rate <= 1:
@@ -132,6 +152,7 @@ class DpPlan:
         spare_charges: int = 1,
         unit: Unit = "record",
         sizes: Sizes = "public",
+        records_per_person: int | None = None,
         spent: DpEvent | None = None,
         filter_order: float | None = None,
     ) -> DpPlan:
@@ -162,6 +183,7 @@ class DpPlan:
             target_epsilon=target_epsilon,
             unit=unit,
             sizes=sizes,
+            records_per_person=records_per_person,
         )
 
     @property
@@ -189,7 +211,11 @@ class DpPlan:
         )
 
     def round_event(self) -> DpEvent:
-        """What one charge, a round's tuning, releases about the records."""
+        """What one charge, a round's tuning, releases about the units.
+
+        Whatever the unit is, one of them is one coin and one vector of norm C at most:
+        the event of persons at q, sigma and steps is that of records.
+        """
         return self.event_of(1)
 
     def run_event(self, spares: int | None = None) -> DpEvent:

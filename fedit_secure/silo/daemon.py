@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -42,6 +41,7 @@ from fedit_secure.secagg.protocol import confirmation, voided
 from fedit_secure.silo.attempts import Attempts
 from fedit_secure.silo.books import Books
 from fedit_secure.silo.outbox import Outbox
+from fedit_secure.silo.slots import Slots
 from fedit_secure.storage.life import MASKED
 from fedit_secure.wire import frames as f
 from fedit_secure.wire.link import SiloLink
@@ -246,9 +246,10 @@ class SiloDaemon:
             self._tuning = asyncio.create_task(self._tune_round(self._round))
 
     async def _tune_round(self, now: int) -> None:
-        books, started = self._books, time.monotonic()
+        books, slots = self._books, Slots(self._charter.schedule)
 
         async def charge() -> None:
+            await slots.next()  # loading the records took its time too
             self._receipt.clear()
             await asyncio.to_thread(books.reserve, now)
             # A connection that is gone now is made anew, and the ledger sent again: what
@@ -263,20 +264,21 @@ class SiloDaemon:
             self._tell("tuning")
             await self.send(f.Phase(now, "tuning"))
             update = await self._tune(now, books.state(), charge)
+            # Before it is in the ledger: whoever breaks our links is sent that each time.
+            await slots.next()
             await asyncio.to_thread(books.commit_update, now, update)
             await self._attempts.prepare(now)
             self._tell("tuned")
-            await self._send_ledger()
-            slot = self._charter.schedule.ready_slot_seconds
-            elapsed = time.monotonic() - started
-            # Only at fixed slots, so that tuning time tells nothing about the records.
-            await asyncio.sleep(math.ceil(elapsed / slot) * slot - elapsed)
             await self._report_ready()
         except (PolicyRefusal, TuningFailed) as error:
             _log.warning("round %d: %s", now, error)
             self._tell("refused")
+            # What made tuning fail may be a record: neither how nor when leaves.
+            failed = isinstance(error, TuningFailed)
+            reason = "its tuning failed" if failed else str(error)
+            await slots.next()
             with suppress(ConnectError):
-                await self.send(f.Refused(now, str(error)))
+                await self.send(f.Refused(now, reason))
         except (ConnectError, DeadlineExceeded) as error:
             _log.info("round %d: %s; it is offered again", now, error)
 

@@ -7,13 +7,11 @@ is keyed by the silo's identity: without that key nobody can test whether a reco
 from __future__ import annotations
 
 import hmac
-import json
 from collections.abc import Iterable
-from dataclasses import astuple
 
 from fedit_secure.secagg.keys import SigningKey
 from fedit_secure.secagg.transcript import digest
-from fedit_secure.tuning.records import Record
+from fedit_secure.tuning.records import Record, record_bytes
 
 _LABEL = "fedit/fingerprints/v1"
 
@@ -23,7 +21,6 @@ def commitment(records: Iterable[Record], key: SigningKey) -> bytes:
     # Ed25519 signatures are deterministic, and only the key's holder can make this one.
     secret = key.sign(digest(_LABEL))
     prints = sorted(
-        hmac.digest(secret, json.dumps(astuple(record)).encode(), "sha256")
-        for record in records
+        hmac.digest(secret, record_bytes(record), "sha256") for record in records
     )
     return digest(_LABEL, *prints)

@@ -17,7 +17,7 @@ def tune_job(
 ) -> TuneJob:
     """The job of one round: what to tune is the charter's, on which data the silo's."""
     folder.mkdir(parents=True, exist_ok=True)
-    state_path = folder / "state.safetensors"
+    state_path, budget = folder / "state.safetensors", config.token_budget
     save_file({"adapter": to_float32(state)}, state_path)
     return TuneJob(
         model=config.model,
@@ -28,9 +28,11 @@ def tune_job(
         lora=lora_of(charter),
         optimizer=optimizer_of(charter),
         plan=charter.plan_for(config.name).as_dict(),
+        unit_key=charter.digest().hex(),
         state_path=str(state_path),
         layout=charter.adapter.layout,
-        token_budget=config.token_budget,
+        token_budget=budget if isinstance(budget, int) else None,
+        checkpointing=config.checkpointing,
         threads=config.threads,
         device=config.device,
     )

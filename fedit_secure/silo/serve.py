@@ -25,6 +25,7 @@ from fedit_secure.silo.tuner import tune_in_child
 from fedit_secure.storage.adapter_store import StateStore
 from fedit_secure.tuning.job import DataSource, Progress
 from fedit_secure.tuning.records import load_records
+from fedit_secure.tuning.units import require_persons
 from fedit_secure.wire.client import connect
 from fedit_secure.wire.limits import Limits
 from fedit_secure.wire.link import SiloLink
@@ -57,6 +58,7 @@ async def serve(
         policy = load_policy(config.policy)
         books = Books(journal, states, charter, config.name, identity.signing, policy)
         source = DataSource.model_validate(config.data.model_dump())
+        require_persons(source.columns, charter.dp.unit)
         books.admit(commitment(load_records(source), identity.signing))
 
         async def dial() -> SiloLink:

@@ -19,14 +19,17 @@ from fedit_secure.config import PlanFile
 from fedit_secure.errors import ConfigError
 from fedit_secure.federation.approval import Approval, approve, remember
 from fedit_secure.federation.charter import Charter
+from fedit_secure.federation.drafting import unit_of
 from fedit_secure.federation.durable import write_durably
 from fedit_secure.federation.identity import Identity, create_identity
 from fedit_secure.federation.policy import Policy
 from fedit_secure.federation.update import GridState
+from fedit_secure.privacy.plan import COUNTED
 from fedit_secure.tuning.base_model import resolve_base_model
 from fedit_secure.tuning.job import DEFAULT_TOKEN_BUDGET, DataSource
 from fedit_secure.tuning.records import load_records
 from fedit_secure.tuning.run_start import draft_run
+from fedit_secure.tuning.units import count_units
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,19 +63,31 @@ def found_federation(
 ) -> LocalFederation:
     """Make identities, cards, charter, approvals and configurations under `folder`.
 
-    `data` names the silos. `policy` is every silo's; by default it grants exactly what
-    the plan asks for. Raises ConfigError if the folder holds a federation already.
+    `data` names the silos. The plan's unit is the person where every silo's columns name
+    one, unless the plan says otherwise. `policy` is every silo's; by default it grants
+    exactly what the plan asks for. Raises ConfigError if the folder holds a federation
+    already.
     """
     if folder.exists() and any(folder.iterdir()):
         raise ConfigError(f"{folder} isn't empty")
     folder.mkdir(parents=True, exist_ok=True)
     now = datetime.now(UTC)
     base_model = resolve_base_model(plan.base_model)
+    unit = unit_of(plan.dp, [s.columns.person is not None for s in data.values()])
     silos = {}
     for name, source in data.items():
-        records = None if plan.dp.sizes == "secret" else len(load_records(source))
+        # The other unit's count isn't told: nobody needs it.
+        told = {}
+        if plan.dp.sizes == "public":
+            told[COUNTED[unit]] = count_units(load_records(source), unit)
         silos[name] = create_identity(
-            folder / name / "identity", name, "silo", "local", now=now, records=records
+            folder / name / "identity",
+            name,
+            "silo",
+            "local",
+            now=now,
+            names_persons=source.columns.person is not None,
+            **told,
         )
     aggregator = create_identity(
         folder / "aggregator" / "identity", "aggregator", "aggregator", "local", now=now

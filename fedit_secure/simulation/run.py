@@ -34,10 +34,12 @@ from fedit_secure.simulation.parties import LocalFederation, found_federation
 from fedit_secure.storage.adapter_store import StateStore
 from fedit_secure.tuning.adapter import attach_adapter
 from fedit_secure.tuning.base_model import load_base_model, load_tokenizer
+from fedit_secure.tuning.batches import Slots
 from fedit_secure.tuning.examples import Example, load_template, make_examples
 from fedit_secure.tuning.job import DEFAULT_TOKEN_BUDGET, DataSource
 from fedit_secure.tuning.local_round import ReadyRound, prepare_round, run_round
 from fedit_secure.tuning.records import load_records
+from fedit_secure.tuning.units import planned_units
 from fedit_secure.wire.limits import Limits
 from fedit_secure.wire.link import Published, SiloLink, memory_pair
 
@@ -75,6 +77,7 @@ class Tuner:
         )
         self._tokenizer = load_tokenizer(federation.base_model)
         self._examples: dict[str, Sequence[Example]] = {}
+        self._units: dict[str, Sequence[Slots] | None] = {}
         self._data = federation.data
         self._lock = asyncio.Lock()
 
@@ -90,6 +93,14 @@ class Tuner:
             )
         return self._examples[silo]
 
+    def units(self, silo: str) -> Sequence[Slots] | None:
+        """The silo's privacy units, made once; None where each record is one."""
+        if silo not in self._units:
+            plan, key = self._charter.plan_for(silo), self._charter.digest()
+            records = load_records(self._data[silo])
+            self._units[silo] = planned_units(records, plan, key)
+        return self._units[silo]
+
     async def tune(
         self, silo: str, state: GridState, charge: Charge
     ) -> NDArray[np.float32]:
@@ -100,12 +111,14 @@ class Tuner:
             return await asyncio.to_thread(self._run, silo, ready)
 
     def _prepare(self, silo: str, initial: NDArray[np.float32]) -> ReadyRound:
+        plan = self._charter.plan_for(silo)
         return prepare_round(
             self._model,
-            self._charter.plan_for(silo),
+            plan,
             initial=initial,
             max_tokens=self._charter.max_tokens,
             token_budget=self._token_budget,
+            unit_rows=plan.records_per_person or 1,
         )
 
     def _run(self, silo: str, ready: ReadyRound) -> NDArray[np.float32]:
@@ -114,6 +127,7 @@ class Tuner:
             self.examples(silo),
             optimizer_of(self._charter),
             noise_key=os.urandom(32),
+            units=self.units(silo),
             threads=self._threads,
         )
 

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from fedit_secure.errors import ConfigError
+from fedit_secure.tuning.dropout import separate_dropouts
 from fedit_secure.tuning.job import Layout, LoraConfig, layout_length
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ def attach_adapter(model: nn.Module, lora: LoraConfig) -> PeftModel:
             reason = str(wrong).strip().split(". ")[0].splitlines()[0].rstrip(".")
             raise ConfigError(f"LoRA doesn't fit the base model: {reason}") from None
     adapter_parameters(tuned)
+    separate_dropouts(tuned)
     tuned.eval()
     return tuned
 

@@ -158,3 +158,11 @@ def vocabulary(model: nn.Module) -> int:
     """Rows of the model's embedding: every token is below this."""
     embeddings: Any = model.get_input_embeddings()  # type: ignore[operator]
     return int(embeddings.weight.shape[0])
+
+
+def needs_fixed_shapes(model: nn.Module) -> bool:
+    """Whether something below float32 takes part: rounding then depends on shapes."""
+    import torch
+
+    wide = (torch.float32, torch.float64)
+    return any(p.dtype not in wide for p in model.parameters())

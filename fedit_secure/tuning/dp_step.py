@@ -1,44 +1,51 @@
-"""The sum of one logical batch: every record's gradient, clipped, before the noise.
+"""The sum of one logical batch: every unit's gradient, clipped, before the noise.
 
-Opacus's hooks give the gradient of every record; sampling, loss, clip, accumulation and
-noise are ours, because the guarantee rests on them. Before the noise, the sum equals
+Opacus's samplers give the gradient of every record; sampling, loss, clip, accumulation
+and noise are ours, because the guarantee rests on them. Before the noise, the sum equals
 that of Opacus's PrivacyEngine on the same batch, to float32 rounding (a test).
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections import deque
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fedit_secure.errors import FeditError, TuningFailed
 from fedit_secure.tuning.adapter import adapter_parameters
 from fedit_secure.tuning.batches import (
+    ROW_TOKENS,
+    Packing,
     PhysicalBatch,
     Slots,
     physical_batch,
     split_by_length,
 )
+from fedit_secure.tuning.checkpointing import is_checkpointed
+from fedit_secure.tuning.dropout import dropouts
 from fedit_secure.tuning.examples import Example
-from fedit_secure.tuning.record_gradients import RecordGradients, clip_rows
-from fedit_secure.tuning.record_loss import summed_loss
-
-Float64 = npt.NDArray[np.float64]
+from fedit_secure.tuning.record_gradients import (
+    RecordGradients,
+    clip_units,
+    summed_gradient,
+)
+from fedit_secure.tuning.record_loss import device_of, summed_loss
 
 ROUNDING_SLACK = 1e-4
 
 
 def sensitivity(clip: float, expected_batch: int) -> float:
-    """How far one record can move the sum: its clipped norm, and float32 rounding.
+    """How far one unit can move the sum: its clipped norm, and float32 rounding.
 
     Another record in the batch changes the padding and the grouping of the others,
     which moves each one's float32 gradient by about 3e-7 of its norm (5e-6 of the clip
     for a batch of 256, measured). The noise covers 1e-6 for each of them, and never
-    less than 1e-4, on top of the clip.
+    less than 1e-4, on top of the clip. Below float32 that wouldn't do: there, shapes are
+    fixed (`Packing.fixed`).
     """
     return clip * (1.0 + max(ROUNDING_SLACK, 1e-6 * expected_batch))
 
@@ -52,11 +59,14 @@ class BatchGradient:
         clip: C; None for a run without differential privacy, which sums the records'
             gradients as they are, without hooks.
         selective: see `record_loss.label_logits`.
-        token_budget: tokens of a physical batch with padding. Halved for good whenever
+        packing: how a logical batch is split. Its budget is halved for good whenever
             memory runs out.
+        units: the slots of every unit: what is drawn, clipped and protected together;
+            None where each record is one.
+        dropout_key: what masks are drawn from, if the adapter has dropout.
 
     Attributes:
-        zeroed: records whose gradient wasn't finite so far; must not leave the silo.
+        zeroed: units whose gradient wasn't finite so far; must not leave the silo.
     """
 
     def __init__(
@@ -66,103 +76,155 @@ class BatchGradient:
         *,
         clip: float | None,
         selective: bool,
-        token_budget: int,
+        packing: Packing,
+        units: Sequence[Slots] | None = None,
+        dropout_key: bytes = b"",
     ) -> None:
         self.zeroed = 0
-        self.token_budget = token_budget
+        self.packing = packing
         self._model = model
         self._examples = examples
         self._clip = clip
         self._selective = selective
+        self._dropout_key, self._dropouts = dropout_key, dropouts(model)
         self._parameters = [p for _, p in adapter_parameters(model)]
-        self._length = sum(p.numel() for p in self._parameters)
-        self._lengths = np.array([len(e.tokens) for e in examples], np.int64)
-        self._labels = np.array([e.labels for e in examples], np.int64)
-        self._hooks = None if clip is None else RecordGradients(model)
+        self._single = units is None
+        # A record without labels has no gradient: it keeps its slot, and takes no row.
+        each = units or [np.array([s], np.int64) for s in range(len(examples))]
+        self._units = [slots[[examples[s].labels > 0 for s in slots]] for slots in each]
+        self._sizes = np.array([len(slots) for slots in self._units], np.int64)
+        self._lengths = np.array(
+            [max((len(examples[s].tokens) for s in u), default=0) for u in self._units],
+            np.int64,
+        )
+        self._checkpointed = is_checkpointed(model)
+        self._hooks = (
+            None
+            if clip is None
+            else RecordGradients(model, checkpointed=self._checkpointed)
+        )
 
     def close(self) -> None:
         """Take all hooks off the model."""
         if self._hooks is not None:
             self._hooks.close()
+        for dropout in self._dropouts:
+            dropout.drawn(())
 
-    def sum(self, slots: Slots) -> Float64:
-        """The sum of the (clipped) gradients of the records in `slots`, before noise.
+    def sum(self, units: Slots, step: int = 0) -> Tensor:
+        """The sum of the (clipped) gradients of these units, before noise.
 
-        A record without labels keeps its slot and contributes exactly zero. No record
-        is ever skipped: a group that doesn't fit into memory is split and redone.
+        A unit without labels keeps its place and contributes exactly zero. Nobody is
+        ever skipped: a group that doesn't fit into memory is split and redone.
+
+        Args:
+            units: int64, ascending: the logical batch.
+            step: which masks of dropout to draw.
 
         Returns:
-            float64, shape (d,): ordered as the flat adapter.
+            float64, shape (d,), on the model's device: ordered as the flat adapter.
 
         Raises:
-            TuningFailed: a single record doesn't fit into memory, or a pass failed for
+            TuningFailed: a single unit doesn't fit into memory, or a pass failed for
                 another reason.
             ConfigError: the model can't give a gradient per record.
         """
-        total = np.zeros(self._length, np.float64)
-        labelled = slots[self._labels[slots] > 0]
-        groups = deque(split_by_length(self._lengths, labelled, self.token_budget))
-        summed: list[Slots] = [slots[self._labels[slots] == 0]]
+        length = sum(p.numel() for p in self._parameters)
+        total = torch.zeros(length, dtype=torch.float64, device=device_of(self._model))
+        labelled = units[self._sizes[units] > 0]
+        groups = self._split(labelled)
+        summed: list[Slots] = [units[self._sizes[units] == 0]]
+        retried = False
         while groups:
             group = groups.popleft()
-            part = self._part(group)
+            part = self._part(group, step)
             if part is None:
+                if self.packing.lengths and not retried:
+                    # Another shape would change how everybody is rounded. What else
+                    # used the memory may be gone by now: the same once more.
+                    groups.appendleft(group)
+                    retried = True
+                    continue
                 groups = self._smaller_groups(np.concatenate([group, *groups]), group)
-            elif self._clip is None and len(group) > 1 and not np.isfinite(part).all():
+            elif self._clip is None and len(group) > 1 and not _finite(part):
                 groups.extendleft(group[k : k + 1] for k in range(len(group)))
             else:
                 # Only now does the group count: its pass has succeeded as a whole.
-                total += self._finite(part)
+                if self._clip is None and not _finite(part):
+                    self.zeroed += 1
+                else:
+                    total += part
                 summed.append(group)
-        if not np.array_equal(np.sort(np.concatenate(summed)), slots):
+        if not np.array_equal(np.sort(np.concatenate(summed)), units):
             raise TuningFailed("the records summed aren't the ones that were drawn")
         return total
 
-    def _part(self, group: Slots) -> Float64 | None:
+    def _split(self, units: Slots) -> deque[Slots]:
+        sizes = None if self._single else self._sizes
+        return deque(split_by_length(self._lengths, units, self.packing, sizes))
+
+    def _part(self, group: Slots, step: int) -> Tensor | None:
         """The sum over one physical batch, or None when memory ran out."""
         try:
-            return self._pass(physical_batch(self._examples, group))
+            return self._pass(group, step)
         except FeditError:
             self._discard()
             raise
-        # Whatever it was, the hooks are in an unknown state.
+        # Whatever it was, the pass ended somewhere in the middle.
         except Exception as failure:
             self._discard()
             if not _out_of_memory(failure):
                 kind = type(failure).__name__
                 raise TuningFailed(f"a tuning step failed ({kind})") from failure
-            return None
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return None
 
-    def _pass(self, batch: PhysicalBatch) -> Float64:
+    def _pass(self, group: Slots, step: int) -> Tensor:
+        slots = np.concatenate([self._units[unit] for unit in group])
+        batch = physical_batch(self._examples, slots, self.packing)
+        self._draw_dropout(batch, step)
         loss = summed_loss(self._model, batch, selective=self._selective)
         if self._hooks is None or self._clip is None:
-            return self._plain_sum(loss)
-        rows = self._hooks.rows(loss, len(batch.slots))
-        rows, zeroed = clip_rows(rows, self._clip)
-        part = torch.cat([row.sum(dim=0, dtype=torch.float64) for row in rows]).numpy()
+            again = self._checkpointed
+            return summed_gradient(loss, self._parameters, checkpointed=again).double()
+        rows = self._hooks.rows(loss, len(batch.tokens))
+        owners = None
+        if not self._single:
+            members = np.repeat(np.arange(len(group)), self._sizes[group])
+            owners = torch.from_numpy(members).to(loss.device)
+        part, zeroed = clip_units(rows, owners, len(group), self._clip)
         self.zeroed += zeroed
         return part
 
-    def _plain_sum(self, loss: torch.Tensor) -> Float64:
-        gradients = torch.autograd.grad(loss, self._parameters)
-        return torch.cat([g.reshape(-1) for g in gradients]).double().numpy()
-
-    def _finite(self, part: Float64) -> Float64:
-        if np.isfinite(part).all():
-            return part
-        self.zeroed += 1
-        return np.zeros_like(part)
+    def _draw_dropout(self, batch: PhysicalBatch, step: int) -> None:
+        if not self._dropouts:
+            return
+        seeds = []
+        for slot in batch.slots.tolist():
+            place = step.to_bytes(8, "big") + slot.to_bytes(8, "big")
+            seed = hashlib.sha256(b"fedit/dropout/v1" + self._dropout_key + place)
+            seeds.append((seed.digest(), len(self._examples[slot].tokens)))
+        for dropout in self._dropouts:
+            dropout.drawn(seeds)
 
     def _discard(self) -> None:
         if self._hooks is not None:
-            self._hooks.rebuild()
+            self._hooks.clear()
 
     def _smaller_groups(self, left: Slots, failed: Slots) -> deque[Slots]:
-        if len(failed) == 1:
-            raise TuningFailed("a single record doesn't fit into memory")
-        tokens = len(failed) * int(self._lengths[failed].max())
-        self.token_budget = max(1, min(self.token_budget, tokens) // 2)
-        return deque(split_by_length(self._lengths, left, self.token_budget))
+        if len(failed) == 1 or self.packing.lengths:
+            what = "unit" if len(failed) == 1 else "physical batch"
+            if self._single and len(failed) == 1:
+                what = "record"
+            raise TuningFailed(f"a single {what} doesn't fit into memory")
+        rows, longest = int(self._sizes[failed].sum()), int(self._lengths[failed].max())
+        self.packing = self.packing.halved(rows * max(longest, ROW_TOKENS))
+        return self._split(left)
+
+
+def _finite(part: Tensor) -> bool:
+    return bool(part.isfinite().all())
 
 
 def _out_of_memory(failure: Exception) -> bool:

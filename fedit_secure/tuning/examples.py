@@ -119,6 +119,15 @@ def make_examples(
     return examples
 
 
+def uncut_lengths(
+    records: Sequence[Record], tokenizer: Any, template: Template
+) -> tuple[list[int], list[int]]:
+    """Tokens of every prompt, and of every response with its end, before any cut."""
+    prompts = _encode(tokenizer, [template.prompt(record) for record in records])
+    responses = _response_tokens(tokenizer, records)
+    return [len(p) for p in prompts["input_ids"]], [len(r) + 1 for r in responses]
+
+
 def _encode(tokenizer: Any, texts: list[str], **options: Any) -> Any:
     # `verbose` would warn about texts that are longer than the model takes: we cut.
     return tokenizer(texts, verbose=False, **options)

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from fedit_secure.errors import ConfigError
 
-DEFAULT_TOKEN_BUDGET = 1024
+DEFAULT_TOKEN_BUDGET = 2048
 """Tokens of one physical batch, padding included. It bounds memory and changes neither
 privacy nor result; more is slower on a CPU, whose caches it overruns."""
 
@@ -77,7 +77,7 @@ class LoraConfig(_Frozen):
     """The adapter: LoRA on linear layers, A from a seeded Kaiming draw and B zero.
 
     `targets` is "all-linear" (every linear layer but the output head) or module names.
-    `dropout` must be 0 under differential privacy.
+    `dropout` draws masks for each record by itself (see `tuning.dropout`).
     """
 
     rank: int = Field(default=8, ge=1, le=4096)
@@ -112,6 +112,8 @@ class TuneJob(_Frozen):
     `base_model.base_model_digest`) is checked when given. `plan` is
     `DpPlan.as_dict()`. `state_path` is a safetensors file whose one tensor, `adapter`,
     is the flat float32 vector of the global adapter, ordered as `layout`.
+    `token_budget` null is what free memory allows; `checkpointing` recomputes layers in
+    the backward pass instead of keeping their activations.
     """
 
     model: str = Field(min_length=1)
@@ -123,9 +125,13 @@ class TuneJob(_Frozen):
     lora: LoraConfig = LoraConfig()
     optimizer: OptimizerConfig
     plan: dict[str, Any]
+    # Public: the charter's digest. It chooses a person's records, see `units.make_units`,
+    # and a plan per person needs it.
+    unit_key: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
     state_path: str
     layout: Layout = Field(min_length=1)
-    token_budget: int = Field(default=DEFAULT_TOKEN_BUDGET, ge=1)
+    token_budget: int | None = Field(default=None, ge=1)
+    checkpointing: bool = False
     threads: int = Field(default=1, ge=1, le=1024)
     device: Literal["cpu"] = "cpu"
 

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from fedit_secure.errors import ConfigError
 from fedit_secure.privacy.noise import CryptoNoise
 from fedit_secure.privacy.plan import DpPlan, StepArguments
 from fedit_secure.tuning.adapter import FloatVector, adapter_parameters, read_adapter
-from fedit_secure.tuning.batches import poisson_slots
-from fedit_secure.tuning.dp_step import BatchGradient, Float64, sensitivity
+from fedit_secure.tuning.base_model import needs_fixed_shapes
+from fedit_secure.tuning.batches import Packing, Slots, poisson_units
+from fedit_secure.tuning.dp_step import BatchGradient, sensitivity
 from fedit_secure.tuning.examples import Example
 from fedit_secure.tuning.job import (
     DEFAULT_TOKEN_BUDGET,
@@ -22,7 +21,7 @@ from fedit_secure.tuning.job import (
     OptimizerConfig,
     Progress,
 )
-from fedit_secure.tuning.preflight import check_model, fitting_budget
+from fedit_secure.tuning.preflight import check_model, fitting_packing
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +32,7 @@ class ReadyRound:
     steps: StepArguments
     initial: FloatVector
     selective: bool
-    token_budget: int
+    packing: Packing
 
 
 def prepare_round(
@@ -42,7 +41,8 @@ def prepare_round(
     *,
     initial: FloatVector,
     max_tokens: int,
-    token_budget: int = DEFAULT_TOKEN_BUDGET,
+    token_budget: int | None = None,
+    unit_rows: int = 1,
 ) -> ReadyRound:
     """Set the adapter, and try on synthetic records everything that can fail.
 
@@ -51,25 +51,28 @@ def prepare_round(
         plan: the silo's plan; kind "none" tunes without clip and noise.
         initial: float32, shape (d,): the global adapter, ordered as the layout.
         max_tokens: length of the longest record that there could be.
-        token_budget: tokens of a physical batch, padding included.
+        token_budget: tokens of a physical batch, padding included; None for what free
+            memory allows.
+        unit_rows: most records of one unit.
 
     Raises:
         ConfigError: the plan or the model can't be tuned as asked; says why.
-        TuningFailed: nothing would be trained, or one record doesn't fit into memory.
+        TuningFailed: nothing would be trained, or one unit doesn't fit into memory.
     """
     steps = plan.step_arguments()
-    if steps.clip is not None and _dropouts(model):
-        raise ConfigError("the adapter has dropout, which must be 0 under DP")
     model.eval()
-    selective = check_model(model, initial, max_tokens)
-    budget = fitting_budget(
+    fixed = steps.clip is not None and needs_fixed_shapes(model)
+    selective = check_model(model, initial, max_tokens, fixed=fixed)
+    packing = fitting_packing(
         model,
         clip=steps.clip,
         selective=selective,
         max_tokens=max_tokens,
         token_budget=token_budget,
+        unit_rows=unit_rows,
+        fixed=fixed,
     )
-    return ReadyRound(model, steps, initial, selective, budget)
+    return ReadyRound(model, steps, initial, selective, packing)
 
 
 def run_round(
@@ -78,6 +81,7 @@ def run_round(
     optimizer: OptimizerConfig,
     *,
     noise_key: bytes,
+    units: Sequence[Slots] | None = None,
     on_phase: OnProgress | None = None,
     threads: int = 1,
 ) -> FloatVector:
@@ -90,6 +94,8 @@ def run_round(
     Args:
         examples: slot i is record i.
         noise_key: 32 secret bytes, for this attempt alone.
+        units: the slots of every unit that has a coin, as `units.make_units` gives them;
+            None where each record is one.
         threads: threads for the noise; doesn't change it.
 
     Returns:
@@ -100,6 +106,7 @@ def run_round(
     """
     model, plan = ready.model, ready.steps
     noise = CryptoNoise(noise_key, threads)
+    count = len(examples if units is None else units)
     parameters = [p for _, p in adapter_parameters(model)]
     descent = _optimizer(parameters, optimizer)
     gradients = BatchGradient(
@@ -107,20 +114,17 @@ def run_round(
         examples,
         clip=plan.clip,
         selective=ready.selective,
-        token_budget=ready.token_budget,
+        packing=ready.packing,
+        units=units,
+        dropout_key=noise_key,
     )
-    dropouts = _dropouts(model)
-    if dropouts:  # only without DP
-        torch.manual_seed(int.from_bytes(noise_key[:8], "little"))
     try:
-        for dropout in dropouts:
-            dropout.train()
         for step in range(plan.steps):
-            slots = poisson_slots(noise, step, len(examples), plan.sample_rate)
-            total = gradients.sum(slots)
+            drawn = poisson_units(noise, step, count, plan.sample_rate)
+            total = gradients.sum(drawn, step)
             if plan.clip is not None:
                 bound = sensitivity(plan.clip, plan.expected_batch)
-                total = noise.add_grid_noise(total, step, plan.noise_multiplier, bound)
+                total = _noised(noise, total, step, plan.noise_multiplier, bound)
             # Divided by the plan's expected batch, a public constant, never by the
             # size of the drawn one. An empty batch takes a step of noise alone.
             _set_gradient(parameters, total / plan.expected_batch)
@@ -144,6 +148,7 @@ def tune_round(
     noise_key: bytes,
     initial: FloatVector,
     max_tokens: int | None = None,
+    units: Sequence[Slots] | None = None,
     on_phase: OnProgress | None = None,
     token_budget: int = DEFAULT_TOKEN_BUDGET,
     threads: int = 1,
@@ -159,12 +164,14 @@ def tune_round(
         initial=initial,
         max_tokens=longest if max_tokens is None else max_tokens,
         token_budget=token_budget,
+        unit_rows=plan.records_per_person or 1,
     )
     return run_round(
         ready,
         examples,
         optimizer,
         noise_key=noise_key,
+        units=units,
         on_phase=on_phase,
         threads=threads,
     )
@@ -189,19 +196,17 @@ def _optimizer(
     )
 
 
-def _set_gradient(parameters: list[nn.Parameter], gradient: Float64) -> None:
-    start = 0
+def _noised(
+    noise: CryptoNoise, total: Tensor, step: int, sigma: float, bound: float
+) -> Tensor:
+    summed = total.cpu().numpy()
+    released = noise.add_grid_noise(summed, step, sigma, bound)
+    return torch.from_numpy(released).to(total.device)
+
+
+def _set_gradient(parameters: list[nn.Parameter], gradient: Tensor) -> None:
+    start, rounded = 0, gradient.float()
     for parameter in parameters:
         stop = start + parameter.numel()
-        part = torch.from_numpy(gradient[start:stop].astype(np.float32))
-        parameter.grad = part.view(parameter.shape)
+        parameter.grad = rounded[start:stop].view(parameter.shape)
         start = stop
-
-
-def _dropouts(model: nn.Module) -> list[nn.Dropout]:
-    """The adapter's own dropout layers; the frozen model's stay switched off."""
-    return [
-        module
-        for name, module in model.named_modules()
-        if ".lora_dropout." in name and isinstance(module, nn.Dropout) and module.p > 0
-    ]

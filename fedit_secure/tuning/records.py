@@ -10,7 +10,7 @@ import csv
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,11 @@ class Record:
     response: str
     category: str | None = None
     person: str | None = None
+
+
+def record_bytes(record: Record) -> bytes:
+    """Every field of `record` in ASCII; equal for equal records, and for no others."""
+    return json.dumps(astuple(record)).encode("ascii")
 
 
 def load_records(source: DataSource) -> list[Record]:

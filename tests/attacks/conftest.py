@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 from attacks.holdings import secrets_of
 from playbook import Play, assert_nothing_leaked
 
 from fedit_secure.secagg import messages as m
+
+if TYPE_CHECKING:
+    from attacks.worlds import World
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """Federations to be run as a whole; only who asks for them imports torch."""
+    from attacks.worlds import make_world
+
+    return make_world(tmp_path_factory.mktemp("world"))
+
 
 # These leak on purpose, to show that it would be seen.
 CONTROLS = {"test_holdings", "test_leaks", "test_noise"}

@@ -60,6 +60,12 @@ def fedit(capsys, monkeypatch):
     return run
 
 
+@pytest.fixture(autouse=True)
+def _claim_alone(monkeypatch):
+    """What stands beside the claim takes seconds; its own tests compute it."""
+    monkeypatch.setattr("fedit_secure.cli.beside.SECONDS", 0.0)
+
+
 def _records(count):
     lines = (
         {"instruction": f"What is {n} plus 1?", "response": f"It is {n + 1}."}
@@ -109,6 +115,21 @@ def files(folder):
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
+
+
+def person_charter(root, cap=16):
+    """Makes the drafted charter one per person, of as many persons as it had records."""
+    path = root / "charter.json"
+    content = json.loads(path.read_text())
+    content["dp"] |= {"unit": "person", "records_per_person": cap}
+    for row in content["roster"]:
+        row["persons"], row["records"] = row["records"], None
+    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+
+@pytest.fixture
+def make_person_charter():
+    return person_charter
 
 
 @pytest.fixture

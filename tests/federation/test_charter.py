@@ -144,7 +144,6 @@ def test_every_field_is_in_the_digest(charter):
         ({"dp__epsilon": None}, "must name its epsilon"),
         ({"dp__delta": None}, "must name its epsilon"),
         ({"dp__kind": "none"}, "can't name an epsilon"),
-        ({"adapter__dropout": 0.1}, "dropout must be 0"),
         ({"dp__sizes": "secret"}, "secret sizes need"),
         ({"roster__0__records": None}, "'clinic-a' tells no records"),
         ({"roster__0__records": 900}, "sample rate isn't"),
@@ -312,7 +311,6 @@ BASE_DP = {"epsilon": 8, "delta": 1e-6, "expected_batch": 64}
          "needs 'secagg.bound'"),
         ({"secagg": {"minimum": 5}}, "m_min <= N"),
         ({"secagg": {"corrupt": 3}}, "c <= N - 2"),
-        ({"lora": {"dropout": 0.1}}, "dropout must be 0"),
     ],
 )  # fmt: skip
 def test_a_plan_that_does_not_do(make_plan, make_charter, cards, changes, why):

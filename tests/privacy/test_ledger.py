@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from fedit_secure.errors import StorageError
+from fedit_secure.errors import PolicyRefusal, StorageError
 from fedit_secure.privacy import ledger as pl
 from fedit_secure.privacy.events import decode
 from fedit_secure.privacy.plan import DpPlan
@@ -117,6 +118,16 @@ def test_entries_are_canonical_ascii_without_epsilon(ledger: pl.Ledger) -> None:
     spent = {"epsilon", "loss", "batch_size", "records", "count", "gradient_norm"}
     for entry in ledger.entries[1:]:
         assert not spent & set(json.loads(entry))
+
+
+def test_entries_per_record_have_the_bytes_they_always_had(ledger: pl.Ledger) -> None:
+    """Golden: written before a ledger could be per person."""
+    assert (
+        ledger.hash.hex()
+        == "82f074615ffeb6c7111416967939033dcfbc3491fcbe23b437e0407118e6076c"
+    )
+    assert b'"unit":"record"' in ledger.entries[0]
+    assert b'"unit":"record"' in ledger.entries[1]
 
 
 def test_an_old_ledger_stays_as_it_was(ledger: pl.Ledger) -> None:
@@ -287,6 +298,37 @@ def test_attack_foreign_or_second_encoding(ledger: pl.Ledger, entry: bytes) -> N
         pl.Ledger.from_entries(POPULATION, [*ledger.entries, entry])
 
 
+PLANS = {"record": PLAN, "person": replace(PLAN, unit="person", records_per_person=16)}
+
+
+@pytest.mark.parametrize(
+    ("unit", "other"), [("record", "person"), ("person", "record")]
+)
+def test_attack_units_mixed_in_a_ledger(unit: str, other: str) -> None:
+    """A charter of the other unit isn't charged, and an entry of it isn't read."""
+    ledger = pl.Ledger.open(opening(unit=unit))
+    terms = {"run": "r", "round": 1, "state_digest": STATE, "weight": 1}
+    own = ledger.reserve(PLANS[unit], charter=CHARTER, **terms)  # type: ignore[arg-type]
+    assert own.intents()[0].unit == unit
+    foreign = pl.Ledger.open(opening(unit=other)).reserve(
+        PLANS[other],
+        charter=OTHER_CHARTER,
+        **terms,  # type: ignore[arg-type]
+    )
+    for kept in (ledger, own):
+        with pytest.raises(PolicyRefusal, match=f"per {other}.*per {unit} of 'ward 7"):
+            kept.require_budget(PLANS[other])
+        with pytest.raises(PolicyRefusal, match=f"ledger per {unit}"):
+            kept.reserve(PLANS[other], charter=OTHER_CHARTER, **terms)  # type: ignore[arg-type]
+        with pytest.raises(pl.LedgerCorrupt, match=f"unit is the {unit}"):
+            pl.Ledger.from_entries(POPULATION, [*kept.entries, foreign.entries[1]])
+    # Nor does an edited opening make another ledger of it.
+    with pytest.raises(pl.LedgerCorrupt, match=f"unit is the {other}"):
+        pl.Ledger.from_entries(
+            POPULATION, [edited(own.entries[0], unit=other), *own.entries[1:]]
+        )
+
+
 def test_nothing_but_the_schema_can_be_written() -> None:
     with pytest.raises(ValidationError):
         pl.Committed.model_validate(
@@ -317,6 +359,7 @@ events = st.one_of(
     st.builds(
         pl.Opened,
         silo=texts,
+        unit=st.sampled_from(["record", "person"]),
         identity=digests,
         population=texts,
         adjacency=st.sampled_from(["zero-out", "add-or-remove"]),
@@ -340,7 +383,7 @@ events = st.one_of(
         steps=rounds,
         charges=rounds,
         weight=rounds,
-        unit=st.just("record"),
+        unit=st.sampled_from(["record", "person"]),
         sizes=st.sampled_from(["public", "secret"]),
         dtype=st.sampled_from(["float32", "float64"]),
     ),

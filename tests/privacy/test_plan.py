@@ -67,7 +67,8 @@ def test_sizes_choose_the_neighbours() -> None:
     ("field", "value"),
     [
         ("kind", "central"),
-        ("unit", "person"),
+        ("unit", "patient"),
+        ("records_per_person", 16),
         ("sizes", "hidden"),
         ("sample_rate", 0.0),
         ("sample_rate", 1.5),
@@ -94,6 +95,29 @@ def test_sizes_choose_the_neighbours() -> None:
 def test_an_unusable_figure_is_refused_by_its_name(field: str, value: object) -> None:
     with pytest.raises(ValueError, match=field):
         DpPlan.from_dict({**PLAN.as_dict(), field: value})
+
+
+@pytest.mark.parametrize("cap", [None, 0, -1, 2.0, True])
+def test_a_plan_per_person_needs_a_cap_of_records(cap: object) -> None:
+    with pytest.raises(ValueError, match="records_per_person"):
+        DpPlan.from_dict(
+            {**PLAN.as_dict(), "unit": "person", "records_per_person": cap}
+        )
+
+
+def test_the_unit_and_its_cap_survive_a_journey() -> None:
+    plan = replace(PLAN, unit="person", records_per_person=16)
+    assert DpPlan.from_dict(json.loads(json.dumps(plan.as_dict()))) == plan
+    document = plan.as_dict()
+    del document["records_per_person"]
+    with pytest.raises(ValueError, match="lacks the field 'records_per_person'"):
+        DpPlan.from_dict(document)
+
+
+def test_the_cap_changes_neither_the_step_nor_the_event() -> None:
+    few, many = (replace(PLAN, unit="person", records_per_person=k) for k in (1, 1000))
+    assert few.step_arguments() == many.step_arguments() == PLAN.step_arguments()
+    assert few.run_event() == many.run_event() == PLAN.run_event()
 
 
 def test_a_plan_without_dp_may_not_look_like_one_with_it() -> None:

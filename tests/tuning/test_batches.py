@@ -7,7 +7,12 @@ import pytest
 from tiny_models import random_examples
 
 from fedit_secure.privacy.noise import CryptoNoise
-from fedit_secure.tuning.batches import physical_batch, poisson_slots, split_by_length
+from fedit_secure.tuning.batches import (
+    Packing,
+    physical_batch,
+    poisson_units,
+    split_by_length,
+)
 from fedit_secure.tuning.examples import Example
 
 KEY = bytes(range(32))
@@ -16,11 +21,11 @@ KEY = bytes(range(32))
 def test_slots_are_those_whose_coin_came_up() -> None:
     noise = CryptoNoise(KEY)
     for step in range(5):
-        slots = poisson_slots(noise, step, 200, 0.2)
+        slots = poisson_units(noise, step, 200, 0.2)
         assert np.array_equal(noise.coins(step, 200, 0.2).nonzero()[0], slots)
         assert slots.dtype == np.int64
-    assert len(poisson_slots(noise, 0, 200, 1.0)) == 200
-    assert len(poisson_slots(noise, 0, 0, 0.5)) == 0
+    assert len(poisson_units(noise, 0, 200, 1.0)) == 200
+    assert len(poisson_units(noise, 0, 0, 0.5)) == 0
 
 
 @pytest.mark.parametrize("budget", [1, 7, 30, 100, 10_000])
@@ -28,7 +33,7 @@ def test_groups_partition_the_batch_within_the_budget(budget: int) -> None:
     random = np.random.default_rng(0)
     lengths = random.integers(1, 40, 300)
     slots = np.flatnonzero(random.random(300) < 0.3)
-    groups = split_by_length(lengths, slots, budget)
+    groups = split_by_length(lengths, slots, Packing(budget))
     assert np.array_equal(np.sort(np.concatenate(groups)), slots)
     for group in groups:
         assert len(group) == 1 or len(group) * lengths[group].max() <= budget
@@ -45,17 +50,17 @@ def test_sorting_leaves_little_padding() -> None:
 
     drawn_order = [slots[k : k + 8] for k in range(0, 256, 8)]
     assert padded(drawn_order) > 1.8 * lengths.sum()
-    assert padded(split_by_length(lengths, slots, 1024)) < 1.1 * lengths.sum()
+    assert padded(split_by_length(lengths, slots, Packing(1024))) < 1.1 * lengths.sum()
 
 
 def test_no_slots_are_no_groups() -> None:
-    assert split_by_length(np.array([3, 4]), np.array([], np.int64), 10) == []
+    assert split_by_length(np.array([3, 4]), np.array([], np.int64), Packing(10)) == []
 
 
 def test_a_batch_pads_and_marks_what_predicts_a_label() -> None:
     examples = [Example(np.array([5, 6, 7, 8]), 2), Example(np.array([9, 10]), 1)]
     batch = physical_batch(examples, np.array([1, 0]))
-    assert batch.tokens.tolist() == [[9, 10, 0, 0], [5, 6, 7, 8]]
+    assert batch.tokens.tolist() == [[9, 10, 9, 9], [5, 6, 7, 8]]
     # The logits at position t - 1 predict the token at t.
     assert batch.predicts.tolist() == [
         [True, False, False, False],

@@ -10,16 +10,16 @@ import torch
 from opacus import PrivacyEngine
 from opacus.optimizers import DPOptimizer
 from peft import PeftModel
-from tiny_models import SHAPES, random_examples, tuned_model
+from tiny_models import SHAPES, Sums, random_examples, tuned_model
 from torch.utils.data import DataLoader, TensorDataset
 
 from fedit_secure.errors import ConfigError, TuningFailed
 from fedit_secure.tuning import dp_step
 from fedit_secure.tuning.adapter import adapter_parameters
-from fedit_secure.tuning.batches import physical_batch
-from fedit_secure.tuning.dp_step import BatchGradient, sensitivity
+from fedit_secure.tuning.batches import Packing, physical_batch
+from fedit_secure.tuning.dp_step import sensitivity
 from fedit_secure.tuning.examples import Example
-from fedit_secure.tuning.record_gradients import RecordGradients, clip_rows
+from fedit_secure.tuning.record_gradients import RecordGradients, clip_units
 from fedit_secure.tuning.record_loss import summed_loss
 
 CLIP = 0.3
@@ -33,10 +33,8 @@ def gradient(
     clip: float | None = CLIP,
     selective: bool = True,
     budget: int = 60,
-) -> BatchGradient:
-    return BatchGradient(
-        model, examples, clip=clip, selective=selective, token_budget=budget
-    )
+) -> Sums:
+    return Sums(model, examples, clip=clip, selective=selective, budget=budget)
 
 
 def one_by_one(model: PeftModel, examples: list[Example]) -> np.ndarray:
@@ -218,18 +216,20 @@ def test_clipping_bounds_the_norm_in_float32() -> None:
     scale = torch.logspace(-12, 16, 400)[:, None]
     rows = [torch.randn(400, n, generator=random) * scale for n in (30, 500, 7)]
     before = torch.cat(rows, dim=1).double().norm(dim=1)
-    after, zeroed = clip_rows(rows, 0.25)
-    norms = torch.cat(after, dim=1).double().norm(dim=1)
+    total, zeroed = clip_units(rows, None, 400, 0.25)
+    after = torch.cat(rows, dim=1).double()
+    norms = after.norm(dim=1)
     assert zeroed == 0
+    assert torch.allclose(total, after.sum(dim=0), rtol=1e-12)
     assert float(norms.max()) <= 0.25 * (1 + 1e-6)
     assert torch.allclose(norms, before.clamp(max=0.25), rtol=1e-4, atol=0)
 
 
 def test_a_norm_that_overflows_counts_as_not_finite() -> None:
     rows = [torch.full((2, 3), 1e25), torch.tensor([[1.0], [torch.nan]])]
-    after, zeroed = clip_rows(rows, 1.0)
+    total, zeroed = clip_units(rows, None, 2, 1.0)
     assert zeroed == 2
-    assert not any(row.any() for row in after)
+    assert not total.any()
 
 
 def test_the_noise_pays_for_rounding() -> None:
@@ -290,7 +290,7 @@ def test_memory_that_runs_out_anywhere_changes_no_sum(where: str) -> None:
         assert same(total, expected), name
         if reached() >= 2:
             failures += 1
-            assert sums.token_budget < 60
+            assert sums.packing.token_budget < 60
     # Backward hooks don't fire where no gradient passes, as at the embedding.
     assert failures >= (30 if where == "full_backward_hook" else len(ALL_MODULES))
 
@@ -335,7 +335,7 @@ def test_the_budget_halves_until_it_fits() -> None:
     model.get_input_embeddings().register_forward_pre_hook(too_large)
     sums = gradient(model, examples, budget=320)
     assert same(sums.sum(np.arange(16)), expected)
-    assert sums.token_budget == 40
+    assert sums.packing.token_budget == 40
     assert same(sums.sum(np.arange(16)), expected)
 
 
@@ -361,22 +361,22 @@ def test_another_error_ends_the_attempt_and_leaves_no_stale_rows() -> None:
 
 
 def test_stale_hook_state_would_mix_records() -> None:
-    """Why the hooks are rebuilt: without it, the sum after a failure is wrong."""
+    """Why a failed pass is forgotten: else its rows are added to the next batch's."""
     model, examples = tuned_model(), random_examples(6)
     expected = gradient(tuned_model(), examples).sum(np.arange(6))
     fail_at(model, A_LORA, "full_backward_hook", torch.OutOfMemoryError())
     sums = gradient(model, examples)
-    assert sums._hooks is not None
-    sums._hooks.rebuild = lambda: None  # type: ignore[method-assign]
+    sums._discard = lambda: None  # type: ignore[method-assign]
     try:
         total = sums.sum(np.arange(6))
+    # Rows of two batches have two lengths, unless by chance.
     except (TuningFailed, ConfigError):
         return
     assert not same(total, expected)
 
 
 def test_a_lost_record_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    def forgetful(lengths: object, slots: np.ndarray, budget: int) -> list[np.ndarray]:
+    def forgetful(_lengths: object, slots: np.ndarray, *_: object) -> list[np.ndarray]:
         return [slots[:-1]]
 
     monkeypatch.setattr(dp_step, "split_by_length", forgetful)
@@ -404,3 +404,65 @@ def test_the_model_is_left_without_a_trace() -> None:
     sums.close()
     assert leftovers(model) == []
     assert not any(module.training for module in model.modules())
+
+
+# --- persons: their records are summed, then clipped once
+
+
+UNITS = [np.array(u, np.int64) for u in ([0, 4], [1], [2, 3, 5], [6], [7, 8])]
+
+
+@pytest.mark.parametrize("budget", [1, 60, 10_000])
+def test_a_persons_records_are_summed_and_clipped_once(budget: int) -> None:
+    model, examples = tuned_model(), random_examples(9)
+    rows = one_by_one(model, examples)
+    persons = np.stack([rows[unit].sum(axis=0) for unit in UNITS])
+    clip = float(np.median(np.linalg.norm(persons, axis=1)))
+    packing = Packing(budget, unit_rows=3)
+    sums = Sums(model, examples, clip=clip, units=UNITS, packing=packing)
+    drawn = np.array([0, 2, 4])
+    assert same(sums.sum(drawn), clipped(persons, clip)[drawn].sum(axis=0))
+
+
+def test_a_persons_records_share_a_physical_batch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[set[int]] = []
+
+    def watched(examples: object, slots: np.ndarray, packing: object) -> object:
+        seen.append(set(slots.tolist()))
+        return physical_batch(examples, slots, packing)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(dp_step, "physical_batch", watched)
+    packing = Packing(70, unit_rows=3)
+    sums = Sums(
+        tuned_model(), random_examples(9), clip=CLIP, units=UNITS, packing=packing
+    )
+    sums.sum(np.arange(5))
+    assert len(seen) > 1
+    for unit in UNITS:
+        assert sum(set(unit.tolist()) <= batch for batch in seen) == 1
+
+
+def test_a_persons_record_without_labels_takes_nothing_from_the_others() -> None:
+    model, examples = tuned_model(), random_examples(3)
+    expected = one_by_one(model, examples)[0]
+    examples[1] = Example(examples[1].tokens, len(examples[1].tokens))
+    examples[2] = Example(examples[2].tokens, len(examples[2].tokens))
+    units = [np.array([0, 1]), np.array([2])]
+    sums = Sums(model, examples, clip=1e6, units=units, packing=Packing(60, 2))
+    assert same(sums.sum(np.array([0, 1])), expected)
+
+
+def test_a_person_that_does_not_fit_voids_the_attempt() -> None:
+    model = tuned_model()
+
+    def at_most_two(_: object, inputs: tuple[torch.Tensor, ...]) -> None:
+        if inputs[0].shape[0] > 2:
+            raise torch.OutOfMemoryError
+
+    model.get_input_embeddings().register_forward_pre_hook(at_most_two)
+    packing = Packing(1000, unit_rows=3)
+    sums = Sums(model, random_examples(9), clip=CLIP, units=UNITS, packing=packing)
+    with pytest.raises(TuningFailed, match="a single unit doesn't fit into memory"):
+        sums.sum(np.arange(5))

@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_models import make_plan, random_examples, tuned_model
+from tiny_models import Sums, make_plan, random_examples, tuned_model
 
-from fedit_secure.errors import ConfigError
 from fedit_secure.privacy.noise import CryptoNoise
 from fedit_secure.tuning import local_round
 from fedit_secure.tuning.adapter import attach_adapter, read_adapter
-from fedit_secure.tuning.batches import poisson_slots
+from fedit_secure.tuning.batches import poisson_units
 from fedit_secure.tuning.dp_step import BatchGradient, sensitivity
 from fedit_secure.tuning.examples import Example
 from fedit_secure.tuning.job import LoraConfig, OptimizerConfig
@@ -38,10 +37,8 @@ def tune(plan: Any, **changes: Any) -> np.ndarray:
 
 def gradient_sums(plan: Any, clip: float | None) -> np.ndarray:
     """The first step's sum on the drawn batch, worked out on its own."""
-    slots = poisson_slots(CryptoNoise(KEY), 0, len(EXAMPLES), plan.sample_rate)
-    sums = BatchGradient(
-        tuned_model(), EXAMPLES, clip=clip, selective=False, token_budget=64
-    )
+    slots = poisson_units(CryptoNoise(KEY), 0, len(EXAMPLES), plan.sample_rate)
+    sums = Sums(tuned_model(), EXAMPLES, clip=clip, selective=False, budget=64)
     return sums.sum(slots)
 
 
@@ -112,10 +109,10 @@ def test_the_batches_trained_on_are_the_ones_the_coins_drew(
     trained: list[list[int]] = []
     inner = BatchGradient.sum
 
-    def watched(self: BatchGradient, slots: np.ndarray) -> np.ndarray:
+    def watched(self: BatchGradient, units: np.ndarray, step: int = 0) -> torch.Tensor:
         if len(self._examples) == len(EXAMPLES):  # not the synthetic ones
-            trained.append(slots.tolist())
-        return inner(self, slots)
+            trained.append(units.tolist())
+        return inner(self, units, step)
 
     monkeypatch.setattr(BatchGradient, "sum", watched)
     plan = make_plan(local_steps=5, sample_rate=0.2)
@@ -180,7 +177,7 @@ def test_learning_learns() -> None:
     assert losses[1] < 0.85 * losses[0]
 
 
-def test_dropout_is_refused_under_privacy_and_allowed_without() -> None:
+def test_dropout_drops_with_privacy_and_without() -> None:
     from tiny_models import base_model
 
     def dropping() -> Any:
@@ -189,13 +186,11 @@ def test_dropout_is_refused_under_privacy_and_allowed_without() -> None:
     model = dropping()
     initial = np.random.default_rng(0).normal(0, 0.1, read_adapter(model).shape)
     initial = initial.astype("f4")
-    with pytest.raises(ConfigError, match="dropout, which must be 0"):
-        tune(make_plan(), model=model, initial=initial)
-    plan = make_plan(kind="none")
-    first, again = (tune(plan, model=dropping(), initial=initial) for _ in range(2))
-    assert np.array_equal(first, again)  # the key seeds the masks
-    still = attach_adapter(base_model(), LoraConfig(rank=2))
-    assert not np.allclose(first, tune(plan, model=still, initial=initial))
+    for plan in (make_plan(), make_plan(kind="none")):
+        first, again = (tune(plan, model=dropping(), initial=initial) for _ in range(2))
+        assert np.array_equal(first, again)  # the key seeds the masks
+        still = attach_adapter(base_model(), LoraConfig(rank=2))
+        assert not np.allclose(first, tune(plan, model=still, initial=initial))
 
 
 def test_nothing_is_sampled_before_the_checks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,23 +2,35 @@
 
 What one record can change is what the guarantee is about: before the noise, the sums
 are at most C(1 + 1e-4) apart, and everything else that can be seen (steps, coins, noise
-draws, what the parent is told, the update's length) is the same.
+draws, what the parent is told, the update's length) is the same, however long or strange
+the record is, and even if memory runs out in one of the two runs.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
-from tiny_models import SHAPES, make_plan, random_examples, tuned_model
+import torch
+from peft import PeftModel
+from tiny_models import (
+    SHAPES,
+    VOCABULARY,
+    Sums,
+    make_plan,
+    random_examples,
+    tuned_model,
+)
 
 from fedit_secure.privacy.noise import CryptoNoise
 from fedit_secure.tuning import local_round
 from fedit_secure.tuning.adapter import read_adapter
-from fedit_secure.tuning.batches import poisson_slots
-from fedit_secure.tuning.dp_step import BatchGradient
+from fedit_secure.tuning.batches import poisson_units
 from fedit_secure.tuning.examples import Example
 from fedit_secure.tuning.job import OptimizerConfig, Progress
-from fedit_secure.tuning.local_round import tune_round
+from fedit_secure.tuning.local_round import prepare_round, run_round
+from fedit_secure.tuning.preflight import synthetic_examples
 
 KEY = bytes(range(32))
 SIZE = 40
@@ -36,17 +48,43 @@ def drawn(batch: str) -> np.ndarray:
     """The logical batch of the first step that has the wanted size."""
     noise, rate = CryptoNoise(KEY), RATES[batch]
     for step in range(500):
-        slots = poisson_slots(noise, step, SIZE, rate)
+        slots = poisson_units(noise, step, SIZE, rate)
         if batch != "one" or len(slots) == 1:
             return slots
     raise AssertionError("no such batch")
 
 
-def extreme(examples: list[Example], slot: int) -> list[Example]:
+LONGEST = 100  # tokens of the longest record that there may be
+# A token that no synthetic record of the checks has; see `overflowing`.
+STRANGE = max(
+    set(range(3, VOCABULARY))
+    - {int(t) for e in synthetic_examples(VOCABULARY, [5, 19, 12]) for t in e.tokens}
+)
+VICTIM = 7
+RECORDS = {
+    "longest": Example(np.full(LONGEST, 299), 1),
+    "shortest": Example(np.array([5, 6]), 1),
+    "long prompt": Example(np.full(LONGEST, 299), LONGEST - 1),
+    "no response token": Example(np.full(LONGEST, 299), LONGEST),
+    "one token": Example(np.array([5]), 1),
+    "not finite": Example(np.array([5, STRANGE, 6]), 1),
+    "longest, not finite": Example(np.full(LONGEST, STRANGE), 1),
+}
+
+
+def extreme(examples: list[Example], slot: int, kind: str = "longest") -> list[Example]:
     """A record as long and as strange as can be."""
     changed = list(examples)
-    changed[slot] = Example(np.full(100, 299), 1)
+    changed[slot] = RECORDS[kind]
     return changed
+
+
+def overflowing() -> PeftModel:
+    """A model in which the loss of a record with the token `STRANGE` isn't a number."""
+    model = tuned_model()
+    with torch.no_grad():
+        model.get_input_embeddings().weight[STRANGE] = torch.inf
+    return model
 
 
 @pytest.mark.parametrize("family", SHAPES)
@@ -62,9 +100,7 @@ def test_sums_before_noise_are_within_the_clip(
         for examples in (records, extreme(records, victim)):
             sums = []
             for data in (examples, zeroed(examples, victim)):
-                gradient = BatchGradient(
-                    model, data, clip=clip, selective=True, token_budget=128
-                )
+                gradient = Sums(model, data, clip=clip, budget=128)
                 sums.append(gradient.sum(slots))
                 gradient.close()
             distance = np.linalg.norm(sums[0] - sums[1])
@@ -92,36 +128,117 @@ class Witness(CryptoNoise):
         return normals
 
 
+@pytest.mark.parametrize("kind", RECORDS)
+@pytest.mark.parametrize("budget", [16, 4000])
+def test_every_kind_of_record_moves_the_sum_by_the_clip_at_most(
+    kind: str, budget: int
+) -> None:
+    model, records = overflowing(), random_examples(SIZE)
+    sums = []
+    for data in (extreme(records, VICTIM, kind), zeroed(records, VICTIM)):
+        gradient = Sums(model, data, clip=0.05, budget=budget)
+        sums.append(gradient.sum(np.arange(SIZE)))
+        gradient.close()
+        assert np.isfinite(sums[-1]).all()
+    distance = np.linalg.norm(sums[0] - sums[1])
+    assert distance <= 0.05 * (1 + 1e-4)
+    if "not finite" in kind or kind in ("no response token", "one token"):
+        assert distance <= 0.05 * 1e-4  # it counts as zero; only the padding moved
+
+
+def witness(
+    monkeypatch: pytest.MonkeyPatch,
+    examples: list[Example],
+    rate: float,
+    disturb: Callable[[PeftModel], None] = lambda model: None,
+) -> tuple[tuple[object, ...], np.ndarray]:
+    """All that can be seen of a round, and its update; `disturb` after the checks."""
+    monkeypatch.setattr(local_round, "CryptoNoise", Witness)
+    model = overflowing()
+    Witness.log = []
+    told: list[Progress] = []
+    ready = prepare_round(
+        model,
+        make_plan(sample_rate=rate, local_steps=4),
+        initial=read_adapter(model),
+        max_tokens=LONGEST,
+        token_budget=256,
+    )
+    disturb(model)
+    update = run_round(
+        ready,
+        examples,
+        OptimizerConfig(learning_rate=0.01),
+        noise_key=KEY,
+        on_phase=told.append,
+    )
+    assert np.isfinite(update).all()
+    return (Witness.log, told, update.shape, update.dtype), update
+
+
 @pytest.mark.parametrize("batch", RATES)
 def test_everything_else_is_the_same(
     batch: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(local_round, "CryptoNoise", Witness)
     rate = max(RATES[batch], 1e-9)
-    plan = make_plan(sample_rate=rate, local_steps=4)
     records = random_examples(SIZE)
-    seen = []
-    for examples in (
-        records,
-        zeroed(records, 7),
-        extreme(records, 7),
-        zeroed(zeroed(records, 7), 8),
-    ):
-        model = tuned_model()
-        Witness.log = []
-        told: list[Progress] = []
-        update = tune_round(
-            model,
-            examples,
-            plan,
-            OptimizerConfig(learning_rate=0.01),
-            noise_key=KEY,
-            initial=read_adapter(model),
-            max_tokens=100,
-            on_phase=told.append,
+    seen = [
+        witness(monkeypatch, examples, rate)[0]
+        for examples in (
+            records,
+            zeroed(records, VICTIM),
+            *(extreme(records, VICTIM, kind) for kind in RECORDS),
+            zeroed(zeroed(records, VICTIM), 8),
         )
-        seen.append((Witness.log, told, update.shape, update.dtype))
+    ]
     assert all(one == seen[0] for one in seen[1:])
-    uses = [(entry[0], entry[1]) for entry in seen[0][0]]
+    log, told, *_ = seen[0]
+    uses = [(entry[0], entry[1]) for entry in log]  # type: ignore[attr-defined]
     assert uses == [(use, step) for step in range(4) for use in ("coins", "normals")]
-    assert seen[0][1] == [Progress("tuning", step, 4) for step in (1, 2, 3, 4)]
+    assert told == [Progress("tuning", step, 4) for step in (1, 2, 3, 4)]
+
+
+class RunsOut:
+    """Memory runs out in the first passes of the model, and then it's there again."""
+
+    def __init__(self, times: int) -> None:
+        self.left = times
+
+    def __call__(self, model: PeftModel) -> None:
+        """From now on."""
+        model.get_input_embeddings().register_forward_pre_hook(self._forward)
+
+    def _forward(self, *_: object) -> None:
+        if self.left > 0:
+            self.left -= 1
+            raise torch.OutOfMemoryError("a record was too large")
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_memory_that_runs_out_in_one_of_two_runs_is_not_seen(
+    times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records, short = random_examples(SIZE), RunsOut(times)
+    usual, update = witness(monkeypatch, records, 0.3)
+    disturbed, again = witness(monkeypatch, records, 0.3, short)
+    assert short.left == 0
+    assert disturbed == usual
+    # The same sums to float32 rounding, and so the same update but for AdamW's division.
+    np.testing.assert_allclose(again, update, rtol=0, atol=1e-4)
+    # A neighbour whose record is what used up the memory is seen as little.
+    strange = extreme(records, VICTIM)
+    assert witness(monkeypatch, strange, 0.3, RunsOut(1))[0] == usual
+
+
+def test_memory_that_runs_out_for_a_neighbour_moves_the_sum_by_the_clip_at_most() -> (
+    None
+):
+    model, records, clip = tuned_model(), random_examples(SIZE), 0.05
+    sums = []
+    for data, times in ((extreme(records, VICTIM), 2), (zeroed(records, VICTIM), 0)):
+        gradient = Sums(model, data, clip=clip, budget=512)
+        RunsOut(times)(model)
+        sums.append(gradient.sum(np.arange(SIZE)))
+        gradient.close()
+    distance = np.linalg.norm(sums[0] - sums[1])
+    assert clip * (1 - 1e-3) <= distance <= clip * (1 + 1e-4)

@@ -12,7 +12,7 @@ from fedit_secure.errors import ConfigError, TuningFailed
 from fedit_secure.tuning.adapter import adapter_parameters, read_adapter
 from fedit_secure.tuning.preflight import (
     check_model,
-    fitting_budget,
+    fitting_packing,
     synthetic_examples,
 )
 
@@ -97,9 +97,9 @@ def test_the_worst_batch_decides_the_budget(clip: float | None) -> None:
             raise torch.OutOfMemoryError
 
     model.get_input_embeddings().register_forward_pre_hook(too_large)
-    budget = fitting_budget(
+    budget = fitting_packing(
         model, clip=clip, selective=True, max_tokens=32, token_budget=512
-    )
+    ).token_budget
     assert seen[0] == (16, 32)
     assert budget <= 150 < 2 * budget
 
@@ -112,7 +112,7 @@ def test_a_record_that_never_fits_is_known_beforehand() -> None:
 
     model.get_input_embeddings().register_forward_pre_hook(never)
     with pytest.raises(TuningFailed, match="a single record doesn't fit"):
-        fitting_budget(model, clip=0.1, selective=True, max_tokens=32, token_budget=99)
+        fitting_packing(model, clip=0.1, selective=True, max_tokens=32, token_budget=99)
 
 
 def test_synthetic_records_are_always_the_same() -> None:

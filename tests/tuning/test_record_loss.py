@@ -14,11 +14,13 @@ from fedit_secure.tuning.record_loss import label_logits, selects_labels, summed
 @pytest.mark.parametrize("family", SHAPES)
 def test_selected_logits_equal_the_full_forward(family: str) -> None:
     model = tuned_model(family)
-    batch = physical_batch(random_examples(6), np.arange(6))
+    examples = random_examples(6)
+    batch = physical_batch(examples, np.arange(6))
     assert selects_labels(model, batch)
+    lengths = torch.tensor([len(example.tokens) for example in examples])
     with torch.no_grad():
         selected = label_logits(model, batch, selective=True)
-        mask = torch.from_numpy(batch.tokens > 0)
+        mask = torch.arange(batch.tokens.shape[1]) < lengths[:, None]
         full = model(torch.from_numpy(batch.tokens), attention_mask=mask).logits
     expected = full[torch.from_numpy(batch.predicts)]
     assert selected.shape == expected.shape

@@ -21,7 +21,7 @@ from tiny_models import make_plan
 
 from fedit_secure.errors import ConfigError
 from fedit_secure.federation.base_model import base_model_digest
-from fedit_secure.tuning import worker
+from fedit_secure.tuning import local_round, worker
 from fedit_secure.tuning.job import ColumnMap, DataSource, OptimizerConfig, TuneJob
 
 WORKER = [sys.executable, "-m", "fedit_secure.tuning.worker"]
@@ -63,6 +63,51 @@ def test_a_job_yields_an_update_and_tells_only_the_steps(job_files) -> None:
         {"phase": "tuning", "step": 1, "of": 2},
         {"phase": "tuning", "step": 2, "of": 2},
     ]
+
+
+def person_plan(**changes: Any) -> dict[str, Any]:
+    plan = make_plan(local_steps=2).as_dict()
+    return plan | {"unit": "person", "records_per_person": 2} | changes
+
+
+def test_a_plan_per_person_hands_the_persons_to_the_round(
+    job_files, tmp_path, monkeypatch
+) -> None:
+    lines = job_files.data.read_text(encoding="utf-8").splitlines()[:6]
+    rows = [
+        {**json.loads(line), "patient": f"p{number // 3}"}
+        for number, line in enumerate(lines)
+    ]
+    path = tmp_path / "records.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    seen: list[list[int]] = []
+    real = local_round.run_round
+
+    def watched(*arguments: Any, **named: Any) -> Any:
+        seen.extend(unit.tolist() for unit in named["units"])
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(local_round, "run_round", watched)
+    job = make_job(
+        job_files,
+        data=DataSource(path=str(path), columns=ColumnMap(person="patient")),
+        plan=person_plan(),
+        unit_key="0c" * 32,
+    )
+    update, told = tune(job)
+    assert np.isfinite(update).all()
+    assert [len(unit) for unit in seen] == [2, 2]
+    assert set(seen[0]) < {0, 1, 2}
+    assert set(seen[1]) < {3, 4, 5}
+    assert {"phase": "ready"} in told
+
+
+def test_a_plan_per_person_needs_a_column_and_a_key(job_files) -> None:
+    with pytest.raises(ConfigError, match=r"'data\.columns\.person' doesn't say"):
+        tune(make_job(job_files, plan=person_plan(), unit_key="0c" * 32))
+    named = DataSource(path=str(job_files.data), columns=ColumnMap(person="patient"))
+    with pytest.raises(ConfigError, match="unit_key"):
+        tune(make_job(job_files, data=named, plan=person_plan()))
 
 
 def test_every_attempt_draws_its_own_noise(job_files) -> None:

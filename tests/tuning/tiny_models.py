@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from peft import PeftModel
@@ -9,6 +11,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from fedit_secure.privacy.plan import DpPlan
 from fedit_secure.tuning.adapter import attach_adapter, read_adapter, write_adapter
+from fedit_secure.tuning.batches import Packing, Slots
+from fedit_secure.tuning.dp_step import BatchGradient
 from fedit_secure.tuning.examples import Example
 from fedit_secure.tuning.job import LoraConfig
 
@@ -98,3 +102,23 @@ def make_plan(**changes: object) -> DpPlan:
     if changes.get("kind") == "none":
         values |= {"noise_multiplier": 0.0, "delta": None}
     return DpPlan(**(values | changes))  # type: ignore[arg-type]
+
+
+class Sums(BatchGradient):
+    """Sums as numpy arrays, under a token budget."""
+
+    def __init__(
+        self,
+        model: PeftModel,
+        examples: list[Example],
+        *,
+        clip: float | None,
+        selective: bool = True,
+        budget: int = 60,
+        **options: Any,
+    ) -> None:
+        options.setdefault("packing", Packing(budget))
+        super().__init__(model, examples, clip=clip, selective=selective, **options)
+
+    def sum(self, units: Slots, step: int = 0) -> np.ndarray:  # type: ignore[override]
+        return super().sum(units, step).numpy()
