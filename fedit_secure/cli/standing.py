@@ -63,7 +63,7 @@ def silo_facts(config: SiloConfig) -> dict[str, Any]:
         "rounds_without_release": None,
         "rounds_charged": None,
     }
-    ledger = ledger_of(config, _population(identity))
+    ledger = ledger_of(config, population_of(identity))
     if charter is not None:
         last = highest_approved(config.state, charter.federation)
         own = charter.digest().hex()
@@ -77,7 +77,7 @@ def silo_facts(config: SiloConfig) -> dict[str, Any]:
 
 def budget_facts(config: SiloConfig) -> dict[str, Any]:
     """Epsilon spent, the cap and what is left, by the ledger and every accountant."""
-    population = _population(identity_of(config))
+    population = population_of(identity_of(config))
     policy = load_policy(config.policy)
     ledger = ledger_of(config, population)
     if ledger is None:
@@ -107,7 +107,7 @@ def budget_facts(config: SiloConfig) -> dict[str, Any]:
 
 def charges_table(config: SiloConfig) -> list[dict[str, Any]]:
     """One row a charter: its charges, and what they cost by themselves."""
-    ledger = ledger_of(config, _population(identity_of(config)))
+    ledger = ledger_of(config, population_of(identity_of(config)))
     if ledger is None:
         return []
     by_charter: dict[str, list[Intent]] = {}
@@ -186,7 +186,8 @@ def _rounds(
     }
 
 
-def _population(identity: Identity) -> str:
+def population_of(identity: Identity) -> str:
+    """The population that a silo's card names, its own name by default."""
     return identity.card.population or identity.name
 
 
