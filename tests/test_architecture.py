@@ -224,7 +224,9 @@ def importable(distribution: str) -> set[str]:
 
 
 def test_every_imported_package_is_declared() -> None:
-    known = set().union(*(importable(name) for name in declared("silo", "quantised")))
+    known = set().union(
+        *(importable(name) for name in declared("silo", "plots", "quantised"))
+    )
     for path in SOURCES:
         assert third_party(path) <= known, named(path)
 
@@ -234,14 +236,16 @@ def test_every_declared_package_is_imported() -> None:
     for path in PACKAGE.rglob("*.py"):
         used |= third_party(path)
     assert not {
-        name for name in declared("silo", "quantised") if not importable(name) & used
+        name
+        for name in declared("silo", "plots", "quantised")
+        if not importable(name) & used
     }
 
 
 def test_every_declared_package_is_pinned() -> None:
     pins = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
     pinned = {pin.partition("==")[0].lower() for pin in pins if "==" in pin}
-    assert {name.replace("_", "-") for name in declared("silo", "dev")} <= {
+    assert {name.replace("_", "-") for name in declared("silo", "dev", "plots")} <= {
         name.replace("_", "-") for name in pinned
     }
 

@@ -29,12 +29,18 @@ def beside_the_claim(
     other silo that a person may be at is the one whose noise is least. What isn't there
     in time is said to be missing, never guessed.
     """
-    plan = charter.plan_for(name)
-    if plan.kind == "none":
-        return []
     others = [charter.plan_for(row.name) for row in charter.roster if row.name != name]
     least = min(others, key=lambda other: other.noise_multiplier / other.sample_rate)
-    return _computed(plan, tuple(person_sizes), (least,), SECONDS)
+    return beside_a_plan(charter.plan_for(name), (least,), person_sizes)
+
+
+def beside_a_plan(
+    plan: DpPlan, elsewhere: Sequence[DpPlan], person_sizes: Sequence[int] = (2, 4)
+) -> list[dict[str, Any]]:
+    """The same for a plan; `elsewhere`: those of other silos that a person may be at."""
+    if plan.kind == "none":
+        return []
+    return _computed(plan, tuple(person_sizes), tuple(elsewhere), SECONDS)
 
 
 def _computed(

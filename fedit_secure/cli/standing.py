@@ -63,7 +63,7 @@ def silo_facts(config: SiloConfig) -> dict[str, Any]:
         "rounds_without_release": None,
         "rounds_charged": None,
     }
-    ledger = ledger_of(config, _population(identity))
+    ledger = ledger_of(config, population_of(identity))
     if charter is not None:
         last = highest_approved(config.state, charter.federation)
         own = charter.digest().hex()
@@ -77,7 +77,7 @@ def silo_facts(config: SiloConfig) -> dict[str, Any]:
 
 def budget_facts(config: SiloConfig) -> dict[str, Any]:
     """Epsilon spent, the cap and what is left, by the ledger and every accountant."""
-    population = _population(identity_of(config))
+    population = population_of(identity_of(config))
     policy = load_policy(config.policy)
     ledger = ledger_of(config, population)
     if ledger is None:
@@ -107,7 +107,7 @@ def budget_facts(config: SiloConfig) -> dict[str, Any]:
 
 def charges_table(config: SiloConfig) -> list[dict[str, Any]]:
     """One row a charter: its charges, and what they cost by themselves."""
-    ledger = ledger_of(config, _population(identity_of(config)))
+    ledger = ledger_of(config, population_of(identity_of(config)))
     if ledger is None:
         return []
     by_charter: dict[str, list[Intent]] = {}
@@ -159,7 +159,7 @@ def _charges_row(ledger: Ledger, charter: str, intents: list[Intent]) -> dict[st
     # The accountants take a second to import; a silo without charges needs none.
     from dp_accounting import ComposedDpEvent
 
-    from fedit_secure.privacy.accountant import epsilons
+    from fedit_secure.privacy.accountant import spent_epsilons
 
     first = intents[0]
     event = ComposedDpEvent([intent.event() for intent in intents])
@@ -172,7 +172,7 @@ def _charges_row(ledger: Ledger, charter: str, intents: list[Intent]) -> dict[st
         "rate": first.sample_rate,
         "noise": first.noise_multiplier,
         "steps": first.steps,
-        "epsilon": _figure(epsilons(event, ledger.delta).published),
+        "epsilon": _figure(spent_epsilons(event, ledger.delta).published),
     }
 
 
@@ -186,9 +186,10 @@ def _rounds(
     }
 
 
-def _population(identity: Identity) -> str:
+def population_of(identity: Identity) -> str:
+    """The population that a silo's card names, its own name by default."""
     return identity.card.population or identity.name
 
 
-def _figure(epsilon: float) -> float | str:
-    return epsilon if epsilon < math.inf else UNBOUNDED
+def _figure(epsilon: float | None) -> float | str | None:
+    return UNBOUNDED if epsilon == math.inf else epsilon

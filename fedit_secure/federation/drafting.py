@@ -314,6 +314,15 @@ def _weight(plan: RunPlan, unit: Unit, name: str, size: int | None) -> int:
     return plan.weights[name]
 
 
+def silo_noise(plan: RunPlan, unit: Unit, name: str, units: int | None) -> SiloDp:
+    """One silo's share as `draft_charter` would calibrate it.
+
+    `units` is the number of its records or persons, None for secret sizes. Raises what
+    `draft_charter` does.
+    """
+    return _noise(plan, unit, {name: units})[name]
+
+
 def _noise(
     plan: RunPlan, unit: Unit, sizes: Mapping[str, int | None]
 ) -> dict[str, SiloDp]:

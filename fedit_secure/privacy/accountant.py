@@ -1,9 +1,12 @@
 """The epsilon of composed events by three accountants, and the noise for a target.
 
-Published is max(PLD, PRV). PLD is dp-accounting's: pessimistic, official. PRV is our own
-(`prv.py`) and shares no code with it. RDP is an upper bound, for sanity. Accountants
-that disagree show a bug in one of them: then no epsilon is stated at all. GDP is never
+PLD is dp-accounting's: pessimistic, official. PRV is our own (`prv.py`) and shares no
+code with it. RDP is an upper bound that has an answer for every event. GDP is never
 used, it may be 20 % too low.
+
+A plan is accepted only if PLD and PRV both reach it and agree; then max(PLD, PRV) is
+published. What was spent must always have a figure: where they don't, that is the
+largest of all that answered, RDP's bound among them.
 
 dp-accounting takes a second to import, so the functions that need it import it.
 """
@@ -21,11 +24,11 @@ from fedit_secure.privacy import prv
 from fedit_secure.privacy.mechanisms import (
     Mechanism,
     PrivacyAccountingError,
-    event_of,
     mechanisms_of,
     merged,
     require_delta,
 )
+from fedit_secure.privacy.pld import MESH_ERROR, pld_epsilon
 from fedit_secure.privacy.renyi import ORDERS, rdp_epsilon
 
 if TYPE_CHECKING:
@@ -36,8 +39,8 @@ __all__ = [
     "PrivacyAccountingError",
     "calibrate",
     "epsilons",
-    "pld_epsilon",
     "require_reach",
+    "spent_epsilons",
 ]
 
 MAX_GAP = 0.02
@@ -51,36 +54,54 @@ MIN_TARGET = 0.05
 
 _GRID = 10_000  # noise multipliers are calibrated to four decimals, rounded up
 _MAX_SIGMA = 1e4
-_TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
 class Epsilons:
-    """One event's epsilon by each accountant, and the one to publish."""
+    """One event's epsilon by each accountant, and the one to publish.
 
-    pld: float
-    prv: float
+    None is an accountant that can't reach the event.
+    """
+
+    pld: float | None
+    prv: float | None
     rdp: float
-    published: float
 
     @classmethod
     def same(cls, epsilon: float) -> Epsilons:
         """One figure on which all agree: 0 for nothing, inf for no privacy."""
-        return cls(epsilon, epsilon, epsilon, epsilon)
+        return cls(epsilon, epsilon, epsilon)
+
+    @property
+    def agreed(self) -> bool:
+        """Whether PLD and PRV both answered, at most MAX_GAP apart and RDP above.
+
+        (But for what PLD's mesh may add.)
+        """
+        if self.pld is None or self.prv is None:
+            return False
+        gap = 0.0 if self.pld == self.prv else abs(self.prv - self.pld)
+        return gap <= MAX_GAP and self.rdp >= self.pld - MESH_ERROR
+
+    @property
+    def published(self) -> float:
+        """max(PLD, PRV) where they agree, else the largest of all that answered."""
+        figures = [figure for figure in (self.pld, self.prv) if figure is not None]
+        return max(figures) if self.agreed else max(*figures, self.rdp, 0.0)
 
 
 def epsilons(
     event: DpEvent, delta: float, relation: NeighboringRelation | None = None
 ) -> Epsilons:
-    """The epsilon of an event at delta, for zeroing out, adding or removing a record.
+    """The epsilon of a plan's event at delta, on which the accountants agree.
 
-    The three have the same epsilon here: both directions of one dominating pair. So
-    `relation` is checked and changes nothing. Every figure is inf for an event without
-    privacy, and 0 for an empty one.
+    For zeroing out, adding or removing a record: the three have the same epsilon here,
+    both directions of one dominating pair. So `relation` is checked and changes nothing.
+    Every figure is inf for an event without privacy, and 0 for an empty one.
 
     Raises:
-        PrivacyAccountingError: PLD and PRV differ by more than MAX_GAP, RDP is below
-            PLD, or the event is out of an accountant's reach.
+        PrivacyAccountingError: the event is out of an accountant's reach, PLD and PRV
+            differ by more than MAX_GAP, or RDP is below PLD.
         ValueError: delta is out of range, or the relation is REPLACE_ONE, for which see
             `neighbourhoods.replace_one_epsilon`.
     """
@@ -90,27 +111,24 @@ def epsilons(
     if relation == dpa.NeighboringRelation.REPLACE_ONE:
         raise ValueError("PRV and RDP don't account for replacing a record")
     mechanisms = mechanisms_of(event)
-    if mechanisms is None:
-        return Epsilons.same(math.inf)
     if not mechanisms:
-        return Epsilons.same(0.0)
-    return _epsilons(mechanisms, delta)
+        return Epsilons.same(math.inf if mechanisms is None else 0.0)
+    return _agreed(mechanisms, delta)
 
 
-def pld_epsilon(
-    event: DpEvent,
-    delta: float,
-    *,
-    relation: NeighboringRelation | None = None,
-    interval: float = 1e-4,
-) -> float:
-    """dp-accounting's PLD epsilon, by default for REPLACE_SPECIAL."""
-    import dp_accounting as dpa
-    from dp_accounting.pld import PLDAccountant
+def spent_epsilons(event: DpEvent, delta: float) -> Epsilons:
+    """The epsilon of what was done already, which always has a figure.
 
-    neighbours = relation or dpa.NeighboringRelation.REPLACE_SPECIAL
-    accountant = PLDAccountant(neighbours, interval)
-    return float(accountant.compose(event).get_epsilon(delta))
+    As `epsilons`, but where an accountant can't reach the event, or they disagree, the
+    published figure is the largest of those that answered: RDP's bound, as a rule. In
+    bounded time and memory. Raises ValueError for a delta out of range, and
+    PrivacyAccountingError for events that aren't Gaussian.
+    """
+    require_delta(delta)
+    mechanisms = mechanisms_of(event)
+    if not mechanisms:
+        return Epsilons.same(math.inf if mechanisms is None else 0.0)
+    return _figures(mechanisms, delta)[0]
 
 
 def require_reach(mechanisms: tuple[Mechanism, ...], delta: float) -> float:
@@ -124,17 +142,37 @@ def require_reach(mechanisms: tuple[Mechanism, ...], delta: float) -> float:
     return rdp
 
 
+def _agreed(mechanisms: tuple[Mechanism, ...], delta: float) -> Epsilons:
+    """Raises PrivacyAccountingError, with the reason, where there is no agreement."""
+    require_reach(mechanisms, delta)
+    found, reason = _figures(mechanisms, delta)
+    if found.agreed:
+        return found
+    raise PrivacyAccountingError(
+        reason
+        or f"the accountants disagree at delta {delta:g}: epsilon is {found.pld:.6f} by "
+        f"PLD, {found.prv:.6f} by PRV, at most {found.rdp:.6f} by RDP, so none is stated"
+    )
+
+
 @lru_cache(maxsize=1024)
-def _epsilons(mechanisms: tuple[Mechanism, ...], delta: float) -> Epsilons:
-    rdp = require_reach(mechanisms, delta)
-    second = prv.epsilon(mechanisms, delta)
-    first = pld_epsilon(event_of(mechanisms), delta)
-    if abs(second - first) > MAX_GAP or rdp < first - _TOLERANCE:
-        raise PrivacyAccountingError(
-            f"the accountants disagree at delta {delta:g}: epsilon is {first:.6f} by PLD, "
-            f"{second:.6f} by PRV, at most {rdp:.6f} by RDP, so none is stated"
-        )
-    return Epsilons(first, second, rdp, max(first, second))
+def _figures(
+    mechanisms: tuple[Mechanism, ...], delta: float
+) -> tuple[Epsilons, str | None]:
+    """What each accountant says, and why the first that didn't couldn't.
+
+    PRV knows before it begins whether it can reach the event, and PLD, which may take
+    seconds to find out, is asked only then.
+    """
+    rdp = rdp_epsilon(mechanisms, delta)
+    second = None
+    try:
+        require_reach(mechanisms, delta)
+        second = prv.epsilon(mechanisms, delta)
+        first = pld_epsilon(mechanisms, delta)
+    except PrivacyAccountingError as reason:
+        return Epsilons(None, second, rdp), str(reason)
+    return Epsilons(first, second, rdp), None
 
 
 def calibrate(
@@ -233,7 +271,7 @@ def _calibrate(search: _Search) -> float:
     grid = _first(
         lambda tick: search.affordable(tick / _GRID), math.ceil(math.exp(root) * _GRID)
     )
-    while _epsilons(search.mechanisms(grid / _GRID), search.delta).published > (
+    while _agreed(search.mechanisms(grid / _GRID), search.delta).published > (
         search.target
     ):
         grid += 1

@@ -211,11 +211,14 @@ class Ledger:
     def spent(self, delta: float | None = None) -> Epsilons:
         """The epsilons of all charges so far, at the ledger's own delta or another.
 
-        An odometer: what a run claims is its whole plan. Raises PrivacyAccountingError.
+        An odometer: what a run claims is its whole plan. It always has a figure: see
+        `accountant.spent_epsilons`.
         """
-        from fedit_secure.privacy.accountant import epsilons
+        from fedit_secure.privacy.accountant import spent_epsilons
 
-        return epsilons(self.charged_event(), self.delta if delta is None else delta)
+        return spent_epsilons(
+            self.charged_event(), self.delta if delta is None else delta
+        )
 
     def would_cost(self, plan: DpPlan, *, charter: str | None = None) -> float:
         """Epsilon at the ledger's delta after the plan's whole run, spares included.
@@ -367,7 +370,7 @@ class Ledger:
 def recompute(entries: Iterable[bytes], delta: float) -> Epsilons:
     """The epsilons of a ledger's charges, from its bytes alone.
 
-    Raises LedgerCorrupt as `Ledger.from_entries`, PrivacyAccountingError.
+    Raises LedgerCorrupt as `Ledger.from_entries`.
     """
     kept = tuple(entries)
     try:

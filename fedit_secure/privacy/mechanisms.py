@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -9,6 +10,13 @@ from fedit_secure.errors import FeditError
 
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
+
+
+NO_NOISE = 1e-9
+"""Noise multipliers below it have no epsilon: it would be above 10^17."""
+
+LEAST_RATE, MOST_NOISE = 1e-9, 1e6
+"""What a smaller rate or a larger noise multiplier counts as: more than it costs."""
 
 
 class PrivacyAccountingError(FeditError):
@@ -62,12 +70,30 @@ def mechanisms_of(event: DpEvent) -> tuple[Mechanism, ...] | None:
 
 
 def merged(mechanisms: Sequence[Mechanism]) -> tuple[Mechanism, ...]:
-    """The mechanisms sorted, those of equal rate and noise counted together."""
+    """The mechanisms sorted, those of equal rate and noise counted together.
+
+    Extreme ones are brought to LEAST_RATE and MOST_NOISE, beyond which float64 fails.
+    """
     steps: dict[tuple[float, float], int] = {}
     for q, sigma, count in mechanisms:
         if q > 0 and count > 0:
-            steps[q, sigma] = steps.get((q, sigma), 0) + count
+            key = max(q, LEAST_RATE), min(sigma, MOST_NOISE)
+            steps[key] = steps.get(key, 0) + count
     return tuple(Mechanism(*key, count) for key, count in sorted(steps.items()))
+
+
+def gaussians_together(mechanisms: Sequence[Mechanism]) -> tuple[Mechanism, ...]:
+    """The mechanisms, all without sampling as one release: exactly equivalent.
+
+    The mean of several Gaussian releases, weighted by 1/sigma^2, tells all that they do.
+    """
+    sampled = tuple(m for m in mechanisms if m.sample_rate < 1)
+    precision = math.fsum(
+        steps / max(sigma, NO_NOISE) ** 2 for q, sigma, steps in mechanisms if q == 1
+    )
+    if precision == 0:
+        return sampled
+    return (*sampled, Mechanism(1.0, 1 / math.sqrt(precision), 1))
 
 
 def steps_event(sample_rate: float, noise_multiplier: float, steps: int) -> DpEvent:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
-from fedit_secure.privacy.accountant import epsilons, pld_epsilon, require_reach
+from fedit_secure.privacy.accountant import epsilons, require_reach
 from fedit_secure.privacy.mechanisms import (
     Mechanism,
     event_of,
@@ -23,6 +23,7 @@ from fedit_secure.privacy.mechanisms import (
     require_delta,
 )
 from fedit_secure.privacy.plan import DpPlan
+from fedit_secure.privacy.pld import event_epsilon, pld_epsilon
 
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
@@ -132,7 +133,7 @@ def replace_one_epsilon(event: DpEvent, delta: float) -> float:
         return 0.0
     require_reach(mechanisms, delta)
     relation = dpa.NeighboringRelation.REPLACE_ONE
-    return pld_epsilon(event_of(mechanisms), delta, relation=relation)
+    return pld_epsilon(mechanisms, delta, relation=relation)
 
 
 @lru_cache(maxsize=256)
@@ -176,7 +177,7 @@ def person_epsilon(plan: DpPlan, records: int, spares: int | None = None) -> flo
     step = MixtureOfGaussiansDpEvent(
         sigma, [float(i) for i, _ in drawn], [p for _, p in drawn]
     )
-    return pld_epsilon(
+    return event_epsilon(
         SelfComposedDpEvent(step, steps),
         plan.delta,
         interval=max(widest / _MESH_POINTS, 1e-4),

@@ -27,11 +27,15 @@ from scipy.special import ndtr, ndtri
 from fedit_secure.privacy.mechanisms import (
     Mechanism,
     PrivacyAccountingError,
+    gaussians_together,
     require_delta,
 )
 
 EPSILON_ERROR = 0.01
 """What the answer exceeds the true epsilon by: the mesh's error bound, added to it."""
+
+LARGEST_ERROR = 0.015
+"""What it grows to, and no further, where the mesh for a smaller one fills the grid."""
 
 MAX_POINTS = 2**22
 """Most grid points: 32 MiB an array, about a second of one core."""
@@ -199,20 +203,22 @@ def _epsilon_of(masses: _Floats, losses: _Floats, delta: float) -> float:
 
 
 def _one_direction(losses: Sequence[_Loss], delta: float, error: float) -> float:
+    """Epsilon in one direction, the error bound of the mesh that fits included."""
     slack = delta / _DELTA_SLACK
     steps = sum(loss.steps for loss in losses)
-    mesh = error / math.sqrt(steps / 2 * math.log(12 / slack))
+    largest = max(error, LARGEST_ERROR)
     half = single = _single_reach(losses, slack / 8)
     if single <= MAX_LOSS:
-        half = max(single, _chernoff_reach(losses, slack / 8, slack / 16) + error)
-    half += steps * mesh / 2  # the grid holds sums before their mean is put right
-    wanted = 2 * half / mesh + 2
-    if half > MAX_LOSS or wanted > MAX_POINTS:
+        half = max(single, _chernoff_reach(losses, slack / 8, slack / 16) + largest)
+    meshes_per_error = math.sqrt(steps / 2 * math.log(12 / slack))
+    error = max(error, 2 * half * meshes_per_error / (MAX_POINTS - 2))
+    if half > MAX_LOSS or error > largest:
         raise PrivacyAccountingError(
             f"the PRV accountant can't reach {steps} steps whose privacy loss spreads "
             f"to {half:.3g} at delta {delta:g}: use more noise or fewer steps"
         )
-    points = fft.next_fast_len(math.ceil(wanted), real=True)
+    mesh = error / meshes_per_error
+    points = fft.next_fast_len(math.ceil(2 * half / mesh + 2), real=True)
     masses, shift = _compose(losses, mesh, points)
     # Where the true mass is far below rounding, the transform's noise is symmetric about
     # zero: its negative half measures the whole. Zeroing it can only raise epsilon.
@@ -221,9 +227,13 @@ def _one_direction(losses: Sequence[_Loss], delta: float, error: float) -> float
         raise PrivacyAccountingError(
             f"delta {delta:g} is too small for the PRV accountant's float64 arithmetic"
         )
-    first = -(points // 2)
+    # Sums are known modulo the grid's length. The window in which they're unique is the
+    # one about zero once the shift is added, however far `steps` roundings add up.
+    turned = round(shift / mesh)
+    first = -(points // 2) - turned
     values = mesh * np.arange(first, first + points, dtype=np.float64) + shift
-    return _epsilon_of(np.maximum(masses, 0.0), values, delta - slack - noise)
+    masses = np.roll(np.maximum(masses, 0.0), turned)
+    return error + _epsilon_of(masses, values, delta - slack - noise)
 
 
 def epsilon(
@@ -247,7 +257,8 @@ def epsilon(
             )
     if not mechanisms:
         return 0.0
-    return error + max(
-        _one_direction([_Loss(m, removal=removal) for m in mechanisms], delta, error)
+    together = gaussians_together(mechanisms)
+    return max(
+        _one_direction([_Loss(m, removal=removal) for m in together], delta, error)
         for removal in (True, False)
     )

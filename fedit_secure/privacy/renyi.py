@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from fedit_secure.privacy.mechanisms import (
+    NO_NOISE,
     Mechanism,
     event_of,
     mechanisms_of,
@@ -15,6 +16,8 @@ from fedit_secure.privacy.mechanisms import (
 
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
+
+_ROUNDING = 4e-15  # of one step's divergence: all orders' sums are rounded to less
 
 ORDERS = (
     2.0,
@@ -34,11 +37,13 @@ def divergences(
 ) -> tuple[float, ...]:
     """The Renyi divergence of the composition at each order, by dp-accounting.
 
-    inf at an order that it can't compute.
+    Rounded up; inf at an order that it can't compute, and where there is hardly noise.
     """
     import dp_accounting as dpa
     from dp_accounting.rdp import RdpAccountant
 
+    if any(mechanism.noise_multiplier < NO_NOISE for mechanism in mechanisms):
+        return (math.inf,) * len(orders)
     relation = dpa.NeighboringRelation.REPLACE_SPECIAL
     # For rates near 1/2 dp-accounting's series of a small fractional order decays too
     # slowly to be summed. Leaving an order out is safe: each is a bound by itself.
@@ -47,7 +52,9 @@ def divergences(
     if not summed:
         return (math.inf,) * len(orders)
     accountant = RdpAccountant(summed, relation).compose(event_of(mechanisms))
-    known = dict(zip(summed, map(float, accountant.rdp), strict=True))
+    rounding = _ROUNDING * sum(mechanism.steps for mechanism in mechanisms)
+    found = (max(0.0, float(value)) + rounding for value in accountant.rdp)
+    known = dict(zip(summed, found, strict=True))
     return tuple(known.get(order, math.inf) for order in orders)
 
 

@@ -10,8 +10,9 @@ import dp_accounting as dpa
 import pytest
 
 from fedit_secure.errors import BudgetExhausted, PolicyRefusal, StorageError
+from fedit_secure.privacy import accountant, prv
 from fedit_secure.privacy import ledger as pl
-from fedit_secure.privacy.accountant import epsilons
+from fedit_secure.privacy.accountant import PrivacyAccountingError, epsilons
 from fedit_secure.privacy.plan import DpPlan
 from fedit_secure.privacy.renyi import best_order, filter_epsilon
 
@@ -88,6 +89,25 @@ def test_epsilon_is_recomputed_from_the_bytes_alone() -> None:
     again = pl.recompute(list(ledger.entries), DELTA)
     assert again.published == pytest.approx(spent.published, abs=1e-6)
     assert naive_epsilon(ledger.entries) == pytest.approx(spent.pld, abs=1e-6)
+
+
+def test_what_is_spent_is_stated_though_an_accountant_gives_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ledger = charge(opened(), 1)
+    exact = ledger.spent()
+    monkeypatch.setattr(accountant, "_figures", accountant._figures.__wrapped__)
+
+    def beyond(*arguments: object) -> float:
+        raise PrivacyAccountingError("out of reach")
+
+    monkeypatch.setattr(prv, "epsilon", beyond)
+    spent = ledger.spent()
+    assert (spent.pld, spent.prv) == (None, None)
+    assert spent.published == spent.rdp == exact.rdp > exact.published
+    assert pl.recompute(ledger.entries, DELTA) == spent
+    with pytest.raises(PrivacyAccountingError, match="out of reach"):
+        ledger.would_cost(PLAN, charter=FIRST)
 
 
 def test_recomputing_refuses_bytes_that_are_no_ledger() -> None:

@@ -1,0 +1,241 @@
+"""What a run would cost this silo's records, beside what they have borne already."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedit_secure.cli.beside import beside_a_plan, beside_the_claim
+from fedit_secure.cli.standing import UNBOUNDED, identity_of, ledger_of, population_of
+from fedit_secure.config import PlanFile, SiloConfig, load_plan, load_policy
+from fedit_secure.errors import BudgetExhausted, ConfigError, PolicyRefusal
+from fedit_secure.federation.charter import Charter
+from fedit_secure.federation.drafting import (
+    DEFAULT_RECORDS_PER_PERSON,
+    silo_noise,
+    unit_of,
+)
+from fedit_secure.federation.policy import Policy
+from fedit_secure.privacy.ledger import Ledger
+from fedit_secure.privacy.plan import DpPlan
+from fedit_secure.tuning.job import DataSource
+from fedit_secure.tuning.records import load_records
+from fedit_secure.tuning.units import count_units
+
+_SLACK = 1e-6  # two machines' rounding of one calibration
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedRun:
+    """A run that may be asked of this silo, and where its ledger stands.
+
+    `charter`: its digest in hex, None where the run is a plan without a charter yet.
+    `ledger`: None before the population's first charter. `delta`: the ledger's, None
+    only without DP.
+    """
+
+    plan: DpPlan
+    charter: str | None
+    ledger: Ledger | None
+    policy: Policy
+    population: str
+    delta: float | None
+
+    @property
+    def cap(self) -> float:
+        """The lower of the ledger's cap and the policy's; inf where there is none."""
+        own = math.inf if self.ledger is None else self.ledger.cap_epsilon
+        return min(own, self.policy.epsilon or math.inf)
+
+    @property
+    def left(self) -> int:
+        """The charges that the run has still to make."""
+        if self.ledger is None or self.charter is None:
+            return self.plan.charges
+        return max(0, self.plan.charges - len(self.ledger.intents(self.charter)))
+
+    @property
+    def filtered(self) -> bool:
+        """Whether the Renyi filter decides: another charter was charged before."""
+        charges = () if self.ledger is None else self.ledger.intents()
+        return any(intent.charter != self.charter for intent in charges)
+
+    def afterwards(self) -> float:
+        """Epsilon as the ledger counts it, once the whole run is charged.
+
+        Raises PrivacyAccountingError out of the accountants' reach.
+        """
+        from fedit_secure.privacy.accountant import epsilons
+
+        if self.plan.kind == "none" or self.delta is None:
+            return math.inf
+        if self.ledger is None:
+            return epsilons(self.plan.run_event(), self.delta).published
+        return self.ledger.would_cost(self.plan, charter=self.charter)
+
+    def require_fit(self, afterwards: float) -> None:
+        """Raises BudgetExhausted or PolicyRefusal where the ledger would refuse the run."""
+        allowed = self.policy.allow_without_dp
+        if self.ledger is not None:
+            if self.left:
+                self.ledger.require_budget(
+                    self.plan,
+                    charter=self.charter,
+                    cap_epsilon=self.policy.epsilon,
+                    allow_without_dp=allowed,
+                )
+        elif self.plan.kind == "none":
+            if not allowed:
+                raise PolicyRefusal(
+                    "this silo's policy doesn't allow a run without differential privacy"
+                )
+        elif afterwards > self.cap + _SLACK:
+            raise BudgetExhausted(
+                f"the run costs epsilon {afterwards:.4g} at delta {self.delta:g}, and this "
+                f"silo's policy allows {self.cap:g} in all"
+            )
+
+    def fits(self, afterwards: float) -> bool:
+        """Whether the ledger would admit the run."""
+        try:
+            self.require_fit(afterwards)
+        except PolicyRefusal:
+            return False
+        return True
+
+
+def planned_run(config: SiloConfig, path: Path) -> PlannedRun:
+    """The run of a charter (.json), or of a coordinator's plan (.yaml, .yml).
+
+    A plan's noise is calibrated as drafting would, for this silo's own data. Raises
+    ConfigError, and PolicyRefusal for a charter without this silo.
+    """
+    identity = identity_of(config)
+    if path.suffix == ".json":
+        charter = Charter.load(path)
+        plan, digest = charter.plan_for(config.name), charter.digest().hex()
+        population = charter.row(config.name).population
+    elif path.suffix in {".yaml", ".yml"}:
+        plan, digest = _drafted(config, load_plan(path)), None
+        population = population_of(identity)
+    else:
+        raise ConfigError(f"{path} is neither a charter (.json) nor a plan (.yaml)")
+    policy = load_policy(config.policy)
+    ledger = ledger_of(config, population)
+    delta = policy.delta or plan.delta if ledger is None else ledger.delta
+    return PlannedRun(plan, digest, ledger, policy, population, delta)
+
+
+def plan_facts(run: PlannedRun, afterwards: float) -> dict[str, Any]:
+    """This run would cost; you have; afterwards."""
+    spent = 0.0 if run.ledger is None else run.ledger.spent().published
+    return {
+        "population": run.population,
+        "unit": run.plan.unit,
+        "rate": run.plan.sample_rate,
+        "noise": run.plan.noise_multiplier,
+        "charges_left": run.left,
+        "delta": run.delta,
+        "epsilon_cap": _figure(run.cap),
+        "run_costs_epsilon": _figure(_alone(run)),
+        "spent_epsilon": _figure(spent),
+        "left_epsilon": None if run.cap == math.inf else max(0.0, run.cap - spent),
+        "after_the_run_epsilon": _figure(afterwards),
+        "counted_by": _counted_by(run),
+        "fits": run.fits(afterwards),
+    }
+
+
+def accountants_table(run: PlannedRun, afterwards: float) -> list[dict[str, Any]]:
+    """What each accountant says of the run, of what is spent, and of both together."""
+    if run.delta is None:
+        return []
+    from dp_accounting import ComposedDpEvent
+
+    from fedit_secure.privacy.accountant import spent_epsilons
+
+    charged = ComposedDpEvent([]) if run.ledger is None else run.ledger.charged_event()
+    rest = [run.plan.event_of(run.left)] if run.left else []
+    events = (run.plan.run_event(), charged, ComposedDpEvent([charged, *rest]))
+    found = [spent_epsilons(event, run.delta) for event in events]
+    names = {
+        "PLD": "pld",
+        "PRV": "prv",
+        "RDP, a bound": "rdp",
+        "published": "published",
+    }
+    rows: list[dict[str, Any]] = [
+        {
+            "accountant": name,
+            "this_run": _figure(getattr(found[0], field)),
+            "spent": _figure(getattr(found[1], field)),
+            "afterwards": _figure(getattr(found[2], field)),
+        }
+        for name, field in names.items()
+    ]
+    if run.filtered:
+        rows.append(
+            {
+                "accountant": _counted_by(run),
+                "this_run": None,
+                "spent": None,
+                "afterwards": _figure(afterwards),
+            }
+        )
+    return rows
+
+
+def beside_the_run(
+    config: SiloConfig, path: Path, run: PlannedRun
+) -> list[dict[str, Any]]:
+    """What the run's epsilon doesn't say; a plan's other silo is taken for one like this."""
+    if run.charter is None:
+        return beside_a_plan(run.plan, (run.plan,))
+    return beside_the_claim(Charter.load(path), config.name)
+
+
+def _alone(run: PlannedRun) -> float:
+    from fedit_secure.privacy.accountant import spent_epsilons
+
+    if run.delta is None:
+        return math.inf
+    return spent_epsilons(run.plan.run_event(), run.delta).published
+
+
+def _counted_by(run: PlannedRun) -> str:
+    if not run.filtered or run.ledger is None:
+        return "max(PLD, PRV)"
+    return f"Renyi filter, order {run.ledger.opened.filter_order:g}"
+
+
+def _drafted(config: SiloConfig, plan: PlanFile) -> DpPlan:
+    """What this silo's row of a charter would be."""
+    source = DataSource.model_validate(config.data.model_dump())
+    dp = plan.dp
+    unit = unit_of(dp, [source.columns.person is not None])
+    units = None
+    if dp.sizes == "public":
+        units = count_units(load_records(source), unit)
+    own = silo_noise(plan, unit, config.name, units)
+    most = dp.records_per_person or DEFAULT_RECORDS_PER_PERSON
+    return DpPlan(
+        kind=dp.kind,
+        sample_rate=own.sample_rate,
+        noise_multiplier=own.noise_multiplier,
+        clip=dp.clip,
+        expected_batch=own.expected_batch,
+        local_steps=plan.tuning.local_steps,
+        rounds=plan.rounds,
+        spare_charges=dp.spare_charges,
+        delta=dp.delta,
+        target_epsilon=dp.epsilon,
+        unit=unit,
+        sizes=dp.sizes,
+        records_per_person=most if unit == "person" else None,
+    )
+
+
+def _figure(epsilon: float | None) -> float | str | None:
+    return UNBOUNDED if epsilon == math.inf else epsilon
