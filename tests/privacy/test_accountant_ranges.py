@@ -90,7 +90,7 @@ def planned_or_refusal(mechanism: Mechanism, delta: float) -> Epsilons | str:
     return sentence
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=20, deadline=None, derandomize=True)
 @given(
     rate=st.floats(-6, 0).map(lambda x: 10**x),
     sigma=st.floats(math.log10(0.05), 4).map(lambda x: 10**x),
