@@ -129,10 +129,7 @@ def test_two_charters_cost_the_same_by_pld_and_prv(
 
 @pytest.mark.parametrize(
     ("parts", "delta"),
-    [
-        ([FIRST, SECOND], 1e-6),
-        ([FIRST, FIRST, Mechanism(0.3, 8.0, 24)], 1e-5),
-    ],
+    [([FIRST, SECOND], 1e-6), ([FIRST, FIRST, Mechanism(0.3, 8.0, 24)], 1e-5)],
 )
 def test_opacus_says_the_same_of_compositions(
     parts: list[Mechanism], delta: float
