@@ -47,7 +47,7 @@ def prepare_round(
     """Set the adapter, and try on synthetic records everything that can fail.
 
     Args:
-        model: a PeftModel (`attach_adapter`) in float32, on its device.
+        model: a PeftModel (`attach_adapter`), its adapter in float32, on its device.
         plan: the silo's plan; kind "none" tunes without clip and noise.
         initial: float32, shape (d,): the global adapter, ordered as the layout.
         max_tokens: length of the longest record that there could be.
@@ -61,7 +61,7 @@ def prepare_round(
     """
     steps = plan.step_arguments()
     model.eval()
-    fixed = steps.clip is not None and needs_fixed_shapes(model)
+    fixed = needs_fixed_shapes(model)
     selective = check_model(model, initial, max_tokens, fixed=fixed)
     packing = fitting_packing(
         model,

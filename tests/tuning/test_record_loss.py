@@ -8,7 +8,12 @@ import torch
 from tiny_models import SHAPES, base_model, random_examples, tuned_model
 
 from fedit_secure.tuning.batches import physical_batch
-from fedit_secure.tuning.record_loss import label_logits, selects_labels, summed_loss
+from fedit_secure.tuning.record_loss import (
+    _WeightedCrossEntropy,
+    label_logits,
+    selects_labels,
+    summed_loss,
+)
 
 
 @pytest.mark.parametrize("family", SHAPES)
@@ -97,3 +102,34 @@ def test_a_model_that_cannot_select_takes_the_full_path(*, refuses: bool) -> Non
     assert not selects_labels(model, batch)
     full = summed_loss(model, batch, selective=False)
     assert torch.isclose(full, summed_loss(base_model(), batch, selective=True))
+
+
+@pytest.mark.parametrize("labels", [1, 7, 900])
+@pytest.mark.parametrize("vocabulary", [5, 3000])
+def test_loss_and_gradient_are_torchs_own(labels: int, vocabulary: int) -> None:
+    random = torch.Generator().manual_seed(labels)
+    logits = 20 * torch.randn(labels, vocabulary, generator=random)
+    targets = torch.randint(vocabulary, (labels,), generator=random)
+    weights = torch.rand(labels, generator=random)
+    found = []
+    for of in (
+        lambda x: _WeightedCrossEntropy.apply(x, targets, weights),
+        lambda x: (
+            torch.nn.functional.cross_entropy(x, targets, reduction="none") @ weights
+        ),
+    ):
+        x = logits.clone().requires_grad_()
+        loss = of(x)
+        found.append((loss, torch.autograd.grad(3.0 * loss, x)[0]))
+    assert torch.allclose(found[0][0], found[1][0], rtol=1e-5)
+    assert torch.allclose(found[0][1], found[1][1], rtol=1e-5, atol=1e-6)
+
+
+def test_a_logit_that_is_not_finite_spoils_its_own_row_alone() -> None:
+    logits = torch.zeros(3, 4)
+    logits[1, 2] = torch.inf
+    x = logits.requires_grad_()
+    loss = _WeightedCrossEntropy.apply(x, torch.tensor([0, 1, 2]), torch.ones(3))
+    (gradient,) = torch.autograd.grad(loss, x)
+    assert gradient[[0, 2]].isfinite().all()
+    assert not gradient[1].isfinite().all()
