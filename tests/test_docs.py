@@ -92,4 +92,4 @@ def test_every_pitfall_of_privacy_names_tests_that_are_there(pitfall: str) -> No
 
 
 def test_no_pitfall_of_privacy_is_left_out() -> None:
-    assert len(PITFALLS) == len(rows("pitfall", "privacy")) == 20
+    assert len(PITFALLS) == len(rows("pitfall", "privacy")) == 27
