@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import _allocation as allocation
@@ -30,6 +30,7 @@ from fedit_secure.tuning.batches import Packing
 from fedit_secure.tuning.dp_step import BatchGradient
 from fedit_secure.tuning.examples import Example, make_examples
 from fedit_secure.tuning.job import DEFAULT_TOKEN_BUDGET, LoraConfig
+from fedit_secure.tuning.local_round import add_noise
 from fedit_secure.tuning.records import Record
 
 PEERS = ("ours", "ours_nonprivate", "opacus", "fixed_batches", "hf_trainer")
@@ -88,9 +89,13 @@ class Bench:
         vocabulary: 4096 for the public base model, else of a random Llama.
         size: records of a logical batch.
         batches: how many to draw.
+        device: where the model is.
     """
 
-    def __init__(self, vocabulary: int, size: int, batches: int) -> None:
+    def __init__(
+        self, vocabulary: int, size: int, batches: int, device: torch.device
+    ) -> None:
+        self.device = device
         warnings.simplefilter("ignore")
         logging.disable(logging.WARNING)
         random = np.random.default_rng(0)
@@ -102,7 +107,7 @@ class Bench:
         self.sizes = [self._tokens_of(batch) for batch in self.batches]
         self.records = Records(self.examples)
         self.packing = Packing(DEFAULT_TOKEN_BUDGET)
-        self.model = attach_adapter(_model(vocabulary), LoraConfig(rank=8))
+        self.model = attach_adapter(_model(vocabulary).to(device), LoraConfig(rank=8))
         vector = read_adapter(self.model)
         self.start = (vector + random.normal(0, 0.02, vector.shape)).astype("f4")
         write_adapter(self.model, self.start)
@@ -125,26 +130,38 @@ class Bench:
         """One logical batch: gradients, clip and noise where there are some, one step."""
         getattr(self, f"_{peer}")(batch)
 
+    def seconds(self, peer: str, batch: Slots) -> float:
+        """Wall time of `run`."""
+        return self._timed(lambda: self.run(peer, batch))
+
+    def _timed(self, work: Callable[[], object]) -> float:
+        begin = time.perf_counter()
+        work()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter() - begin
+
     def noise_seconds(self) -> float:
         """Of one step's noise, the median of five."""
-        total, taken = np.zeros(self.length), []
+        taken = []
         for step in range(5):
-            begin = time.perf_counter()
-            self.noise.add_grid_noise(total.copy(), step, SIGMA, CLIP)
-            taken.append(time.perf_counter() - begin)
+            total = torch.zeros(self.length, dtype=torch.float64, device=self.device)
+            taken.append(
+                self._timed(lambda: add_noise(self.noise, total, step, SIGMA, CLIP))  # noqa: B023
+            )
         return float(np.median(taken))
 
     def gap_to_opacus(self) -> float:
         """Relative distance of our sum before noise from that of `PrivacyEngine`."""
         batch = self.batches[0][:16]
-        ours = self._sum(batch, CLIP).numpy()
+        ours = self._sum(batch, CLIP).cpu().numpy()
         hooks, optimizer, _ = self._engine(DataLoader(self.records))
-        items = padded([self.records[int(slot)] for slot in batch])
+        items = self._padded([self.records[int(slot)] for slot in batch])
         logits = self.model(input_ids=items["input_ids"]).logits
         loss_per_record(logits, items["labels"]).sum().backward()
         optimizer.clip_and_accumulate()
         named = adapter_parameters(self.model)
-        theirs = torch.cat([p.summed_grad.reshape(-1) for _, p in named]).numpy()
+        theirs = torch.cat([p.summed_grad.reshape(-1) for _, p in named]).cpu().numpy()
         self._end_engine(hooks)
         return float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))
 
@@ -172,8 +189,7 @@ class Bench:
 
     def _ours(self, batch: Slots) -> None:
         total = self._sum(batch, CLIP)
-        noised = self.noise.add_grid_noise(total.numpy(), 0, SIGMA, CLIP)
-        self._step(torch.from_numpy(noised), len(batch))
+        self._step(add_noise(self.noise, total, 0, SIGMA, CLIP), len(batch))
 
     def _ours_nonprivate(self, batch: Slots) -> None:
         self._step(self._sum(batch, None), len(batch))
@@ -206,7 +222,7 @@ class Bench:
     def _opacus(self, batch: Slots) -> None:
         # The batch is given, so that all have the same one: as if Poisson had drawn it.
         chosen = torch.utils.data.Subset(self.records, batch.tolist())
-        loader = DataLoader(chosen, batch_size=len(batch), collate_fn=padded)
+        loader = DataLoader(chosen, batch_size=len(batch), collate_fn=self._padded)
         hooks, optimizer, loader = self._engine(loader)
         with BatchMemoryManager(
             data_loader=loader, max_physical_batch_size=MICRO, optimizer=optimizer
@@ -228,9 +244,14 @@ class Bench:
         descent.step()
         descent.zero_grad()
 
+    def _padded(self, items: list[dict[str, list[int]]]) -> dict[str, Tensor]:
+        return {key: part.to(self.device) for key, part in padded(items).items()}
+
     def _physical(self, batch: Slots) -> Iterator[dict[str, Tensor]]:
         for start in range(0, len(batch), MICRO):
-            yield padded([self.records[int(s)] for s in batch[start : start + MICRO]])
+            yield self._padded(
+                [self.records[int(s)] for s in batch[start : start + MICRO]]
+            )
 
     def _hf_trainer(self, _batch: Slots) -> None:
         from transformers import Trainer, TrainingArguments
@@ -253,7 +274,7 @@ class Bench:
             save_strategy="no",
             report_to=[],
             disable_tqdm=True,
-            use_cpu=True,
+            use_cpu=self.device.type == "cpu",
             seed=self._trainings,
             data_seed=self._trainings,
         )

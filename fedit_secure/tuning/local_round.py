@@ -124,7 +124,7 @@ def run_round(
             total = gradients.sum(drawn, step)
             if plan.clip is not None:
                 bound = sensitivity(plan.clip, plan.expected_batch)
-                total = _noised(noise, total, step, plan.noise_multiplier, bound)
+                total = add_noise(noise, total, step, plan.noise_multiplier, bound)
             # Divided by the plan's expected batch, a public constant, never by the
             # size of the drawn one. An empty batch takes a step of noise alone.
             _set_gradient(parameters, total / plan.expected_batch)
@@ -196,9 +196,10 @@ def _optimizer(
     )
 
 
-def _noised(
+def add_noise(
     noise: CryptoNoise, total: Tensor, step: int, sigma: float, bound: float
 ) -> Tensor:
+    """`CryptoNoise.add_grid_noise` of a float64 tensor of shape (d,), on its device."""
     summed = total.cpu().numpy()
     released = noise.add_grid_noise(summed, step, sigma, bound)
     return torch.from_numpy(released).to(total.device)
