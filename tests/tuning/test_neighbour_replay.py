@@ -9,6 +9,7 @@ the record is, and even if memory runs out in one of the two runs.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from tiny_models import (
     SHAPES,
     VOCABULARY,
     Sums,
+    base_model,
     make_plan,
     random_examples,
     tuned_model,
@@ -25,10 +27,11 @@ from tiny_models import (
 
 from fedit_secure.privacy.noise import CryptoNoise
 from fedit_secure.tuning import local_round
-from fedit_secure.tuning.adapter import read_adapter
-from fedit_secure.tuning.batches import poisson_units
+from fedit_secure.tuning.adapter import attach_adapter, read_adapter, write_adapter
+from fedit_secure.tuning.batches import Packing, poisson_units
+from fedit_secure.tuning.checkpointing import checkpoint_layers
 from fedit_secure.tuning.examples import Example
-from fedit_secure.tuning.job import OptimizerConfig, Progress
+from fedit_secure.tuning.job import LoraConfig, OptimizerConfig, Progress
 from fedit_secure.tuning.local_round import prepare_round, run_round
 
 KEY = bytes(range(32))
@@ -237,3 +240,75 @@ def test_memory_that_runs_out_for_a_neighbour_moves_the_sum_by_the_clip_at_most(
         gradient.close()
     distance = np.linalg.norm(sums[0] - sums[1])
     assert clip * (1 - 1e-3) <= distance <= clip * (1 + 1e-4)
+
+
+def checkpointed() -> PeftModel:
+    model = tuned_model(layers=2)
+    checkpoint_layers(model)
+    return model
+
+
+def dropping() -> PeftModel:
+    model = attach_adapter(base_model(), LoraConfig(rank=3, dropout=0.3))
+    vector = np.random.default_rng(3).normal(0, 0.3, read_adapter(model).shape)
+    write_adapter(model, vector.astype("f4"))
+    return model
+
+
+def tied() -> PeftModel:
+    base = base_model()
+    base.config.tie_word_embeddings = True
+    base.lm_head.weight = base.model.embed_tokens.weight
+    model = attach_adapter(base, LoraConfig(rank=3))
+    vector = np.random.default_rng(3).normal(0, 0.3, read_adapter(model).shape)
+    write_adapter(model, vector.astype("f4"))
+    return model
+
+
+def halved() -> PeftModel:
+    model = tuned_model()
+    for name, parameter in model.named_parameters():
+        if "lora_" not in name:
+            parameter.data = parameter.data.bfloat16()
+    return model
+
+
+WAYS: dict[str, tuple[Callable[[], PeftModel], dict[str, Any]]] = {
+    "layers run again backwards": (checkpointed, {}),
+    "dropout": (dropping, {"dropout_key": KEY}),
+    "tied weights": (tied, {}),
+    "a bfloat16 base": (
+        halved,
+        {"packing": Packing.fixed(512, LONGEST), "selective": False},
+    ),
+    "persons of up to three records": (
+        tuned_model,
+        {
+            "packing": Packing(128, unit_rows=3),
+            "units": [np.array(u) for u in np.array_split(np.arange(SIZE), 15)],
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_in_every_way_of_tuning_a_unit_moves_the_sum_by_the_clip_at_most(
+    way: str,
+) -> None:
+    make, options = WAYS[way]
+    clip, records, model = 0.05, random_examples(SIZE), make()
+    everyone = np.arange(len(options.get("units", records)))
+    members = options["units"][4].tolist() if "units" in options else [VICTIM]
+    for slots in (members[:1], members):
+        sums = []
+        changed, gone = list(records), list(records)
+        for slot in slots:
+            changed[slot] = Example(np.full(LONGEST, 299), 1)
+        for slot in members:
+            gone = zeroed(gone, slot)
+        for data in (changed, gone):
+            gradient = Sums(model, data, clip=clip, **{"budget": 128, **options})
+            sums.append(gradient.sum(everyone))
+            gradient.close()
+        distance = np.linalg.norm(sums[0] - sums[1])
+        assert clip * (1 - 1e-3) <= distance <= clip * (1 + 1e-4)
