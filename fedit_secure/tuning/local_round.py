@@ -13,6 +13,7 @@ from fedit_secure.privacy.plan import DpPlan, StepArguments
 from fedit_secure.tuning.adapter import FloatVector, adapter_parameters, read_adapter
 from fedit_secure.tuning.base_model import needs_fixed_shapes
 from fedit_secure.tuning.batches import Packing, Slots, poisson_units
+from fedit_secure.tuning.device_noise import add_grid_noise_on_device
 from fedit_secure.tuning.dp_step import BatchGradient, sensitivity
 from fedit_secure.tuning.examples import Example
 from fedit_secure.tuning.job import (
@@ -200,9 +201,9 @@ def add_noise(
     noise: CryptoNoise, total: Tensor, step: int, sigma: float, bound: float
 ) -> Tensor:
     """`CryptoNoise.add_grid_noise` of a float64 tensor of shape (d,), on its device."""
-    summed = total.cpu().numpy()
-    released = noise.add_grid_noise(summed, step, sigma, bound)
-    return torch.from_numpy(released).to(total.device)
+    if total.device.type != "cpu":
+        return add_grid_noise_on_device(noise, total, step, sigma, bound)
+    return torch.from_numpy(noise.add_grid_noise(total.numpy(), step, sigma, bound))
 
 
 def _set_gradient(parameters: list[nn.Parameter], gradient: Tensor) -> None:
