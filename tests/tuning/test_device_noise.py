@@ -130,9 +130,9 @@ def test_a_round_noises_on_the_device_where_the_sum_lies(
     )
     noise = CryptoNoise(KEY)
     total = torch.zeros(3, dtype=torch.float64, device="meta")
-    assert local_round._noised(noise, total, 4, SIGMA, CLIP) is total
+    assert local_round.add_noise(noise, total, 4, SIGMA, CLIP) is total
     assert asked == [(noise, total, 4, SIGMA, CLIP)]
-    on_host = local_round._noised(noise, torch.zeros(3).double(), 4, SIGMA, CLIP)
+    on_host = local_round.add_noise(noise, torch.zeros(3).double(), 4, SIGMA, CLIP)
     expected = noise.add_grid_noise(np.zeros(3), 4, SIGMA, CLIP)
     assert np.array_equal(on_host.numpy(), expected)
     assert len(asked) == 1
