@@ -110,6 +110,10 @@ async def test_a_silo_whose_cable_is_cut_in_its_upload_is_in_the_sum(
             kinds = [json.loads(entry)["kind"] for entry in journal.ledger(name)]
         assert [kinds.count(k) for k in ("intent", "masked", "voided")] == [1, 1, 0]
     assert not {"void", "skipped"} & {event.phase for event in federation.events}
-    assert cut.up + whole.up < limits.payload_bytes + CHUNK + 128 * 1024
+    # What was under way when the cable was cut goes twice: more of it on a busy machine.
+    # All of it from the start would be CUT more.
+    twice = 3 * CHUNK // 2
+    assert twice < 0.8 * CUT
+    assert cut.up + whole.up < limits.payload_bytes + twice
     assert uploads._ctx is None
     assert not list((tmp_path / "spool").iterdir())
