@@ -109,7 +109,6 @@ def tune(job: TuneJob, tell: Any, start: threading.Event) -> bytes:
     from fedit_secure.tuning import adapter, checkpointing
     from fedit_secure.tuning.local_round import prepare_round, run_round
 
-    keep_freed_memory()
     torch.set_num_threads(job.threads)
     model = base_model.load_base_model(
         folder,
@@ -131,6 +130,8 @@ def tune(job: TuneJob, tell: Any, start: threading.Event) -> bytes:
         # What the plan allows, not what the data has: the trial must not tell of it.
         unit_rows=plan.records_per_person or 1,
     )
+    # Not before: what a batch takes is measured by what this process grows.
+    keep_freed_memory()
     tell(phase="ready")
     start.wait()
     update = run_round(
