@@ -10,7 +10,8 @@ without privacy in batches of 8 as drawn. Hugging Face's `Trainer` without priva
 Shepherd's settings (8 records times 8 accumulated) and grouped by length, takes records
 of its own choice: it is compared per token of its records. Peak memory is of one batch,
 each in a process of its own. `--quick`: the public base model with 4 k tokens, three
-repeats; else a Llama of 6 layers and width 256 with 50 k tokens, whose ids are drawn.
+repeats, against Opacus alone; else a Llama of 6 layers and width 256 with 50 k tokens,
+whose ids are drawn.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ def print_peak(options: argparse.Namespace) -> None:
 
 def measure(options: argparse.Namespace, device: str) -> tuple[dict[str, float], Bench]:
     """All figures on one device, the peers in turn."""
-    peers = [p for p in PEERS if not (options.quick and p == "hf_trainer")]
+    peers = WEIGHED if options.quick else PEERS
     repeats = 3 if options.quick else 5
     bench = Bench(options.vocabulary, options.batch, repeats, torch.device(device))
     gap = bench.gap_to_opacus()
