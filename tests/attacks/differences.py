@@ -49,7 +49,10 @@ def differences(one: Seen, two: Seen, victim: int, *, ideal: bool) -> list[str]:
 
 
 def _in_messages(one: Seen, two: Seen, victim: int, *, ideal: bool) -> Iterator[str]:
-    here, there = _story(one, victim), _story(two, victim)
+    known = first(one.passed, lambda p: _publishes(p, victim))
+    # Keys bound to the keyed digests make other tags from the first sum on.
+    numbered = known if ideal else 0
+    here, there = (_story(seen, victim, numbered) for seen in (one, two))
     for n, (left, right) in enumerate(zip(here, there, strict=False)):
         if left != right:
             yield f"message {n}: {left} here, {right} there"
@@ -58,7 +61,6 @@ def _in_messages(one: Seen, two: Seen, victim: int, *, ideal: bool) -> Iterator[
         yield f"{len(here)} messages here, {len(there)} there"
         return
     masked = first(one.passed, lambda p: _masks(p, victim))
-    known = first(one.passed, lambda p: _publishes(p, victim))
     free = {
         PUBLIC: len(here),
         RANDOM: len(here),
@@ -75,9 +77,11 @@ def _in_messages(one: Seen, two: Seen, victim: int, *, ideal: bool) -> Iterator[
                 yield f"message {n}, {left.silo}: {where}, which is {of}"
 
 
-def _story(seen: Seen, victim: int) -> list[tuple[Any, ...]]:
-    """What somebody on the line sees: when, where, what and how large."""
-    known = first(seen.passed, lambda p: _publishes(p, victim))
+def _story(seen: Seen, victim: int, numbered: int) -> list[tuple[Any, ...]]:
+    """What somebody on the line sees: when, where, what and how large.
+
+    From message `numbered` on, a sum's tag may differ, and so may its size.
+    """
     return [
         (
             p.seconds,
@@ -85,7 +89,7 @@ def _story(seen: Seen, victim: int) -> list[tuple[Any, ...]]:
             p.up,
             type(p.frame).__name__,
             # The sum's tag is a number, and takes fewer bytes where it is small.
-            p.size if n < known or not isinstance(p.frame, PublishedNotice) else 0,
+            p.size if n < numbered or not isinstance(p.frame, PublishedNotice) else 0,
             [where for where, _, _ in leaves(p.frame, victim)],
         )
         for n, p in enumerate(seen.passed)
