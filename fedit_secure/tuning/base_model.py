@@ -168,7 +168,7 @@ def needs_fixed_shapes(model: nn.Module) -> bool:
     """Whether a batch's shape moves gradients too far for the noise to cover it.
 
     Padding and grouping change the order of sums. In float32 that moves a record's
-    gradient by about 3e-7 of its norm, which the sensitivity includes; as soon as
+    gradient by some 5e-7 of its norm, which the sensitivity includes; as soon as
     anything below float32 takes part in the forward pass, by 4e-3 and more. True for
     16-bit weights or products, and for int8, whose rounding steps enlarge what comes
     in; False for float32 throughout, and for NF4 that is computed in float32.
