@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
-from fedit_secure.cli import aggregator, budget, charter, data, silo, simulate
+from fedit_secure.cli import aggregator, audit, budget, charter, data, silo, simulate
 from fedit_secure.cli.output import FormatOption, OutputFormat, note, problem, show
 from fedit_secure.errors import ConfigError, FeditError
 
@@ -47,6 +47,7 @@ app.add_typer(aggregator.app, name="aggregator")
 app.add_typer(charter.app, name="charter")
 app.add_typer(data.app, name="data")
 app.add_typer(budget.app, name="budget")
+app.add_typer(audit.app, name="audit")
 app.command("simulate")(simulate.simulate)
 app.command("demo")(simulate.demo)
 

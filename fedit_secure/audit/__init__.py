@@ -1,0 +1,1 @@
+"""What an auditor runs, without trust in us: see docs/auditor.md."""
