@@ -121,6 +121,9 @@ class Bundle:
         self.names = tuple(sorted(names))
         self._known = frozenset(names)
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._known
+
     def __enter__(self) -> Self:
         return self
 

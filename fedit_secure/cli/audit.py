@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import typer
 
+from fedit_secure.cli import audit_verify
+
 app = typer.Typer(
     help="What a federation did, checked from outside.", no_args_is_help=True
 )
+app.command("verify")(audit_verify.verify)
