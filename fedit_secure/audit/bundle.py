@@ -29,6 +29,7 @@ from typing import Annotated, ClassVar, Final, Literal, Self
 from pydantic import Field
 
 from fedit_secure.errors import ConfigError
+from fedit_secure.federation.charter import Charter
 from fedit_secure.federation.document import Document, Hex32, Hex64, Line, Name, Part
 
 MANIFEST: Final = "manifest.json"
@@ -180,6 +181,14 @@ class Bundle:
             head, _, rest = name.partition("/")
             if head == folder and rest.endswith(suffix) and "/" not in rest:
                 yield rest.removesuffix(suffix)
+
+
+def charter_of(bundle: Bundle) -> Charter:
+    """The charter in a bundle. Raises ConfigError if there is none, or it isn't one."""
+    data = bundle.read("charter.json", Charter.most_bytes)
+    if data is None:
+        raise ConfigError(f"{bundle.path} is no bundle: it has no charter.json")
+    return Charter.from_bytes(data, f"charter.json in {bundle.path}")
 
 
 def round_name(round: int, file: str) -> str:

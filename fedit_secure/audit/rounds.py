@@ -7,7 +7,7 @@ certificate by its digest. Only the aggregator could have kept anything else.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -104,7 +104,14 @@ def read_round(bundle: Bundle, terms: Terms, round: int, before: bytes | None) -
     return ended
 
 
-def confirmed_state(bundle: Bundle, terms: Terms, round: int) -> bytes | None:
+def read_rounds(bundle: Bundle, terms: Terms, rounds: Iterable[int]) -> Iterator[Ended]:
+    """Read rounds one after the other. Raises ConfigError as `Bundle.read`."""
+    for round in rounds:
+        before = _confirmed_state(bundle, terms, round - 1)
+        yield read_round(bundle, terms, round, before)
+
+
+def _confirmed_state(bundle: Bundle, terms: Terms, round: int) -> bytes | None:
     """The state that a round's certificate names, unchecked; the charter's for round 0."""
     if round == 0:
         return terms.initial

@@ -9,20 +9,26 @@ functions that are the protocol's definition.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
-from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from fedit_secure.audit import costs, heads, releases
 from fedit_secure.audit.adapters import adapter_of
-from fedit_secure.audit.bundle import LABEL, MANIFEST, SIGNATURE, Bundle, Manifest
+from fedit_secure.audit.beside import children, shares
+from fedit_secure.audit.bundle import (
+    LABEL,
+    MANIFEST,
+    SIGNATURE,
+    Bundle,
+    Manifest,
+    charter_of,
+)
 from fedit_secure.audit.facts import Audit, RoundFacts, SiloFacts
 from fedit_secure.audit.findings import Fault, verdicts
 from fedit_secure.audit.histories import History, read_history
 from fedit_secure.audit.parties import check_delta, check_parties
-from fedit_secure.audit.rounds import Ended, Terms, confirmed_state, read_round
+from fedit_secure.audit.rounds import Ended, Terms, read_rounds
 from fedit_secure.audit.states import Followed, follow
 from fedit_secure.errors import ConfigError
 from fedit_secure.federation.charter import Charter
@@ -30,8 +36,6 @@ from fedit_secure.federation.update import GridState
 from fedit_secure.secagg.keys import BadSignature, verify
 from fedit_secure.secagg.transcript import digest
 
-_T = TypeVar("_T")
-_CHUNK = 20  # rounds or ledgers that one process reads at a time
 _ALONE = 500  # rounds times silos below which a second process wouldn't pay
 
 
@@ -65,7 +69,7 @@ class _Auditor:
         self.bundle, self.witnesses = bundle, witnesses
         self.jobs, self.points = jobs, points
         self.manifest = _manifest(bundle)
-        self.charter = _charter(bundle)
+        self.charter = charter_of(bundle)
         self.own = self.charter.digest().hex()
         self.faults: list[Fault] = []
         self.lacks: dict[str, tuple[str, ...]] = {}
@@ -126,19 +130,18 @@ class _Auditor:
                     Fault("ledger-missing", f"silo {name}", "its ledger isn't there")
                 )
         numbers = self._rounds_there()
-        ledgers = _parts(names)
-        stretches = _parts(numbers)
-        if self.jobs > 1 and len(numbers) * len(names) > _ALONE:
-            path = self.bundle.path
-            with ProcessPoolExecutor(self.jobs, get_context("spawn")) as pool:
-                reads = [pool.submit(_read_ledgers, path, part) for part in ledgers]
-                ends = [pool.submit(_read_rounds, path, part) for part in stretches]
-                histories = [h for read in reads for h in read.result()]
-                rounds = [ended for end in ends for ended in end.result()]
-        else:
-            histories = _read_ledgers(self.bundle, names)
-            rounds = _read_rounds(self.bundle, numbers)
+        jobs = self.jobs if len(numbers) * len(names) > _ALONE else 1
+        mine, *theirs = shares(numbers, jobs)
+        with children(self.bundle.path, theirs) as beside:
+            histories = [self._history(name) for name in names]
+            rounds = list(read_rounds(self.bundle, terms, mine))
+            rounds += [ended for child in beside for ended in child.result()]
         return {history.silo: history for history in histories}, rounds
+
+    def _history(self, name: str) -> History:
+        row = self.charter.row(name)
+        data = self.bundle.read(f"ledgers/{name}.jsonl") or b""
+        return read_history(name, row.population, row.identity, data)
 
     def _rounds_there(self) -> list[int]:
         """The rounds to read: up to the last that has any file, gaps included."""
@@ -239,13 +242,6 @@ def _manifest(bundle: Bundle) -> Manifest:
     return Manifest.from_bytes(data, f"{MANIFEST} in {bundle.path}")
 
 
-def _charter(bundle: Bundle) -> Charter:
-    data = bundle.read("charter.json", Charter.most_bytes)
-    if data is None:
-        raise ConfigError(f"{bundle.path} is no bundle: it has no charter.json")
-    return Charter.from_bytes(data, f"charter.json in {bundle.path}")
-
-
 def _check_files(bundle: Bundle, manifest: Manifest) -> Iterator[Fault]:
     here = {name for name in bundle.names if name not in (MANIFEST, SIGNATURE)}
     for name, due in sorted(manifest.files.items()):
@@ -276,41 +272,6 @@ def _check_maker(
     except (BadSignature, ConfigError):
         what = f"{manifest.maker.name} didn't sign it"
         yield Fault("manifest-unsigned", SIGNATURE, what)
-
-
-# ----------------------------------------------------------------- what processes may do
-
-
-def _read_ledgers(source: Bundle | Path, names: Sequence[str]) -> list[History]:
-    with ExitStack() as opened:
-        bundle = _of(source, opened)
-        charter = _charter(bundle)
-        found = []
-        for name in names:
-            row = charter.row(name)
-            data = bundle.read(f"ledgers/{name}.jsonl") or b""
-            found.append(read_history(name, row.population, row.identity, data))
-        return found
-
-
-def _read_rounds(source: Bundle | Path, rounds: Sequence[int]) -> list[Ended]:
-    with ExitStack() as opened:
-        bundle = _of(source, opened)
-        terms = Terms.of(_charter(bundle))
-        return [
-            read_round(bundle, terms, n, confirmed_state(bundle, terms, n - 1))
-            for n in rounds
-        ]
-
-
-def _of(source: Bundle | Path, opened: ExitStack) -> Bundle:
-    if isinstance(source, Bundle):
-        return source
-    return opened.enter_context(Bundle(source))
-
-
-def _parts(items: Sequence[_T]) -> list[Sequence[_T]]:
-    return [items[n : n + _CHUNK] for n in range(0, len(items), _CHUNK)]
 
 
 # --------------------------------------------------------------------------------- facts
