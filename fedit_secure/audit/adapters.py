@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 
 from fedit_secure.errors import StorageError
 from fedit_secure.federation.update import GridState, to_float32
-from fedit_secure.secagg.transcript import digest, join, u64
+from fedit_secure.secagg.transcript import Blob, digest, join, u64
 
 
 def adapter_digest(tensors: Iterable[tuple[str, NDArray[np.float32]]]) -> str:
@@ -19,7 +19,7 @@ def adapter_digest(tensors: Iterable[tuple[str, NDArray[np.float32]]]) -> str:
 
     A .safetensors file's own digest would depend on who wrote its header.
     """
-    parts = []
+    parts: list[Blob] = []
     for name, values in sorted(tensors, key=lambda pair: pair[0]):
         data = np.ascontiguousarray(values, dtype="<f4")
         parts += [name.encode(), join(*map(u64, data.shape)), data.data.cast("B")]

@@ -29,6 +29,7 @@ from typing import Annotated, ClassVar, Final, Literal, Self
 from pydantic import Field
 
 from fedit_secure.errors import ConfigError
+from fedit_secure.federation.charter import Charter
 from fedit_secure.federation.document import Document, Hex32, Line, Name, Part
 from fedit_secure.federation.heads import SignedHead
 
@@ -44,6 +45,7 @@ __all__ = [
     "SeenHead",
     "SeenHeads",
     "SignedHead",
+    "charter_of",
     "round_name",
 ]
 
@@ -123,6 +125,9 @@ class Bundle:
         self.names = tuple(sorted(names))
         self._known = frozenset(names)
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._known
+
     def __enter__(self) -> Self:
         return self
 
@@ -179,6 +184,14 @@ class Bundle:
             head, _, rest = name.partition("/")
             if head == folder and rest.endswith(suffix) and "/" not in rest:
                 yield rest.removesuffix(suffix)
+
+
+def charter_of(bundle: Bundle) -> Charter:
+    """The charter in a bundle. Raises ConfigError if there is none, or it isn't one."""
+    data = bundle.read("charter.json", Charter.most_bytes)
+    if data is None:
+        raise ConfigError(f"{bundle.path} is no bundle: it has no charter.json")
+    return Charter.from_bytes(data, f"charter.json in {bundle.path}")
 
 
 def round_name(round: int, file: str) -> str:

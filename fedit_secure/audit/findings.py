@@ -61,6 +61,7 @@ FAULTS: Final[Mapping[str, tuple[str, str]]] = {
     "ledger-forked": ("heads", "two heads of one length differ: two histories"),
     "ledger-rolled-back": ("heads", "a head is behind one that was shown before it"),
     "plan-differs": ("plan", "a charge isn't what the charter planned"),
+    "delta-too-large": ("plan", "delta is above a tenth of one over the units"),
     "plan-overrun": ("plan", "there are more charges than the charter planned"),
     "round-missing": ("rounds", "a round has no end before the next begins"),
     "round-unknown": ("rounds", "there is a round that the charter doesn't have"),
@@ -74,6 +75,7 @@ FAULTS: Final[Mapping[str, tuple[str, str]]] = {
     "sum-without-quorum": ("sums", "too few silos agreed on whom a sum is over"),
     "agreement-unsigned": ("sums", "an agreement has a wrong signature"),
     "agreement-differs": ("sums", "an agreement is on another set of silos"),
+    "advert-missing": ("sums", "who took part in an attempt isn't there"),
     "advert-unsigned": ("sums", "an advert has a wrong signature"),
     "transcript-unsigned": ("sums", "the aggregator didn't sign what it sent"),
     "transcript-malformed": ("sums", "a frame of the transcript can't be read"),
@@ -92,7 +94,6 @@ FAULTS: Final[Mapping[str, tuple[str, str]]] = {
     "adapter-differs": ("adapters", "an adapter isn't the state that was certified"),
     "cap-exceeded": ("caps", "the charges cost more than the cap in force"),
     "cap-unsigned": ("caps", "a change of the cap isn't signed by the operator"),
-    "claim-missing": ("epsilon", "a silo that was charged has signed no claim"),
     "claim-unsigned": ("epsilon", "a claim isn't signed by its silo"),
     "claim-of-another-head": ("epsilon", "a claim is about other charges than these"),
     "epsilon-differs": (

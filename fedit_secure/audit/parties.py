@@ -1,67 +1,74 @@
-"""Cards and claims that somebody has in a folder, held against the charter they belong to."""
+"""Who agreed to what: the charter, its approvals and the parties' cards."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
-from fedit_secure.audit.export import Piece
+from fedit_secure.audit.bundle import Bundle
+from fedit_secure.audit.findings import Fault
 from fedit_secure.errors import ConfigError, PolicyRefusal
+from fedit_secure.federation.approval import Approval, verify_approval
 from fedit_secure.federation.card import Card
 from fedit_secure.federation.charter import Charter
-from fedit_secure.federation.claim import Claim, verify_claim
+
+_UNITS_PER_DELTA = 10
+_SMALL = 64 << 10  # bytes of a card or an approval
 
 
-def cards_in(folder: Path, charter: Charter) -> list[Card]:
-    """The cards of the charter's parties among the *.card files of a folder.
+def check_parties(
+    bundle: Bundle, charter: Charter, expected: tuple[str, ...]
+) -> Iterator[Fault]:
+    """Faults of approvals and cards. `expected`: whose approvals must be there."""
+    approved = set(bundle.stems("approvals", ".approval"))
+    for name in expected:
+        if name not in approved:
+            yield Fault("approval-missing", f"silo {name}", "it hasn't approved")
+    for name in sorted(approved):
+        yield from _approval(bundle, charter, name)
+    for name in bundle.stems("cards", ".card"):
+        yield from _card(bundle, charter, name)
 
-    Raises ConfigError if one isn't what the charter pins, or its signature is wrong.
-    """
-    if not folder.is_dir():
-        raise ConfigError(f"there is no folder {folder}")
-    found = [(path, Card.load(path)) for path in sorted(folder.glob("*.card"))]
-    ours = {row.name for row in charter.roster} | {charter.aggregator.name}
-    kept = [(path, card) for path, card in found if card.name in ours]
-    for path, card in kept:
+
+def check_delta(charter: Charter) -> Iterator[Fault]:
+    """A larger delta would allow publishing somebody's record outright now and then."""
+    delta = charter.dp.delta
+    for row in charter.roster:
+        if delta is None or row.units is None:
+            continue
+        if delta * _UNITS_PER_DELTA * row.units > 1 + 1e-9:
+            what = f"delta is {delta:g} for its {row.units} {charter.counted}"
+            yield Fault("delta-too-large", f"silo {row.name}", what)
+
+
+def _approval(bundle: Bundle, charter: Charter, name: str) -> Iterator[Fault]:
+    where = f"approvals/{name}.approval"
+    try:
+        approval = Approval.from_bytes(bundle.read(where, _SMALL) or b"", where)
+        if approval.name != name:
+            yield Fault("approval-wrong", where, f"it is {approval.name}'s")
+            return
+        verify_approval(charter, approval)
+    except (ConfigError, PolicyRefusal) as wrong:
+        yield Fault("approval-wrong", where, str(wrong))
+
+
+def _card(bundle: Bundle, charter: Charter, name: str) -> Iterator[Fault]:
+    where = f"cards/{name}.card"
+    try:
+        card = Card.from_bytes(bundle.read(where, _SMALL) or b"", where)
+        card.check()
+    except ConfigError as wrong:
+        yield Fault("card-unsigned", where, str(wrong))
+        return
+    if card.name != name:
+        yield Fault("card-differs", where, f"it is {card.name}'s")
+    elif card.role == "aggregator":
+        hub = charter.aggregator
+        pinned = (hub.name, hub.identity, hub.issuer_certificate)
+        if pinned != (card.name, card.identity, card.issuer_certificate):
+            yield Fault("card-differs", where, "the charter pins another aggregator")
+    else:
         try:
-            card.check()
-            _require_pinned(card, charter)
-        except (ConfigError, PolicyRefusal) as error:
-            raise ConfigError(f"{path}: {error}") from error
-    return [card for _, card in kept]
-
-
-def _require_pinned(card: Card, charter: Charter) -> None:
-    hub = charter.aggregator
-    if card.name != hub.name:
-        charter.check_card(card)
-    elif (card.role, card.identity, card.issuer_certificate) != (
-        "aggregator",
-        hub.identity,
-        hub.issuer_certificate,
-    ):
-        raise PolicyRefusal(f"the charter pins another aggregator than {card.name!r}")
-
-
-def card_pieces(cards: Iterable[Card]) -> Iterator[Piece]:
-    """Each party's card once."""
-    for name, card in {card.name: card for card in cards}.items():
-        yield Piece(f"cards/{name}.card", card.to_bytes())
-
-
-def claims_in(folder: Path, charter: Charter) -> dict[str, Claim]:
-    """The *.claim files of a folder, by silo; none if there is no such folder.
-
-    Raises ConfigError unless each is signed by its silo and about this charter.
-    """
-    found: dict[str, Claim] = {}
-    for path in sorted(folder.glob("*.claim")):
-        claim = Claim.load(path)
-        try:
-            verify_claim(charter, claim)
-        except PolicyRefusal as error:
-            raise ConfigError(f"{path}: {error}") from error
-        if claim.silo in found:
-            raise ConfigError(f"{path} is a second claim of silo {claim.silo!r}")
-        found[claim.silo] = claim
-    return found
+            charter.check_card(card)
+        except PolicyRefusal as wrong:
+            yield Fault("card-differs", where, str(wrong))

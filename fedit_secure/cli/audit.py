@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import typer
 
-from fedit_secure.cli.audit_export import export
+from fedit_secure.cli import audit_export, audit_verify
 
 app = typer.Typer(
     help="What a federation did, checked from outside.", no_args_is_help=True
 )
-app.command("export")(export)
+app.command("export")(audit_export.export)
+app.command("verify")(audit_verify.verify)

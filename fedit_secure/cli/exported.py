@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from fedit_secure.audit.bundle import Maker
+from fedit_secure.audit.enclosures import cards_in
 from fedit_secure.audit.export import export_bundle
-from fedit_secure.audit.parties import cards_in
 from fedit_secure.audit.run_evidence import run_evidence
 from fedit_secure.config import load_aggregator_config
 from fedit_secure.errors import ConfigError
