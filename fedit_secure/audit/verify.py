@@ -74,10 +74,10 @@ class _Auditor:
         self.faults: list[Fault] = []
         self.lacks: dict[str, tuple[str, ...]] = {}
         names = tuple(row.name for row in self.charter.roster)
-        alone = self.manifest.maker.role == "silo"
+        maker = self.manifest.maker
         # A silo's own bundle speaks of its own ledger only.
-        self.silos = (self.manifest.maker.name,) if alone else names
-        self.alone = alone
+        self.alone = maker.role == "silo" and maker.name in names
+        self.silos = (maker.name,) if self.alone else names
 
     def audit(self) -> Audit:
         """All claims, in their order."""
@@ -99,8 +99,9 @@ class _Auditor:
             self.faults += releases.check_plan(self.charter, history)
         for ended in rounds:
             self.faults += ended.faults
-        states = _states_before(terms, rounds)
-        self.faults += releases.check_charges(self.charter, rounds, sound, states)
+        if not self.alone:
+            states = _states_before(terms, rounds)
+            self.faults += releases.check_charges(self.charter, rounds, sound, states)
         followed = self._follow(terms, rounds)
         silos = tuple(self._cost(history) for history in sound.values())
         self._missing(rounds)
