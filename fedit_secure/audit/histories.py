@@ -19,6 +19,9 @@ from fedit_secure.privacy import events as e
 from fedit_secure.secagg.keys import BadSignature, verify
 from fedit_secure.secagg.transcript import digest, u64
 
+MOST_ENTRIES = 1 << 20
+"""Of a ledger: 200,000 rounds of five."""
+
 Key = tuple[str, int]  # a charter's digest in hex, and one of its rounds
 
 
@@ -130,6 +133,10 @@ def read_history(silo: str, population: str, identity: str, data: bytes) -> Hist
     """
     reader = _Reader(History(silo), population)
     history = reader.history
+    if data.count(b"\n") > MOST_ENTRIES:
+        where, what = f"ledgers/{silo}.jsonl", f"it has more than {MOST_ENTRIES} lines"
+        history.faults.append(Fault("entry-malformed", where, what))
+        return history
     lines = data.split(b"\n")
     if lines[-1]:
         where = f"ledgers/{silo}.jsonl"

@@ -8,6 +8,7 @@ functions that are the protocol's definition.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -36,6 +37,8 @@ from fedit_secure.federation.update import GridState
 from fedit_secure.secagg.keys import BadSignature, verify
 from fedit_secure.secagg.transcript import digest
 
+_ROUND = re.compile(r"[0-9]{6,9}")
+_MOST_LEDGER = 128 << 20  # bytes: fifty times what a thousand rounds take
 _ALONE = 500  # rounds times silos below which a second process wouldn't pay
 
 
@@ -141,7 +144,7 @@ class _Auditor:
 
     def _history(self, name: str) -> History:
         row = self.charter.row(name)
-        data = self.bundle.read(f"ledgers/{name}.jsonl") or b""
+        data = self.bundle.read(f"ledgers/{name}.jsonl", _MOST_LEDGER) or b""
         return read_history(name, row.population, row.identity, data)
 
     def _rounds_there(self) -> list[int]:
@@ -150,7 +153,7 @@ class _Auditor:
         for name in self.bundle.names:
             folder, _, rest = name.partition("/")
             number = rest.partition("/")[0]
-            if folder == "rounds" and number.isdigit():
+            if folder == "rounds" and _ROUND.fullmatch(number):
                 found.add(int(number))
         beyond = sorted(n for n in found if not 1 <= n <= self.charter.rounds)
         what = f"the charter has {self.charter.rounds} rounds"
