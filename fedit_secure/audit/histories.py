@@ -80,7 +80,9 @@ class History:
         caps: (entry, lifetime cap from there on), None for no cap. A change that isn't
             signed changes nothing, and is in `unsigned`.
         commits, releases, aborted: by charter and round.
-        masks, voids, renewals: by attempt (ctx in hex), the entry.
+        masks: by attempt (ctx in hex), the entry.
+        voids: attempts that this silo closed.
+        renewed: attempts that a quorum closed, by their void statements.
         faults: what is wrong with the ledger itself.
     """
 
@@ -95,8 +97,8 @@ class History:
     releases: dict[Key, Release] = field(default_factory=dict)
     aborted: set[Key] = field(default_factory=set)
     masks: dict[str, int] = field(default_factory=dict)
-    voids: dict[str, int] = field(default_factory=dict)
-    renewals: dict[str, int] = field(default_factory=dict)
+    voids: set[str] = field(default_factory=set)
+    renewed: set[str] = field(default_factory=set)
     faults: list[Fault] = field(default_factory=list)
 
     @property
@@ -259,17 +261,17 @@ class _Reader:
             raise ImpossibleEntry("it had voided this attempt")
         self.state = "revealed"
 
-    def _void(self, number: int, event: e.Voided) -> None:
+    def _void(self, _: int, event: e.Voided) -> None:
         if self.state == "revealed" and event.ctx == self.attempt:
             raise ImpossibleEntry("it had revealed shares in this attempt")
         self.closed.add(event.ctx)
-        self.history.voids[event.ctx] = number
+        self.history.voids.add(event.ctx)
 
-    def _renew(self, number: int, event: e.Renewed) -> None:
+    def _renew(self, _: int, event: e.Renewed) -> None:
         if self.state != "masked" or event.ctx != self.attempt:
             raise ImpossibleEntry("no update is masked in this attempt")
         self.closed.add(event.ctx)
-        self.history.renewals[event.ctx] = number
+        self.history.renewed.add(event.ctx)
         self.state, self.attempt = "free", ""
 
     def _release(self, number: int, event: e.Released) -> None:

@@ -115,8 +115,10 @@ def _contribution(
         yield Fault("update-uncommitted", where, what)
         return
     ctx = ended.ctx.hex()
-    if ctx in history.renewals:
-        what = "its update was renewed, although it is in the sum of that attempt"
+    # A silo that died may have voided it by itself, and be in the sum all the same: the
+    # others gave its shares. Only what a quorum closed can have no sum.
+    if ctx in history.renewed:
+        what = "it is in the sum of an attempt that a quorum had closed"
         yield Fault("void-in-sum", where, what)
     elif ctx not in history.masks and _went_on(history, key):
         what = "it is in the sum of an attempt that its ledger doesn't know"
@@ -126,9 +128,7 @@ def _contribution(
 def _voided(
     ended: Ended, histories: Mapping[str, History], quorum: int
 ) -> Iterator[Fault]:
-    """One silo's void alone is no contradiction: it may have died after its upload was
-    whole, and the others have gone on. A quorum's voids would have freed the update.
-    """
+    """A quorum of void entries closes an attempt as their statements do."""
     ctx = ended.ctx.hex()
     voided = sum(ctx in history.voids for history in histories.values())
     if ctx and voided >= quorum:

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 from audit.forge import Evidence
+from audit.honest_runs import peers_that_saw_the_heads
 from audit.parties import HUB
 from audit.sealing import sealed, write_folder, write_zip
-from audit.stories import peers_that_saw_the_heads
 from audit.tampered import Files
 
 from fedit_secure.audit.bundle import MANIFEST, SIGNATURE

@@ -7,9 +7,15 @@ from typing import get_args
 
 import pytest
 from audit.forge import Evidence, signed_head
+from audit.honest_runs import (
+    LACKS,
+    STORIES,
+    a_plain_run,
+    of_silo,
+    peers_that_saw_the_heads,
+)
 from audit.parties import HUB, key_of
 from audit.sealing import write_folder, write_zip
-from audit.stories import LACKS, STORIES, a_plain_run, of_silo, peers_that_saw_the_heads
 from audit.tampered import TABLE, Files, Tampered
 from audit.tampered_ledgers import chained, seen_head
 from audit.tampering import main
