@@ -40,7 +40,6 @@ FAULTS: Final[Mapping[str, tuple[str, str]]] = {
     "file-missing": ("bundle", "the manifest lists a file that isn't there"),
     "file-unlisted": ("bundle", "a file is there that the manifest doesn't list"),
     "manifest-unsigned": ("bundle", "the manifest isn't signed by the party it names"),
-    "charter-malformed": ("charter", "the charter isn't one"),
     "other-charter": ("charter", "the bundle was made of another charter's run"),
     "approval-missing": ("charter", "a silo hasn't approved the charter"),
     "approval-wrong": (
@@ -76,6 +75,7 @@ FAULTS: Final[Mapping[str, tuple[str, str]]] = {
     "agreement-unsigned": ("sums", "an agreement has a wrong signature"),
     "agreement-differs": ("sums", "an agreement is on another set of silos"),
     "advert-missing": ("sums", "who took part in an attempt isn't there"),
+    "adverts-differ": ("sums", "the adverts aren't those that the silos agreed on"),
     "advert-unsigned": ("sums", "an advert has a wrong signature"),
     "transcript-unsigned": ("sums", "the aggregator didn't sign what it sent"),
     "transcript-malformed": ("sums", "a frame of the transcript can't be read"),
