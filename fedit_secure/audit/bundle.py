@@ -20,17 +20,19 @@ from __future__ import annotations
 
 import hashlib
 import re
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated, ClassVar, Final, Literal, Self
+from typing import IO, Annotated, ClassVar, Final, Literal, Self
 
 from pydantic import Field
 
 from fedit_secure.errors import ConfigError
 from fedit_secure.federation.charter import Charter
-from fedit_secure.federation.document import Document, Hex32, Line, Name, Part
+from fedit_secure.federation.document import Document, Hex32, Line, Name, Part, brief
 from fedit_secure.federation.heads import SignedHead
 
 __all__ = [
@@ -52,8 +54,19 @@ __all__ = [
 MANIFEST: Final = "manifest.json"
 SIGNATURE: Final = "manifest.sig"
 LABEL: Final = "fedit/bundle/v1"
-MAX_FILES: Final = 10_000_000
+MAX_FILES: Final = 1_000_000
 _MAX_FILE: Final = 1 << 34
+_PIECE: Final = 1 << 20
+# All that the standard library raises for files and archives that aren't what they say.
+_UNREADABLE = (
+    OSError,
+    EOFError,
+    ValueError,
+    RuntimeError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*(/[a-z0-9][a-z0-9._-]*){0,2}")
 
 
@@ -67,7 +80,7 @@ class Maker(Part):
 class Manifest(Document):
     """manifest.json. `charter` is R in hex; `files` gives every other file's SHA-256."""
 
-    most_bytes: ClassVar[int] = 1 << 30
+    most_bytes: ClassVar[int] = 128 << 20
 
     format: Literal["fedit/bundle/v1"] = "fedit/bundle/v1"
     maker: Maker
@@ -114,11 +127,8 @@ class Bundle:
                 names = [p.relative_to(path).as_posix() for p in found]
             else:
                 self._zip = zipfile.ZipFile(path)
-                listed = self._zip.namelist()
-                if len(set(listed)) != len(listed):
-                    raise ConfigError(f"the bundle {path} has a file twice")
-                names = [name for name in listed if not name.endswith("/")]
-        except (OSError, zipfile.BadZipFile) as error:
+                names = _listed(self._zip, path)
+        except _UNREADABLE as error:
             raise ConfigError(f"the bundle {path} can't be read: {error}") from error
         if len(names) > MAX_FILES:
             raise ConfigError(f"the bundle {path} has more than {MAX_FILES} files")
@@ -154,17 +164,10 @@ class Bundle:
         if _NAME.fullmatch(name) is None:
             raise ConfigError(f"the bundle {self.path} has a file of a strange name")
         try:
-            if self._zip is None:
-                path = self.path / name
-                if path.stat().st_size > most:
-                    raise ConfigError(
-                        f"{name} in {self.path} is larger than {most} bytes"
-                    )
-                return path.read_bytes()
             # A header may lie about the size: read no further than it may be.
-            with self._zip.open(name) as file:
+            with self._open(name) as file:
                 data = file.read(most + 1)
-        except (OSError, zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+        except _UNREADABLE as error:
             raise ConfigError(
                 f"{name} in {self.path} can't be read: {error}"
             ) from error
@@ -173,10 +176,25 @@ class Bundle:
         return data
 
     def sha256(self, name: str) -> str:
-        """The digest of a file that is there, in hex; raises ConfigError as `read`."""
-        data = self.read(name)
-        assert data is not None
-        return hashlib.sha256(data).hexdigest()
+        """The digest, in hex, of a file that is there and may be of any size.
+
+        Raises ConfigError if it can't be read.
+        """
+        made = hashlib.sha256()
+        try:
+            with self._open(name) as file:
+                while piece := file.read(_PIECE):
+                    made.update(piece)
+        except _UNREADABLE as error:
+            raise ConfigError(
+                f"{name} in {self.path} can't be read: {error}"
+            ) from error
+        return made.hexdigest()
+
+    def _open(self, name: str) -> IO[bytes]:
+        if self._zip is None:
+            return (self.path / name).open("rb")
+        return self._zip.open(name)
 
     def stems(self, folder: str, suffix: str) -> Iterator[str]:
         """The names in `folder` that end in `suffix`, without both."""
@@ -184,6 +202,21 @@ class Bundle:
             head, _, rest = name.partition("/")
             if head == folder and rest.endswith(suffix) and "/" not in rest:
                 yield rest.removesuffix(suffix)
+
+
+def _listed(archive: zipfile.ZipFile, path: Path) -> list[str]:
+    """The names of the files in an archive, each there once and of a plain kind."""
+    names = archive.namelist()
+    if len(set(names)) != len(names):
+        raise ConfigError(f"the bundle {path} has a file twice")
+    for entry in archive.infolist():
+        plain = entry.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+        if not plain or entry.flag_bits & 1:
+            raise ConfigError(
+                f"{brief(entry.filename)} in {path} is encrypted, or compressed in a way "
+                "that bundles aren't"
+            )
+    return [name for name in names if not name.endswith("/")]
 
 
 def charter_of(bundle: Bundle) -> Charter:

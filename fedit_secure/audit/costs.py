@@ -90,6 +90,9 @@ def check_caps(history: History) -> Iterator[Fault]:
     """At each beginning of a charter, and at each charge after a change of the cap."""
     opened = history.opened
     assert opened is not None
+    for entry in history.unsigned:
+        where = f"ledger of {history.silo}, entry {entry}"
+        yield Fault("cap-unsigned", where, "it isn't signed by the silo's operator")
     begun: set[str] = set()
     changes = [entry for entry, _ in history.caps[1:]]
     for n, charge in enumerate(history.charges, 1):
@@ -169,9 +172,12 @@ def check_claim(
         what = "it is of another silo, population, charter or unit"
         yield Fault("claim-of-another-head", where, what)
         return
-    if claim.sequence > history.entries or (
-        history.hashes[claim.sequence].hex() != claim.hash
-    ):
+    if claim.sequence > history.entries:
+        # Its silo signed more than is here, and wasn't asked for less.
+        what = f"it has {history.entries} entries, and its silo claims {claim.sequence}"
+        yield Fault("ledger-cut", f"ledger of {history.silo}", what)
+        return
+    if history.hashes[claim.sequence].hex() != claim.hash:
         what = f"its head of {claim.sequence} entries isn't on the ledger"
         yield Fault("claim-of-another-head", where, what)
         return

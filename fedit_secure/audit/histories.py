@@ -8,6 +8,7 @@ that a silo may hold at a time, and notes where in the ledger everything happene
 from __future__ import annotations
 
 import hashlib
+import struct
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,6 +16,11 @@ from typing import ClassVar, Literal
 
 from fedit_secure.audit.findings import Fault
 from fedit_secure.privacy import events as e
+from fedit_secure.secagg.keys import BadSignature, verify
+from fedit_secure.secagg.transcript import digest, u64
+
+MOST_ENTRIES = 1 << 20
+"""Of a ledger: 200,000 rounds of five."""
 
 Key = tuple[str, int]  # a charter's digest in hex, and one of its rounds
 
@@ -71,9 +77,12 @@ class History:
     Attributes:
         hashes: the chain: `hashes[k]` after k entries.
         charges: in their order.
-        caps: (entry, lifetime cap from there on), None for no cap.
+        caps: (entry, lifetime cap from there on), None for no cap. A change that isn't
+            signed changes nothing, and is in `unsigned`.
         commits, releases, aborted: by charter and round.
-        masks, voids: by attempt (ctx in hex), the entry.
+        masks: by attempt (ctx in hex), the entry.
+        voids: attempts that this silo closed.
+        renewed: attempts that a quorum closed, by their void statements.
         faults: what is wrong with the ledger itself.
     """
 
@@ -83,11 +92,13 @@ class History:
     identity: str = ""
     charges: list[Charge] = field(default_factory=list)
     caps: list[tuple[int, float | None]] = field(default_factory=list)
+    unsigned: list[int] = field(default_factory=list)
     commits: dict[Key, int] = field(default_factory=dict)
     releases: dict[Key, Release] = field(default_factory=dict)
     aborted: set[Key] = field(default_factory=set)
     masks: dict[str, int] = field(default_factory=dict)
-    voids: dict[str, int] = field(default_factory=dict)
+    voids: set[str] = field(default_factory=set)
+    renewed: set[str] = field(default_factory=set)
     faults: list[Fault] = field(default_factory=list)
 
     @property
@@ -99,6 +110,10 @@ class History:
     def readable(self) -> bool:
         """Whether it was read to its end."""
         return not self.faults
+
+    def leads_to(self, sequence: int, hash: bytes) -> bool:
+        """Whether a head lies on this ledger."""
+        return 1 <= sequence <= self.entries and self.hashes[sequence] == hash
 
     def of(self, charter: str) -> list[Charge]:
         """The charges under one charter."""
@@ -120,6 +135,10 @@ def read_history(silo: str, population: str, identity: str, data: bytes) -> Hist
     """
     reader = _Reader(History(silo), population)
     history = reader.history
+    if data.count(b"\n") > MOST_ENTRIES:
+        where, what = f"ledgers/{silo}.jsonl", f"it has more than {MOST_ENTRIES} lines"
+        history.faults.append(Fault("entry-malformed", where, what))
+        return history
     lines = data.split(b"\n")
     if lines[-1]:
         where = f"ledgers/{silo}.jsonl"
@@ -174,8 +193,9 @@ class _Reader:
         if (self.history.opened is None) != isinstance(event, e.Opened):
             raise ImpossibleEntry("a ledger is opened once, by its first entry")
         rule = self._RULES.get(type(event))
-        if rule is not None:
-            rule(self, number, event)
+        if rule is None:
+            raise ImpossibleEntry(f"this version can't judge a {event.kind!r} entry")
+        rule(self, number, event)
 
     def _open(self, number: int, event: e.Opened) -> None:
         said = (event.silo, event.population)
@@ -218,10 +238,8 @@ class _Reader:
             raise ImpossibleEntry(f"round {event.round} has no charge for this update")
         if self._over(key):
             raise ImpossibleEntry(f"round {event.round} had ended already")
-        if self.update is not None and self.state != "free":
-            raise ImpossibleEntry(
-                "another update is masked, and its attempt still open"
-            )
+        if self.update == key and self.state != "free":
+            raise ImpossibleEntry("this round's update is masked, and may be in a sum")
         self.committed[key] += 1
         self.update, self.state, self.attempt = key, "free", ""
         self.history.commits[key] = number
@@ -243,16 +261,17 @@ class _Reader:
             raise ImpossibleEntry("it had voided this attempt")
         self.state = "revealed"
 
-    def _void(self, number: int, event: e.Voided) -> None:
+    def _void(self, _: int, event: e.Voided) -> None:
         if self.state == "revealed" and event.ctx == self.attempt:
             raise ImpossibleEntry("it had revealed shares in this attempt")
         self.closed.add(event.ctx)
-        self.history.voids[event.ctx] = number
+        self.history.voids.add(event.ctx)
 
     def _renew(self, _: int, event: e.Renewed) -> None:
         if self.state != "masked" or event.ctx != self.attempt:
             raise ImpossibleEntry("no update is masked in this attempt")
         self.closed.add(event.ctx)
+        self.history.renewed.add(event.ctx)
         self.state, self.attempt = "free", ""
 
     def _release(self, number: int, event: e.Released) -> None:
@@ -284,12 +303,31 @@ class _Reader:
         self.fingerprints = event.new
 
     def _cap(self, number: int, event: e.CapChanged) -> None:
-        self.history.caps.append((number, event.cap_epsilon))
+        old, new = self.history.caps[-1][1], event.cap_epsilon
+        covered = digest(
+            "fedit/cap/v1",
+            self.population.encode(),
+            u64(number),
+            self.history.hashes[number - 1],
+            b"" if old is None else struct.pack("<d", old),
+            struct.pack("<d", new),
+            event.reason.encode(),
+        )
+        try:
+            key = bytes.fromhex(self.history.identity)
+            verify(key, covered, bytes.fromhex(event.signature))
+        except BadSignature:
+            self.history.unsigned.append(number)
+        else:
+            self.history.caps.append((number, new))
 
-    def _rotate(self, _: int, event: e.KeyRotated) -> None:
-        if event.old != self.history.identity:
-            raise ImpossibleEntry("the key that it rotates isn't this silo's")
-        self.history.identity = event.new
+    def _rotate(self, *_: object) -> None:
+        # Believed without one, it would make anybody the operator who signs the caps.
+        what = "no release defines what is signed under a new key, so nothing is"
+        raise ImpossibleEntry(what, "entry-unsigned")
+
+    def _audit(self, *_: object) -> None:
+        """A canary audit costs the records nothing."""
 
     def _over(self, key: Key) -> bool:
         return key in self.history.releases or key in self.history.aborted
@@ -307,4 +345,5 @@ class _Reader:
         e.DataVersion: _version,
         e.CapChanged: _cap,
         e.KeyRotated: _rotate,
+        e.AuditRun: _audit,
     }

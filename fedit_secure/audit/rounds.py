@@ -8,6 +8,7 @@ certificate by its digest. Only the aggregator could have kept anything else.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -106,22 +107,23 @@ def read_round(bundle: Bundle, terms: Terms, round: int, before: bytes | None) -
 
 def read_rounds(bundle: Bundle, terms: Terms, rounds: Iterable[int]) -> Iterator[Ended]:
     """Read rounds one after the other. Raises ConfigError as `Bundle.read`."""
+    last: Ended | None = None
     for round in rounds:
-        before = _confirmed_state(bundle, terms, round - 1)
-        yield read_round(bundle, terms, round, before)
+        if last is None or last.round != round - 1:
+            last = _ended_before(bundle, terms, round)
+        last = read_round(bundle, terms, round, last.state or None)
+        yield last
 
 
-def _confirmed_state(bundle: Bundle, terms: Terms, round: int) -> bytes | None:
-    """The state that a round's certificate names, unchecked; the charter's for round 0."""
-    if round == 0:
-        return terms.initial
-    try:
-        proof = _frame(bundle, terms, round, "certificate.frame", m.RoundCertificate)
-    except _Wrong:
-        return None
-    return (
-        proof.confirmations[0].state_digest if proof and proof.confirmations else None
-    )
+def _ended_before(bundle: Bundle, terms: Terms, round: int) -> Ended:
+    """How the round before this one ended, by its certificate alone."""
+    ended = Ended(round - 1)
+    if round == 1:
+        ended.state = terms.initial
+        return ended
+    with suppress(_Wrong):  # it is told where that round is read
+        _certificate(ended, bundle, terms)
+    return ended
 
 
 # ------------------------------------------------------------------------ the certificate
@@ -214,25 +216,30 @@ def _check_agreements(terms: Terms, out: m.PublishedSum, shown: m.AdvertSet) -> 
     if len(members) < least:
         what = f"it is over {len(members)} silos, and the charter's minimum is {least}"
         raise _Wrong("sum-too-small", what)
-    if (out.ctx, out.key_set) != (shown.ctx, shown.key_set()):
+    if out.ctx != shown.ctx:
         raise _Wrong("sum-replayed", "it is of another attempt than the adverts")
-    if not set(members) <= {advert.silo for advert in shown.adverts}:
-        raise _Wrong("agreement-differs", "a silo is in the sum that didn't advertise")
+    if out.key_set != shown.key_set():
+        # K covers every advert with its ledger's head, so none can be exchanged later.
+        raise _Wrong("adverts-differ", "its key set isn't that of the adverts")
+    advertised = {advert.silo for advert in shown.adverts}
+    if absent := sorted(set(members) - advertised):
+        what = f"{_name(terms, absent[0])} is in the sum, and didn't advertise"
+        raise _Wrong("agreement-differs", what)
     signers: set[int] = set()
-    content = {
-        (a.ctx, a.key_set, a.dealers_digest, a.survivors_digest, a.headers_digest)
-        for a in out.agreements
-    }
+    bound, content = (out.ctx, out.key_set, m.silo_set(members)), set()
     for agreement in out.agreements:
         _signed(terms, agreement, "agreement-unsigned")
+        said = (agreement.ctx, agreement.key_set, agreement.survivors_digest)
+        if said != bound:
+            what = f"{_name(terms, agreement.silo)} agreed to another set of silos"
+            raise _Wrong("agreement-differs", what)
+        content.add((agreement.dealers_digest, agreement.headers_digest))
         signers.add(agreement.silo)
-    for said in content:
-        if said[:2] != (out.ctx, out.key_set) or said[3] != m.silo_set(members):
-            raise _Wrong("agreement-differs", "a silo agreed to another set of silos")
     if len(content) > 1:
         raise _Wrong("agreement-differs", "the agreements don't say the same")
-    if len(signers) < quorum:
-        what = f"{len(signers)} silos agreed, and the charter asks for {quorum}"
+    if len(signers & advertised) < quorum:
+        said_so = len(signers & advertised)
+        what = f"{said_so} silos of it agreed, and the charter asks for {quorum}"
         raise _Wrong("sum-without-quorum", what)
 
 

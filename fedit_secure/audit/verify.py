@@ -8,6 +8,7 @@ functions that are the protocol's definition.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -36,6 +37,8 @@ from fedit_secure.federation.update import GridState
 from fedit_secure.secagg.keys import BadSignature, verify
 from fedit_secure.secagg.transcript import digest
 
+_ROUND = re.compile(r"[0-9]{6,9}")
+_MOST_LEDGER = 128 << 20  # bytes: fifty times what a thousand rounds take
 _ALONE = 500  # rounds times silos below which a second process wouldn't pay
 
 
@@ -74,10 +77,10 @@ class _Auditor:
         self.faults: list[Fault] = []
         self.lacks: dict[str, tuple[str, ...]] = {}
         names = tuple(row.name for row in self.charter.roster)
-        alone = self.manifest.maker.role == "silo"
+        maker = self.manifest.maker
         # A silo's own bundle speaks of its own ledger only.
-        self.silos = (self.manifest.maker.name,) if alone else names
-        self.alone = alone
+        self.alone = maker.role == "silo" and maker.name in names
+        self.silos = (maker.name,) if self.alone else names
 
     def audit(self) -> Audit:
         """All claims, in their order."""
@@ -89,6 +92,7 @@ class _Auditor:
         self.faults += check_delta(self.charter)
         terms = Terms.of(self.charter)
         histories, rounds = self._read(terms)
+        self._absent(histories, rounds)
         sound = self._ledgers(histories)
         self.faults += heads.check_adverts(self.charter, rounds, sound)
         self.faults += heads.check_seen(self.bundle, self.charter, sound)
@@ -99,8 +103,9 @@ class _Auditor:
             self.faults += releases.check_plan(self.charter, history)
         for ended in rounds:
             self.faults += ended.faults
-        states = _states_before(terms, rounds)
-        self.faults += releases.check_charges(self.charter, rounds, sound, states)
+        if not self.alone:
+            states = _states_before(terms, rounds)
+            self.faults += releases.check_charges(self.charter, rounds, sound, states)
         followed = self._follow(terms, rounds)
         silos = tuple(self._cost(history) for history in sound.values())
         self._missing(rounds)
@@ -124,11 +129,6 @@ class _Auditor:
     def _read(self, terms: Terms) -> tuple[dict[str, History], list[Ended]]:
         """All ledgers and all rounds, in processes of their own where that pays."""
         names = [n for n in self.silos if f"ledgers/{n}.jsonl" in self.bundle]
-        for name in self.silos:
-            if name not in names:
-                self.faults.append(
-                    Fault("ledger-missing", f"silo {name}", "its ledger isn't there")
-                )
         numbers = self._rounds_there()
         jobs = self.jobs if len(numbers) * len(names) > _ALONE else 1
         mine, *theirs = shares(numbers, jobs)
@@ -140,7 +140,7 @@ class _Auditor:
 
     def _history(self, name: str) -> History:
         row = self.charter.row(name)
-        data = self.bundle.read(f"ledgers/{name}.jsonl") or b""
+        data = self.bundle.read(f"ledgers/{name}.jsonl", _MOST_LEDGER) or b""
         return read_history(name, row.population, row.identity, data)
 
     def _rounds_there(self) -> list[int]:
@@ -149,7 +149,7 @@ class _Auditor:
         for name in self.bundle.names:
             folder, _, rest = name.partition("/")
             number = rest.partition("/")[0]
-            if folder == "rounds" and number.isdigit():
+            if folder == "rounds" and _ROUND.fullmatch(number):
                 found.add(int(number))
         beyond = sorted(n for n in found if not 1 <= n <= self.charter.rounds)
         what = f"the charter has {self.charter.rounds} rounds"
@@ -158,6 +158,24 @@ class _Auditor:
         return list(range(1, last + 1))
 
     # ------------------------------------------------------------------------- checking
+
+    def _absent(
+        self, histories: Mapping[str, History], rounds: Sequence[Ended]
+    ) -> None:
+        """A silo that never came has no ledger here; one that advertised has."""
+        came = {
+            self.charter.roster[index].name
+            for ended in rounds
+            for index, _, _ in ended.heads
+        }
+        for name in self.silos:
+            if name in histories:
+                continue
+            if name in came or self.alone:
+                what = "its ledger isn't there, and it took part"
+                self.faults.append(Fault("ledger-missing", f"silo {name}", what))
+            else:
+                self._lack("ledgers", f"ledgers/{name}.jsonl")
 
     def _ledgers(self, histories: Mapping[str, History]) -> dict[str, History]:
         """Those that are whole and lead to their signed heads."""
