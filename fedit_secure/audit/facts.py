@@ -99,12 +99,23 @@ class Audit:
         """Whether no claim fails; some may be not shown."""
         return all(verdict.result != "fails" for verdict in self.verdicts)
 
+    @property
+    def verdict(self) -> str:
+        """The outcome in one line."""
+        results = [verdict.result for verdict in self.verdicts]
+        if fails := results.count("fails"):
+            return f"FAILS: {fails} of {len(results)} claims don't hold"
+        if unshown := results.count("not shown"):
+            holds = f"{results.count('holds')} of {len(results)} claims hold"
+            return f"{holds}, {unshown} can't be shown from this bundle"
+        return f"all {len(results)} claims hold"
+
     def to_json(self) -> dict[str, Any]:
         """All of it as JSON's types; inf becomes "unbounded"."""
         found: dict[str, Any] = _plain(asdict(self))
         for verdict, row in zip(self.verdicts, found["verdicts"], strict=True):
             row["sentence"] = verdict.sentence
-        return found | {"passed": self.passed}
+        return found | {"passed": self.passed, "verdict": self.verdict}
 
 
 def _plain(value: Any) -> Any:

@@ -29,20 +29,8 @@ def summary(audit: Audit) -> dict[str, Any]:
             f"{outcomes.count('released')} released and {outcomes.count('skipped')} "
             f"skipped of {audit.plan['rounds']}"
         ),
-        "verdict": _verdict(audit),
+        "verdict": audit.verdict,
     }
-
-
-def _verdict(audit: Audit) -> str:
-    results = [verdict.result for verdict in audit.verdicts]
-    if "fails" in results:
-        return f"FAILS: {results.count('fails')} of {len(results)} claims don't hold"
-    if "not shown" in results:
-        return (
-            f"{results.count('holds')} of {len(results)} claims hold, "
-            f"{results.count('not shown')} can't be shown from this bundle"
-        )
-    return f"all {len(results)} claims hold"
 
 
 def tables(audit: Audit) -> dict[str, list[dict[str, Any]]]:
