@@ -97,6 +97,13 @@ class LedgerCopies:
         row, chain = self._charter.row(silo), self._hashes[silo]
         return LedgerHead(row.population, len(chain) - 1, chain[-1])
 
+    def lies_on(self, silo: str, sequence: int, hash: bytes) -> bool | None:
+        """Whether a head is on this silo's ledger; None beyond what both have signed."""
+        signed = self._signed.get(silo)
+        if signed is None or sequence > signed.sequence:
+            return None
+        return self._hashes[silo][sequence] == hash
+
     def _keep_head(self, silo: str, page: LedgerEntries, receipt: HeadReceipt) -> None:
         if page.head.sequence == 0:
             return  # there is nothing below it yet

@@ -6,6 +6,7 @@ rounds/NNN/          adapter/ (PEFT layout), certificate, published sum, adverts
 adapter/             the latest adapter, as `PeftModel.from_pretrained` opens it
 approvals/           every silo's, as the run began with them
 ledgers/             copies of the silos' privacy ledgers, and their signed heads
+claims/              what each silo says that its charges cost, at the end
 metrics.jsonl        one line per phase: round, phase, seconds
 manifest.json        digests of the above, for the auditor
 """

@@ -12,10 +12,12 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
+from fedit_secure.aggregator.claims import Claims
 from fedit_secure.aggregator.events import PHASES, Event, Teller
-from fedit_secure.aggregator.inbox import Inbox
+from fedit_secure.aggregator.inbox import Inbox, sender_of
 from fedit_secure.aggregator.ledger_copies import LedgerCopies
 from fedit_secure.aggregator.post import Post
 from fedit_secure.aggregator.run_folder import RunFolder
@@ -70,6 +72,7 @@ class Aggregator:
         folder.keep_approvals(approvals)
         self._params, self._roster = charter.secagg_params(), charter.secagg_roster()
         self._copies = LedgerCopies(folder.folder / "ledgers", charter, key)
+        self._claims = Claims(folder.folder / "claims", charter, self._copies)
         self._links: dict[int, PeerLink] = {}
         self._seen: set[int] = set()  # connected at some time in this round
         self._ready: set[int] = set()
@@ -129,7 +132,8 @@ class Aggregator:
         if isinstance(frame, f.LedgerEntries):
             receipt = await asyncio.to_thread(self._copies.extend, link.name, frame)
             if receipt is not None:
-                await link.send(receipt)
+                with suppress(ConnectError):  # it has gone, but its claim is under way
+                    await link.send(receipt)
         elif isinstance(frame, f.Ready):
             if frame.round == now:
                 self._ready.add(link.silo)
@@ -139,6 +143,8 @@ class Aggregator:
                 _log.warning("silo %r refuses: %s", link.name, frame.reason)
                 self._refused[link.silo] = frame.reason
                 self._teller.tell(link.name, "refused")
+        elif isinstance(frame, f.Claim):
+            await asyncio.to_thread(self._claims.keep, link.name, frame.document)
         elif isinstance(frame, f.Phase):
             self._teller.tell(link.name, frame.name)
         elif isinstance(frame, f.Withdraw):
@@ -149,7 +155,7 @@ class Aggregator:
         self._changed.set()
 
     async def _take_message(self, link: PeerLink, frame: f.Frame) -> None:
-        if _sender(frame) != link.silo:  # nobody speaks for another silo
+        if sender_of(frame) != link.silo:  # nobody speaks for another silo
             raise ProtocolError(f"silo {link.name!r} sent another silo's message")
         if isinstance(frame, m.Confirmation) and not frame.release_digest:
             self._words.put_nowait(frame)
@@ -175,6 +181,9 @@ class Aggregator:
 
         Raises QuorumLost when too few silos can or will go on.
         """
+        # Started after its end, the run is there for the silos that were away.
+        names = [row.name for row in self._charter.roster]
+        late = self._folder.progress.certified == self._charter.rounds
         if done := self._folder.progress.certified:
             # An earlier process may not have got to it.
             await self._sums.save(done, self._folder.state())
@@ -187,6 +196,11 @@ class Aggregator:
         finally:
             await self._sums.saved()
         state = self._folder.state()
+        await self._claims.gather(
+            lambda: names if late else [link.name for link in self._links.values()],
+            self._changed,
+            self._charter.schedule.phase_deadline_seconds,
+        )
         self._ended = True
         await self._broadcast(
             f.RunEnded(self._folder.progress.certified, state.digest())
@@ -382,11 +396,3 @@ class Aggregator:
     def _session(self, now: int, attempt: int, before: GridState) -> s.Session:
         where = (self._digest, now, attempt, before.digest())
         return s.Session(self._params, self._roster, *where)
-
-
-def _sender(frame: f.Frame) -> int | None:
-    if isinstance(frame, m.ShareBundle):
-        return frame.statement.dealer
-    if isinstance(frame, m.MaskedUpload):
-        return frame.header.silo
-    return getattr(frame, "silo", None)

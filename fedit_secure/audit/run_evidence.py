@@ -63,18 +63,21 @@ def run_evidence(
         folder / "claims", charter
     )  # before the ledgers that they are about
     certified, heads = _settled(folder, charter)
+    ledgers = list(_ledger_pieces(folder, heads))
+    rounds = _Rounds(folder, charter, frozenset(heads))
+    done = range(1, certified + 1)
+    transcripts = [piece for round in done for piece in rounds.pieces(round)]
     found = {**sent, **(claims_in(claims, charter) if claims is not None else {})}
     for claim in found.values():
         _require_on_ledger(folder, claim, heads.get(claim.silo))
-    rounds = _Rounds(folder, charter, frozenset(heads))
     pieces = [
         Piece("charter.json", charter.to_bytes()),
         Piece("initial.state", _initial(folder, charter)),
         *approvals,
         *card_pieces(cards),
-        *_ledger_pieces(folder, heads),
+        *ledgers,
         *(Piece(f"claims/{silo}.claim", c.to_bytes()) for silo, c in found.items()),
-        *(piece for round in range(1, certified + 1) for piece in rounds.pieces(round)),
+        *transcripts,
         Piece("adapters.json", rounds.adapters(certified).to_bytes()),
     ]
     names = [row.name for row in charter.roster]
@@ -136,17 +139,11 @@ def _certified(folder: Path) -> int:
 
 
 def _heads(folder: Path, charter: Charter) -> Iterator[tuple[str, SignedHead]]:
+    """Of the silos that have been there. A copy without one proves nothing."""
     for row in charter.roster:
-        path, ledger = (
-            folder / "ledgers" / f"{row.name}.{end}" for end in ("head", "jsonl")
-        )
+        path = folder / "ledgers" / f"{row.name}.head"
         if path.is_file():
             yield row.name, SignedHead.load(path)
-        elif ledger.is_file() and ledger.stat().st_size:
-            raise StorageError(
-                f"the ledger of silo {row.name!r} is here without a signed head; it "
-                "comes with the silo's next connection"
-            )
 
 
 def _ledger_pieces(folder: Path, heads: Mapping[str, SignedHead]) -> Iterator[Piece]:
@@ -210,7 +207,7 @@ class _Rounds:
             if name not in self._ledgers:
                 raise StorageError(
                     f"the sum of round {round} holds an update of silo {name!r}, whose "
-                    "ledger isn't here"
+                    "ledger isn't here with a signed head; both come when it connects"
                 )
         for name in ("adverts.frame", "published.frame", "sum.int32"):
             yield self._piece(round, name)

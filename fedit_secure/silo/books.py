@@ -38,7 +38,6 @@ DELTA_WITHOUT_DP = 1e-6  # of a ledger whose policy sets no budget; nothing is c
 ORDER_WITHOUT_DP = 32.0
 Record = m.Reveal | m.VoidStatement | m.Confirmation
 
-
 _EVENTS: dict[str, Callable[..., pl.Event]] = {
     "mask": pl.Masked,
     "reveal": pl.Revealed,
@@ -83,6 +82,7 @@ class Books:
         self._journal, self._states, self._charter = journal, states, charter
         self._name, self._key, self._policy = name, key, policy
         self._digest = charter.digest()
+        self.folder = journal.path.parent  # all that this silo keeps
         self._row = charter.row(name)
         self._plan = charter.plan_for(name)
         self._limits = Limits.of(charter.secagg_params())

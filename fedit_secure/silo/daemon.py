@@ -26,7 +26,6 @@ from fedit_secure.errors import (
     FuseBlown,
     PolicyRefusal,
     ProtocolError,
-    QuorumLost,
     TuningFailed,
 )
 from fedit_secure.federation.approval import Approval, verify_approvals
@@ -40,6 +39,7 @@ from fedit_secure.secagg.keys import SigningKey
 from fedit_secure.secagg.protocol import confirmation, voided
 from fedit_secure.silo.attempts import Attempts
 from fedit_secure.silo.books import Books
+from fedit_secure.silo.claims import Claiming
 from fedit_secure.silo.outbox import Outbox
 from fedit_secure.silo.slots import Slots
 from fedit_secure.storage.life import MASKED
@@ -83,6 +83,7 @@ class SiloDaemon:
         self._tuning: asyncio.Task[None] | None = None
         self._receipt = asyncio.Event()
         self._skip: m.SkipRequest | None = None
+        self._claiming = Claiming(charter, name, key, books, self.send)
 
     @property
     def _round(self) -> int:
@@ -114,6 +115,7 @@ class SiloDaemon:
                     with suppress(FeditError):
                         await link.close()
         finally:
+            await self._claiming.stop()
             await self._stop_tuning()
 
     async def _serve(self, link: SiloLink) -> GridState:
@@ -123,7 +125,7 @@ class SiloDaemon:
         await link.send(f.Hello(self._name, *hello))
         welcome = await link.receive()
         if isinstance(welcome, f.CannotServe):
-            raise _refusal(welcome)
+            raise welcome.error()
         if not isinstance(welcome, f.Welcome):
             raise ProtocolError(f"a {type(welcome).__name__} where a Welcome belongs")
         self._verify_approvals(welcome.approvals)
@@ -138,15 +140,16 @@ class SiloDaemon:
             await link.send(f.Withdraw(self._round, attempt, "it holds no state of it"))
         self._attempts.last_progress = time.monotonic()  # being away is no deadline
         await self._outbox.connected(link)
+        self._claiming.begin()
         while True:
             frame = await self._next_frame(link)
             if frame is None:
                 await self._own_deadline()
             elif isinstance(frame, f.RunEnded):
-                if frame.state_digest != self._books.state_digest:
-                    raise FaultyAggregator(
-                        "it ended the run in a state without a quorum"
-                    )
+                right = frame.state_digest == books.state_digest
+                what = "it ended the run in a state without a quorum"
+                checks.expect(right, what, FaultyAggregator)
+                await self._claiming.finish()
                 self._on_event(frame.round, "ended")
                 return self._books.state()
             else:
@@ -190,7 +193,7 @@ class SiloDaemon:
 
     async def _take(self, frame: f.Frame) -> None:
         if isinstance(frame, f.CannotServe):
-            raise _refusal(frame)
+            raise frame.error()
         try:
             if isinstance(frame, f.RoundOffer):
                 await self._take_round(frame)
@@ -345,6 +348,7 @@ class SiloDaemon:
             return
         if len(proof.confirmations) >= self._params.threshold:
             await self._adopt(proof)
+            self._claiming.begin()
             return
         one_honest = self._params.corrupt + 1
         digest, release = checks.certified(
@@ -390,11 +394,3 @@ class SiloDaemon:
 
     def _tell(self, phase: str) -> None:
         self._on_event(self._round, phase)
-
-
-def _refusal(frame: f.CannotServe) -> FeditError:
-    """The aggregator's reason, as the error with the exit status that it names."""
-    for kind in (PolicyRefusal, QuorumLost):
-        if kind.exit_status == frame.exit_status:
-            return kind(frame.reason)
-    return PolicyRefusal(frame.reason)

@@ -206,6 +206,7 @@ BODIES: Mapping[str, Record] = {
     ),
     "head_receipt": _frame(f.HeadReceipt, head=_HEAD, signature=_SIGNATURE),
     "run_ended": _frame(f.RunEnded, round=_ROUND, state_digest=_HASH),
+    "claim": _frame(f.Claim, document=AtMost(f.MAX_CLAIM)),
     "offer": _OFFER,
     "advert": _ADVERT,
     "advert_set": _frame(

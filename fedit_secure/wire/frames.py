@@ -12,11 +12,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from fedit_secure.errors import FeditError, PolicyRefusal, QuorumLost
 from fedit_secure.secagg import messages as m
 
 WIRE_VERSION = 1
 MAX_TEXT = 500
 MAX_ENTRY = 64 * 1024  # bytes of one ledger entry
+MAX_CLAIM = 16 * 1024  # bytes of a claim's file
 MAX_PAGE = 256 * 1024  # bytes of the entries in one LedgerEntries
 MAX_PAGE_ENTRIES = 1024
 
@@ -75,6 +77,12 @@ class CannotServe:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "reason", printable(self.reason))
+
+    def error(self) -> FeditError:
+        """The reason, as the error with the exit status that it names."""
+        if self.exit_status == QuorumLost.exit_status:
+            return QuorumLost(self.reason)
+        return PolicyRefusal(self.reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +162,16 @@ class RunEnded:
     state_digest: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What the silo's charges cost, by its own word: a `federation.claim.Claim`'s file.
+
+    It comes when the silo has adopted the last round, and whenever it connects after it.
+    """
+
+    document: bytes
+
+
 Frame: TypeAlias = (
     m.Sent
     | Hello
@@ -167,6 +185,7 @@ Frame: TypeAlias = (
     | Withdraw
     | Refused
     | RunEnded
+    | Claim
 )
 
 # Phase, Withdraw and Confirmation travel both ways. What is in neither set is local.
@@ -178,6 +197,7 @@ FROM_SILO: frozenset[type] = frozenset(
         Phase,
         Withdraw,
         Refused,
+        Claim,
         m.Advert,
         m.ShareBundle,
         m.MaskedUpload,

@@ -69,6 +69,8 @@ FIELDS: dict[type, dict[str, str]] = {
     f.Withdraw: fields(public="round attempt reason"),
     f.Refused: fields(public="round reason"),
     f.RunEnded: fields(public="round", bound="state_digest"),
+    # Epsilons follow from the plan and the number of charges, the rest from the head.
+    f.Claim: fields(bound="document"),
     Fetch: fields(bound="address"),
     # The messages of a release.
     m.LedgerHead: fields(public="population sequence", bound="hash"),
@@ -169,6 +171,7 @@ FILES = {
     "approvals/*.approval": PUBLIC,
     "ledgers/*.jsonl": "entries",
     "ledgers/*.head": BOUND,
+    "claims/*.claim": "claim",
     "rounds/*/*.frame": "frame",
     "rounds/*/sum.int32": BOUND,
     "states/*.state": BOUND,

@@ -242,7 +242,7 @@ async def test_a_run_that_lacks_something_essential_is_refused(tmp_path: Path) -
         (run / "charter.json", "there is no run of this charter"),
         (run / "approvals/s1.approval", "haven't approved the charter: s1"),
         (run / f"states/{initial}.state", "initial state"),
-        (run / "ledgers/s1.head", "'s1' is here without a signed head"),
+        (run / "ledgers/s1.head", "isn't here with a signed head"),
         (run / "ledgers/s1.jsonl", "can't be read"),
         (first / "certificate.frame", "round 1 is certified, but"),
         (first / "published.frame", "round 1 is certified, but"),

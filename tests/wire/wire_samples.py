@@ -151,6 +151,7 @@ FRAMES: tuple[f.Frame, ...] = (
     f.Withdraw(round=4, attempt=2, reason="tired"),
     f.Refused(round=4, reason="ε is spent"),
     f.RunEnded(round=4, state_digest=h(1)),
+    f.Claim(document=b'{"silo": "north"}'),
     OFFER,
     ADVERT,
     m.AdvertSet(ctx=h(4), adverts=(ADVERT, ADVERT), signature=s(1)),
