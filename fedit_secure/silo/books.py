@@ -105,7 +105,7 @@ class Books:
         """
         admit(self._charter, self._name, self._policy, self._ledger)
         ledger = self._ledger or pl.Ledger.open(self._opening(fingerprints))
-        known = _commitment(ledger)
+        known = ledger.fingerprints
         if known != fingerprints.hex():
             version = pl.DataVersion(old=known, new=fingerprints.hex())
             ledger = ledger.append(version)
@@ -373,7 +373,7 @@ class Books:
         self._journal.commit(
             population=self._row.population,
             expected_sequence=before,
-            entries=after.entries[before:],
+            entries=after.entries_after(before),
             life=None if data is None else (self._digest, self._kept_life, data),
             records=records,
             notes=notes,
@@ -381,10 +381,3 @@ class Books:
         self._ledger = after
         if life is not None:
             self._life, self._kept_life = life, data
-
-
-def _commitment(ledger: pl.Ledger) -> str:
-    for event in reversed(ledger.events):
-        if isinstance(event, pl.DataVersion):
-            return event.new
-    return ledger.opened.fingerprints
