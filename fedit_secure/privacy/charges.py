@@ -9,16 +9,21 @@ must be within the cap over everything: the first charter's *whole* plan, even i
 stopped early (it claims its plan's epsilon either way), every other charge, and what
 remains of the charter asked for. Counting the first plan whole is the conservative
 reading: either it fits the filter, and then everything ever charged is under the filter,
-or there is never a second charter.
+or there is never a second charter. Where a ledger has charges from another one, of a lost
+ledger or of a population that has some of its records, the filter decides from its first
+charter on: those charges came before.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from fedit_secure.privacy.carried_over import Inherited, Lost
+from fedit_secure.privacy.events import Intent, Opened
+from fedit_secure.privacy.history import History
 from fedit_secure.privacy.mechanisms import steps_event
 
 if TYPE_CHECKING:
@@ -50,28 +55,75 @@ class Charge:
 
 @dataclass(frozen=True, slots=True)
 class Charges:
-    """All of a ledger's charges, by charter in the order of their first.
+    """All of a ledger's charges.
 
-    `order`: the filter's, fixed when the ledger was opened.
+    `own`: by charter, in the order of their first. `order`: the filter's, fixed when the
+    ledger was opened. `lost`: epsilon of what a lost ledger counts as, inf if nothing
+    bounds it. `inherited`: the last entry of each source.
     """
 
     own: tuple[Charge, ...]
     order: float
+    lost: float = 0.0
+    inherited: tuple[Inherited, ...] = ()
+
+    @classmethod
+    def of(cls, history: History, length: int) -> Charges:
+        """Those in a ledger's first `length` entries."""
+        own = (
+            Charge(
+                charter=first.charter,
+                sample_rate=first.sample_rate,
+                noise_multiplier=first.noise_multiplier,
+                steps=first.steps,
+                times=history.count((Intent, first.charter), length),
+                planned=first.charges,
+            )
+            for first in history.charters(length)
+        )
+        lost, inherited, opened = 0.0, {}, history.events[0]
+        for event in history.of(Lost, length):
+            if isinstance(event, Lost):
+                lost += math.inf if event.epsilon is None else event.epsilon
+        for event in history.of(Inherited, length):
+            if isinstance(event, Inherited):
+                inherited[event.source] = event
+        assert isinstance(opened, Opened)
+        return cls(tuple(own), opened.filter_order, lost, tuple(inherited.values()))
+
+    @property
+    def carried_over(self) -> float:
+        """The epsilon that no accountant can compose: it is added to what they say."""
+        known = (math.inf if i.lost is None else i.lost for i in self.inherited)
+        return self.lost + sum(known)
 
     @property
     def unbounded(self) -> bool:
         """Whether anything was released without privacy."""
-        return any(not charge.noise_multiplier for charge in self.own)
+        return (
+            any(not charge.noise_multiplier for charge in self.own)
+            or any(not c.noise_multiplier for i in self.inherited for c in i.charges)
+            or self.carried_over == math.inf
+        )
 
     def event(self) -> DpEvent:
         """The composition of all charges, whatever became of them."""
-        return _composed(charge.event() for charge in self.own)
+        return _composed([charge.event() for charge in self.own] + self._inherited())
 
     def spent(self, delta: float) -> Epsilons:
-        """The epsilons so far: an odometer, and always a figure."""
+        """The epsilons so far: an odometer, and always a figure.
+
+        What was lost counts in full at `delta`, and so does the rest: by composition
+        their sum holds at twice that delta.
+        """
         from fedit_secure.privacy.accountant import spent_epsilons
 
-        return spent_epsilons(self.event(), delta)
+        found, more = spent_epsilons(self.event(), delta), self.carried_over
+        if not more:
+            return found
+        parts = (found.pld, found.prv)
+        pld, prv = (None if part is None else part + more for part in parts)
+        return replace(found, pld=pld, prv=prv, rdp=found.rdp + more)
 
     def with_plan(self, plan: DpPlan, charter: str | None, delta: float) -> float:
         """Epsilon after the plan's whole run: see the module.
@@ -86,17 +138,27 @@ class Charges:
             return math.inf
         if self.fixed_beforehand(charter):
             return epsilons(plan.run_event(), delta).published
-        counted = [charge.event() for charge in self.own[1:]]
+        counted = self._inherited()
+        counted += [charge.event() for charge in self.own[1:]]
         if self.own:
             counted.append(self.own[0].event(self.own[0].planned))
         left = plan.charges - self._of(charter)
         if left > 0 and not (self.own and charter == self.own[0].charter):
             counted.append(plan.event_of(left))
-        return filter_epsilon(_composed(counted), self.order, delta)
+        # Each record is in this population alone or in a source as well, and its order
+        # was fixed before its first release either way.
+        orders = {self.order, *(i.filter_order for i in self.inherited)}
+        whole = _composed(counted)
+        most = max(filter_epsilon(whole, order, delta) for order in sorted(orders))
+        return most + self.carried_over
 
     def fixed_beforehand(self, charter: str | None) -> bool:
         """Whether nothing but this charter was ever charged: no filter is needed."""
-        return all(charge.charter == charter for charge in self.own)
+        carried = self.inherited or self.lost
+        return not carried and all(charge.charter == charter for charge in self.own)
+
+    def _inherited(self) -> list[DpEvent]:
+        return [charge.event() for i in self.inherited for charge in i.charges]
 
     def _of(self, charter: str | None) -> int:
         return sum(c.times for c in self.own if c.charter == charter)

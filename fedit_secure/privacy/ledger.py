@@ -12,7 +12,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Literal
 
 from fedit_secure.errors import BudgetExhausted, PolicyRefusal, StorageError
-from fedit_secure.privacy.charges import Charge, Charges
+from fedit_secure.privacy.carried_over import Inherited, Lost
+from fedit_secure.privacy.charges import Charges
 from fedit_secure.privacy.events import (
     Aborted,
     AuditRun,
@@ -45,10 +46,12 @@ __all__ = [
     "Committed",
     "DataVersion",
     "Event",
+    "Inherited",
     "Intent",
     "KeyRotated",
     "Ledger",
     "LedgerCorrupt",
+    "Lost",
     "Masked",
     "Opened",
     "Released",
@@ -135,6 +138,11 @@ class Ledger:
     def events(self) -> tuple[Event, ...]:
         """The entries' events."""
         return tuple(self._history.events[: self._sequence])
+
+    @property
+    def last(self) -> Event:
+        """The last entry's event."""
+        return self._history.events[self._sequence - 1]
 
     @property
     def hashes(self) -> tuple[bytes, ...]:
@@ -226,18 +234,7 @@ class Ledger:
 
     def charges(self) -> Charges:
         """All charges, for the accountants."""
-        own = (
-            Charge(
-                charter=first.charter,
-                sample_rate=first.sample_rate,
-                noise_multiplier=first.noise_multiplier,
-                steps=first.steps,
-                times=self.charged(first.charter),
-                planned=first.charges,
-            )
-            for first in self._history.charters(self._sequence)
-        )
-        return Charges(tuple(own), self.opened.filter_order)
+        return Charges.of(self._history, self._sequence)
 
     def charged_event(self) -> DpEvent:
         """The composition of all intents, whatever became of them."""

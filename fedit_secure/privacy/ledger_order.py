@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import ClassVar
 
 from fedit_secure.privacy import events as e
+from fedit_secure.privacy.carried_over import Inherited, Lost
 
 
 class LedgerOrder:
@@ -25,6 +26,8 @@ class LedgerOrder:
         self._voided: set[str] = set()
         self._renewed: set[str] = set()
         self._identity = ""
+        self._cap: float | None = None
+        self._inherited: dict[str, Inherited] = {}
 
     def take(self, event: e.Event) -> None:
         """Raises ValueError, in one sentence, if the event can't come next.
@@ -41,6 +44,7 @@ class LedgerOrder:
         if self._opened is not None:
             raise ValueError("a ledger is opened once")
         self._opened, self._identity = event, event.identity
+        self._cap = event.cap_epsilon
 
     def _intent(self, event: e.Intent) -> None:
         opened, last = self._opened, self._last_intent.get(event.charter)
@@ -115,6 +119,29 @@ class LedgerOrder:
             raise ValueError("the key that it rotates isn't the silo's")
         self._identity = event.new
 
+    def _change_cap(self, event: e.CapChanged) -> None:
+        self._cap = event.cap_epsilon
+
+    def _lose(self, event: Lost) -> None:
+        if event.epsilon != self._cap:
+            raise ValueError("what is lost counts as the whole cap in force")
+
+    def _inherit(self, event: Inherited) -> None:
+        assert self._opened is not None
+        if event.source == self._opened.population:
+            raise ValueError("a population inherits from others")
+        if event.unit != self._opened.unit:
+            raise ValueError(f"the ledger's unit is the {self._opened.unit}")
+        earlier = self._inherited.get(event.source)
+        if earlier is not None:
+            if event.sequence < earlier.sequence or not event.covers(earlier):
+                raise ValueError(
+                    "it takes back what was inherited from this source before"
+                )
+            if event.filter_order != earlier.filter_order:
+                raise ValueError("the source's filter order was another one before")
+        self._inherited[event.source] = event
+
     _RULES: ClassVar[dict[type[e.Event], Callable[..., None]]] = {
         e.Opened: _opening,
         e.Intent: _intent,
@@ -126,4 +153,7 @@ class LedgerOrder:
         e.Released: _release,
         e.Aborted: _needs_intent,
         e.KeyRotated: _rotate,
+        e.CapChanged: _change_cap,
+        Lost: _lose,
+        Inherited: _inherit,
     }
