@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from fedit_secure.aggregator.events import PHASES, Event, Teller
 from fedit_secure.aggregator.inbox import Inbox
@@ -47,7 +48,8 @@ MAX_ATTEMPTS = 10  # in one round; each is free for the silos until shares are r
 
 class Aggregator:
     """See the module. `on_event` is called in the event loop and must not block.
-    `uploads` is told which attempt takes uploads; links in memory have none."""
+    `uploads` is told which attempt takes uploads; links in memory have none.
+    `earlier_ledgers` are folders of ledger copies that other runs left."""
 
     def __init__(
         self,
@@ -59,6 +61,7 @@ class Aggregator:
         base_model: str | None = None,
         on_event: Callable[[Event], None] = lambda event: None,
         uploads: Uploads | None = None,
+        earlier_ledgers: Sequence[Path] = (),
     ) -> None:
         verify_approvals(charter, approvals)
         check_float_mode()
@@ -68,7 +71,9 @@ class Aggregator:
         self._approvals = tuple(a.to_bytes() for a in approvals)
         self._folder = folder
         self._params, self._roster = charter.secagg_params(), charter.secagg_roster()
-        self._copies = LedgerCopies(folder.folder / "ledgers", charter, key)
+        self._copies = LedgerCopies(
+            folder.folder / "ledgers", charter, key, earlier_ledgers
+        )
         self._links: dict[int, PeerLink] = {}
         self._seen: set[int] = set()  # connected at some time in this round
         self._ready: set[int] = set()
@@ -98,7 +103,8 @@ class Aggregator:
         done = self._folder.progress.certified
         certificate = self._folder.certificate(done)
         state = self._folder.state().digest()
-        await link.send(f.Welcome(self._approvals, certificate, done, state))
+        held = self._copies.receipt(link.name)
+        await link.send(f.Welcome(self._approvals, certificate, done, state, held))
         if self._ended:
             await link.send(f.RunEnded(done, state))
         self._links[link.silo] = link
