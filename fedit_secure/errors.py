@@ -116,3 +116,9 @@ class DeadlineExceeded(FeditError):
 
 class TuningFailed(FeditError):
     """The local tuning job ended without an update. The charge stays."""
+
+
+class AuditFailed(FeditError):
+    """A claim of an audited run doesn't hold, or a build doesn't do what it promises."""
+
+    exit_status = 9

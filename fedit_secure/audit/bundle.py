@@ -29,7 +29,25 @@ from typing import Annotated, ClassVar, Final, Literal, Self
 from pydantic import Field
 
 from fedit_secure.errors import ConfigError
-from fedit_secure.federation.document import Document, Hex32, Hex64, Line, Name, Part
+from fedit_secure.federation.charter import Charter
+from fedit_secure.federation.document import Document, Hex32, Line, Name, Part
+from fedit_secure.federation.heads import SignedHead
+
+__all__ = [
+    "LABEL",
+    "MANIFEST",
+    "MAX_FILES",
+    "SIGNATURE",
+    "AdapterDigests",
+    "Bundle",
+    "Maker",
+    "Manifest",
+    "SeenHead",
+    "SeenHeads",
+    "SignedHead",
+    "charter_of",
+    "round_name",
+]
 
 MANIFEST: Final = "manifest.json"
 SIGNATURE: Final = "manifest.sig"
@@ -56,20 +74,6 @@ class Manifest(Document):
     charter: Hex32
     software: Line
     files: dict[str, Hex32]
-
-
-class SignedHead(Document):
-    """A ledger's head under the silo's signature, and the aggregator's where it is known.
-
-    Both sign `federation.heads.head_digest`.
-    """
-
-    silo: Name
-    population: Line
-    sequence: Annotated[int, Field(ge=1, lt=2**53)]
-    hash: Hex32
-    signature: Hex64
-    countersignature: Hex64 | None
 
 
 class SeenHead(Part):
@@ -120,6 +124,9 @@ class Bundle:
             raise ConfigError(f"the bundle {path} has more than {MAX_FILES} files")
         self.names = tuple(sorted(names))
         self._known = frozenset(names)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._known
 
     def __enter__(self) -> Self:
         return self
@@ -177,6 +184,14 @@ class Bundle:
             head, _, rest = name.partition("/")
             if head == folder and rest.endswith(suffix) and "/" not in rest:
                 yield rest.removesuffix(suffix)
+
+
+def charter_of(bundle: Bundle) -> Charter:
+    """The charter in a bundle. Raises ConfigError if there is none, or it isn't one."""
+    data = bundle.read("charter.json", Charter.most_bytes)
+    if data is None:
+        raise ConfigError(f"{bundle.path} is no bundle: it has no charter.json")
+    return Charter.from_bytes(data, f"charter.json in {bundle.path}")
 
 
 def round_name(round: int, file: str) -> str:

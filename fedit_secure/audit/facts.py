@@ -70,7 +70,15 @@ class RoundFacts:
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """A whole audit. `plan`: the charter's parameters, by name; `words`: its digest."""
+    """A whole audit.
+
+    Attributes:
+        maker: the party that made the bundle.
+        charter: its digest R in hex; `words` for operators to compare.
+        plan: the charter's parameters, by name.
+        adapter: the digest of the final adapter's tensors, recomputed from the sums; None
+            where they don't lead there.
+    """
 
     bundle: str
     maker: str
@@ -83,6 +91,7 @@ class Audit:
     verdicts: tuple[Verdict, ...]
     silos: tuple[SiloFacts, ...]
     rounds: tuple[RoundFacts, ...]
+    adapter: str | None = None
     believed: tuple[str, ...] = BELIEVED
 
     @property

@@ -8,13 +8,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedit_secure.audit.bundle import Bundle, SignedHead
+from fedit_secure.audit.bundle import Bundle
 from fedit_secure.cli.standing import identity_of
 from fedit_secure.config import SiloConfig, load_policy
 from fedit_secure.errors import ConfigError
 from fedit_secure.federation.approval import highest_approved, remember
 from fedit_secure.federation.charter import Charter
 from fedit_secure.federation.durable import read_file, write_durably
+from fedit_secure.federation.heads import SignedHead
 from fedit_secure.secagg.keys import SigningKey
 from fedit_secure.secagg.messages import LedgerHead
 from fedit_secure.silo.fingerprints import commitment

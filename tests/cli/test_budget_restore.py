@@ -7,11 +7,10 @@ import shutil
 
 import pytest
 
-from fedit_secure.audit.bundle import SignedHead
 from fedit_secure.config import load_silo_config
 from fedit_secure.federation.approval import highest_approved
 from fedit_secure.federation.charter import Charter
-from fedit_secure.federation.heads import sign_head
+from fedit_secure.federation.heads import SignedHead, sign_head
 from fedit_secure.federation.identity import load_identity
 from fedit_secure.federation.ledger_signatures import verified_ledger
 from fedit_secure.privacy.ledger import Inherited, Ledger, Lost, Opened
