@@ -10,7 +10,7 @@ from fedit_secure.errors import ConfigError
 from fedit_secure.federation.approval import highest_approved, load_approvals
 from fedit_secure.federation.charter import Charter
 from fedit_secure.federation.identity import Identity, load_identity
-from fedit_secure.federation.ledger_signatures import verified_ledger
+from fedit_secure.federation.signed_ledger import verified_ledger
 from fedit_secure.privacy.ledger import Aborted, Intent, Ledger, Released
 from fedit_secure.silo.ledger_opening import missing_journal
 from fedit_secure.storage.journal import Journal

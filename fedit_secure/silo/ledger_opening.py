@@ -13,8 +13,8 @@ from fedit_secure import __version__
 from fedit_secure.errors import LedgerBehind, PolicyRefusal, ProtocolError, StorageError
 from fedit_secure.federation.charter import Charter
 from fedit_secure.federation.heads import check_head
-from fedit_secure.federation.ledger_signatures import verified_ledger
 from fedit_secure.federation.policy import Policy
+from fedit_secure.federation.signed_ledger import verified_ledger
 from fedit_secure.privacy.ledger import Ledger, LedgerCorrupt, Opened
 from fedit_secure.privacy.renyi import best_order
 from fedit_secure.secagg.keys import SigningKey

@@ -18,12 +18,9 @@ from dataclasses import dataclass, replace
 
 from fedit_secure.errors import ConfigError, PolicyRefusal
 from fedit_secure.federation.charter import Charter
-from fedit_secure.federation.ledger_signatures import (
-    UNSIGNED,
-    sign_event,
-    verified_ledger,
-)
+from fedit_secure.federation.ledger_signatures import UNSIGNED
 from fedit_secure.federation.policy import Policy
+from fedit_secure.federation.signed_ledger import sign_event, verified_ledger
 from fedit_secure.privacy.carried_over import MAX_CHARGES, CarriedCharge
 from fedit_secure.privacy.ledger import DataVersion, Inherited, Ledger
 from fedit_secure.secagg.keys import SigningKey

@@ -19,13 +19,13 @@ from dataclasses import dataclass
 from fedit_secure.errors import ConfigError, ProtocolError, StorageError
 from fedit_secure.federation.charter import Charter
 from fedit_secure.federation.heads import check_head
-from fedit_secure.federation.ledger_signatures import (
-    UNSIGNED,
+from fedit_secure.federation.ledger_signatures import UNSIGNED
+from fedit_secure.federation.policy import Policy
+from fedit_secure.federation.signed_ledger import (
     identity_of,
     sign_event,
     verified_ledger,
 )
-from fedit_secure.federation.policy import Policy
 from fedit_secure.privacy.ledger import Ledger, LedgerCorrupt, Lost
 from fedit_secure.secagg.keys import SigningKey
 from fedit_secure.secagg.messages import LedgerHead

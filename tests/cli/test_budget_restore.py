@@ -12,7 +12,7 @@ from fedit_secure.federation.approval import highest_approved
 from fedit_secure.federation.charter import Charter
 from fedit_secure.federation.heads import SignedHead, sign_head
 from fedit_secure.federation.identity import load_identity
-from fedit_secure.federation.ledger_signatures import verified_ledger
+from fedit_secure.federation.signed_ledger import verified_ledger
 from fedit_secure.privacy.ledger import Inherited, Ledger, Lost, Opened
 from fedit_secure.secagg.messages import LedgerHead
 from fedit_secure.silo.books import open_journal

@@ -18,8 +18,8 @@ from fedit_secure.errors import (
     PolicyRefusal,
     StorageError,
 )
-from fedit_secure.federation.ledger_signatures import verified_ledger
 from fedit_secure.federation.policy import Policy
+from fedit_secure.federation.signed_ledger import verified_ledger
 from fedit_secure.privacy.ledger import Inherited, Ledger, LedgerCorrupt
 from fedit_secure.privacy.renyi import filter_epsilon
 from fedit_secure.secagg.keys import SigningKey

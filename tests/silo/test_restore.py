@@ -18,8 +18,8 @@ from fedit_secure.errors import (
     StorageError,
 )
 from fedit_secure.federation.heads import sign_head
-from fedit_secure.federation.ledger_signatures import verified_ledger
 from fedit_secure.federation.policy import Policy
+from fedit_secure.federation.signed_ledger import verified_ledger
 from fedit_secure.privacy.ledger import CapChanged, Ledger, Lost
 from fedit_secure.secagg.messages import LedgerHead
 from fedit_secure.silo.books import open_journal

@@ -8,10 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from fedit_secure.errors import StorageError
-from fedit_secure.federation.ledger_signatures import (
-    LABELS,
-    UNSIGNED,
-    SignedEvent,
+from fedit_secure.federation.ledger_signatures import LABELS, UNSIGNED, SignedEvent
+from fedit_secure.federation.signed_ledger import (
     check_signatures,
     identity_of,
     sign_event,
