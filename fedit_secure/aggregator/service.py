@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 from fedit_secure.aggregator.claims import Claims
 from fedit_secure.aggregator.events import PHASES, Event, Teller
@@ -49,7 +50,8 @@ MAX_ATTEMPTS = 10  # in one round; each is free for the silos until shares are r
 
 class Aggregator:
     """See the module. `on_event` is called in the event loop and must not block.
-    `uploads` is told which attempt takes uploads; links in memory have none."""
+    `uploads` is told which attempt takes uploads; links in memory have none.
+    `earlier_ledgers` are folders of ledger copies that other runs left."""
 
     def __init__(
         self,
@@ -61,6 +63,7 @@ class Aggregator:
         base_model: str | None = None,
         on_event: Callable[[Event], None] = lambda event: None,
         uploads: Uploads | None = None,
+        earlier_ledgers: Sequence[Path] = (),
     ) -> None:
         verify_approvals(charter, approvals)
         check_float_mode()
@@ -71,7 +74,9 @@ class Aggregator:
         self._folder = folder
         folder.keep_approvals(approvals)
         self._params, self._roster = charter.secagg_params(), charter.secagg_roster()
-        self._copies = LedgerCopies(folder.folder / "ledgers", charter, key)
+        self._copies = LedgerCopies(
+            folder.folder / "ledgers", charter, key, earlier_ledgers
+        )
         self._claims = Claims(folder.folder / "claims", charter, self._copies)
         self._links: dict[int, PeerLink] = {}
         self._seen: set[int] = set()  # connected at some time in this round
@@ -102,7 +107,8 @@ class Aggregator:
         done = self._folder.progress.certified
         certificate = self._folder.certificate(done)
         state = self._folder.state().digest()
-        await link.send(f.Welcome(self._approvals, certificate, done, state))
+        held = self._copies.receipt(link.name)
+        await link.send(f.Welcome(self._approvals, certificate, done, state, held))
         if self._ended:
             await link.send(f.RunEnded(done, state))
         self._links[link.silo] = link

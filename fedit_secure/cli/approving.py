@@ -16,6 +16,11 @@ from fedit_secure.federation.charter import Charter
 from fedit_secure.federation.durable import write_durably
 from fedit_secure.federation.identity import Identity
 from fedit_secure.federation.policy import Admitted, Policy, admit, check_delta
+from fedit_secure.privacy.ledger import Ledger
+from fedit_secure.silo.fingerprints import Prints
+from fedit_secure.silo.ledger_opening import require_open_charter
+from fedit_secure.silo.overlaps import require_inherited
+from fedit_secure.storage.journal import Journal
 from fedit_secure.tuning.job import DataSource
 from fedit_secure.tuning.records import Record, load_records
 from fedit_secure.tuning.units import count_units, persons_of, require_persons
@@ -58,11 +63,24 @@ def check_charter(config: SiloConfig) -> Checked:
         )
     check_delta(charter, units)
     ledger = ledger_of(config, charter.row(config.name).population)
+    _check_journal(config, charter, ledger, Prints.of(records, identity.signing))
     admitted = admit(charter, config.name, policy, ledger)
     facts = _facts(charter, admitted, policy) | _unit_facts(charter, records)
     most = max(len(own) for own in persons_of(records))
     named = source.columns.person is not None
     return Checked(charter, identity, facts, (most,) if named and most > 1 else (2, 4))
+
+
+def _check_journal(
+    config: SiloConfig, charter: Charter, ledger: Ledger | None, prints: Prints
+) -> None:
+    """What the daemon would refuse at its start, refused before anything is signed."""
+    path = config.state / "journal.sqlite"
+    if path.exists():
+        population = charter.row(config.name).population
+        with Journal.open(path, read_only=True) as journal:
+            require_open_charter(journal, charter)
+            require_inherited(journal, population, ledger, prints)
 
 
 def sign_charter(config: SiloConfig, checked: Checked) -> Path:

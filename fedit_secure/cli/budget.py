@@ -7,11 +7,15 @@ from typing import Annotated
 
 import typer
 
+from fedit_secure.cli.budget_inherit import inherit
+from fedit_secure.cli.budget_restore import restore
 from fedit_secure.cli.output import FormatOption, OutputFormat, show
 
 app = typer.Typer(
     help="What this silo's records have cost so far.", no_args_is_help=True
 )
+app.command("inherit")(inherit)
+app.command("restore")(restore)
 
 
 @app.command("show")

@@ -6,11 +6,13 @@ import math
 from typing import Any
 
 from fedit_secure.config import AggregatorConfig, SiloConfig, load_policy
-from fedit_secure.errors import ConfigError, StorageError
+from fedit_secure.errors import ConfigError
 from fedit_secure.federation.approval import highest_approved, load_approvals
 from fedit_secure.federation.charter import Charter
 from fedit_secure.federation.identity import Identity, load_identity
+from fedit_secure.federation.signed_ledger import verified_ledger
 from fedit_secure.privacy.ledger import Aborted, Intent, Ledger, Released
+from fedit_secure.silo.ledger_opening import missing_journal
 from fedit_secure.storage.journal import Journal
 from fedit_secure.storage.progress import Progress
 
@@ -31,18 +33,17 @@ def identity_of(config: SiloConfig) -> Identity:
 def ledger_of(config: SiloConfig, population: str) -> Ledger | None:
     """The population's ledger, None before its first charter; takes no lock.
 
-    Raises StorageError if the journal is damaged, or gone after it was there.
+    Raises StorageError if the journal is damaged, LedgerBehind if it is gone after it
+    was there.
     """
     path = config.state / "journal.sqlite"
     if not path.exists():
         if path.with_name("journal.made").exists():
-            raise StorageError(
-                f"the ledger {path} is missing; restore it from a backup"
-            )
+            raise missing_journal(path)
         return None
     with Journal.open(path, read_only=True) as journal:
         entries = journal.ledger(population)
-    return Ledger.from_entries(population, entries) if entries else None
+    return verified_ledger(population, entries) if entries else None
 
 
 def silo_facts(config: SiloConfig) -> dict[str, Any]:
@@ -94,12 +95,12 @@ def budget_facts(config: SiloConfig) -> dict[str, Any]:
         "ledger_entries": ledger.sequence,
         "ledger_head": ledger.hash.hex(),
         "delta": ledger.delta,
-        "epsilon_cap": _figure(cap),
-        "epsilon_spent": _figure(spent.published),
+        "epsilon_cap": figure(cap),
+        "epsilon_spent": figure(spent.published),
         "epsilon_left": max(0.0, cap - spent.published) if cap < math.inf else None,
-        "epsilon_pld": _figure(spent.pld),
-        "epsilon_prv": _figure(spent.prv),
-        "epsilon_rdp_bound": _figure(spent.rdp),
+        "epsilon_pld": figure(spent.pld),
+        "epsilon_prv": figure(spent.prv),
+        "epsilon_rdp_bound": figure(spent.rdp),
     }
 
 
@@ -161,7 +162,7 @@ def _charges_row(ledger: Ledger, charter: str, intents: list[Intent]) -> dict[st
         "rate": first.sample_rate,
         "noise": first.noise_multiplier,
         "steps": first.steps,
-        "epsilon": _figure(spent_epsilons(event, ledger.delta).published),
+        "epsilon": figure(spent_epsilons(event, ledger.delta).published),
     }
 
 
@@ -180,5 +181,6 @@ def population_of(identity: Identity) -> str:
     return identity.card.population or identity.name
 
 
-def _figure(epsilon: float | None) -> float | str | None:
+def figure(epsilon: float | None) -> float | str | None:
+    """An epsilon for a table or JSON."""
     return UNBOUNDED if epsilon == math.inf else epsilon

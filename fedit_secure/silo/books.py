@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedit_secure import __version__
 from fedit_secure.errors import StorageError
 from fedit_secure.federation.charter import Charter
 from fedit_secure.federation.durable import write_durably
@@ -22,20 +21,26 @@ from fedit_secure.federation.heads import sign_head
 from fedit_secure.federation.policy import Policy, admit
 from fedit_secure.federation.update import GridState
 from fedit_secure.privacy import ledger as pl
-from fedit_secure.privacy.renyi import best_order
 from fedit_secure.secagg import messages as m
 from fedit_secure.secagg import transcript
 from fedit_secure.secagg.keys import SigningKey
 from fedit_secure.secagg.transcript import digest
+from fedit_secure.silo.fingerprints import Prints
+from fedit_secure.silo.ledger_opening import (
+    keep_receipt,
+    missing_journal,
+    new_ledger,
+    require_known,
+    require_open_charter,
+    stored_ledger,
+)
+from fedit_secure.silo.overlaps import prints_note, require_inherited
 from fedit_secure.storage.adapter_store import StateStore
 from fedit_secure.storage.journal import Journal
 from fedit_secure.storage.life import MASKED, REVEALED, VOIDED, Life, burn
 from fedit_secure.wire.codec import decode, encode
-from fedit_secure.wire.frames import HeadReceipt
 from fedit_secure.wire.limits import Limits
 
-DELTA_WITHOUT_DP = 1e-6  # of a ledger whose policy sets no budget; nothing is claimed
-ORDER_WITHOUT_DP = 32.0
 Record = m.Reveal | m.VoidStatement | m.Confirmation
 
 _EVENTS: dict[str, Callable[..., pl.Event]] = {
@@ -54,13 +59,13 @@ def update_digest(update: NDArray[np.float32]) -> bytes:
 def open_journal(state: Path) -> Journal:
     """The journal of a state folder, made at the first start and never again.
 
-    Raises StorageError if it was there once and is gone: an empty one in its place would
+    Raises LedgerBehind if it was there once and is gone: an empty one in its place would
     forget what was spent.
     """
     state.mkdir(parents=True, exist_ok=True)
     path, made = state / "journal.sqlite", state / "journal.made"
     if made.exists() and not path.exists():
-        raise StorageError(f"the ledger {path} is missing; restore it from a backup")
+        raise missing_journal(path)
     journal = Journal.open(path, create=not made.exists())
     if not made.exists():
         write_durably(made, b"the journal beside this file was made once\n")
@@ -86,10 +91,8 @@ class Books:
         self._row = charter.row(name)
         self._plan = charter.plan_for(name)
         self._limits = Limits.of(charter.secagg_params())
-        entries = journal.ledger(self._row.population)
-        self._ledger = (
-            pl.Ledger.from_entries(self._row.population, entries) if entries else None
-        )
+        self._ledger = stored_ledger(journal, charter, name)
+        self._records: tuple[bytes, Prints | None] | None = None
         kept = journal.life(self._digest)
         self._kept_life = kept
         self._life = Life() if kept is None else Life.from_bytes(kept)
@@ -103,14 +106,41 @@ class Books:
         commits to its records. Raises PolicyRefusal and BudgetExhausted; nothing is
         written then.
         """
+        self.check(fingerprints)
+        self.open()
+
+    def check(self, fingerprints: bytes, prints: Prints | None = None) -> None:
+        """As `admit`, without a word in the journal yet: that is for `open`.
+
+        With the records' `prints` also that the ledger counts what other populations here
+        were charged for them; PolicyRefusal otherwise.
+        """
+        require_open_charter(self._journal, self._charter)
+        if prints is not None:
+            of = self._row.population
+            require_inherited(self._journal, of, self._ledger, prints)
         admit(self._charter, self._name, self._policy, self._ledger)
-        ledger = self._ledger or pl.Ledger.open(self._opening(fingerprints))
-        known = _commitment(ledger)
-        if known != fingerprints.hex():
-            version = pl.DataVersion(old=known, new=fingerprints.hex())
-            ledger = ledger.append(version)
-        if ledger is not self._ledger:
-            self._commit(ledger)
+        self._records = fingerprints, prints
+
+    def open(self) -> None:
+        """Write what `check` was told and is new: the ledger, other records, prints."""
+        if self._records is None:
+            return
+        fingerprints, prints = self._records
+        terms = (self._charter, self._name, self._key, self._policy, fingerprints)
+        before, ledger = self._ledger, self._ledger or new_ledger(*terms)
+        known, now = ledger.fingerprints, fingerprints.hex()
+        if known != now:
+            ledger = ledger.append(pl.DataVersion(old=known, new=now))
+        notes = prints and prints_note(self._journal, ledger, before, prints)
+        if ledger is not before or notes:
+            self._commit(ledger, notes=notes)
+        self._records = None
+
+    def require_known(self, head: m.LedgerHead | None) -> None:
+        """Raises LedgerBehind unless the ledger is at, or goes on from, a head that the
+        aggregator holds."""
+        require_known(self._ledger, self._row.population, self._name, head)
 
     def check_budget(self) -> None:
         """Raises BudgetExhausted or PolicyRefusal if `reserve` would."""
@@ -146,42 +176,27 @@ class Books:
             allow_without_dp=self._policy.allow_without_dp,
         )
 
-    def _opening(self, fingerprints: bytes) -> pl.Opened:
-        public = self._charter.dp.sizes == "public"
-        policy, plan = self._policy, self._plan
-        delta = policy.delta or DELTA_WITHOUT_DP
-        return pl.Opened(
-            silo=self._name,
-            identity=self._key.public.hex(),
-            population=self._row.population,
-            unit=self._charter.dp.unit,
-            adjacency="zero-out" if public else "add-or-remove",
-            delta=delta,
-            cap_epsilon=policy.epsilon,
-            filter_order=(
-                best_order(plan.run_event(), delta, policy.epsilon)
-                if plan.kind != "none" and policy.epsilon is not None
-                else ORDER_WITHOUT_DP
-            ),
-            fingerprints=fingerprints.hex(),
-            software=f"fedit-secure {__version__}",
-        )
-
     def head(self) -> m.LedgerHead:
         """The ledger's head as adverts carry it."""
         ledger = self._open_ledger()
         return m.LedgerHead(self._row.population, ledger.sequence, ledger.hash)
 
-    def signed_ledger(self) -> tuple[m.LedgerHead, bytes, tuple[bytes, ...]]:
-        """The head, this silo's signature under it, and every entry."""
+    @property
+    def sequence(self) -> int:
+        """The ledger's number of entries, 0 before it is open."""
+        return 0 if self._ledger is None else self._ledger.sequence
+
+    def signed_ledger(
+        self, held: int = 0
+    ) -> tuple[m.LedgerHead, bytes, tuple[bytes, ...]]:
+        """The head, this silo's signature under it, and the entries after `held`."""
         head = self.head()
         signature = sign_head(self._key, self._name, head)
-        return head, signature, self._open_ledger().entries
+        return head, signature, self._open_ledger().entries_after(held)
 
     def countersigned(self, head: m.LedgerHead, signature: bytes) -> None:
         """Keep the aggregator's receipt."""
-        data = encode(HeadReceipt(head, signature))
-        self._journal.commit(population=head.population, receipt=data)
+        keep_receipt(self._journal, self._charter, head, signature)
 
     # ------------------------------------------------------------------ rounds and states
 
@@ -373,7 +388,7 @@ class Books:
         self._journal.commit(
             population=self._row.population,
             expected_sequence=before,
-            entries=after.entries[before:],
+            entries=after.entries_after(before),
             life=None if data is None else (self._digest, self._kept_life, data),
             records=records,
             notes=notes,
@@ -381,10 +396,3 @@ class Books:
         self._ledger = after
         if life is not None:
             self._life, self._kept_life = life, data
-
-
-def _commitment(ledger: pl.Ledger) -> str:
-    for event in reversed(ledger.events):
-        if isinstance(event, pl.DataVersion):
-            return event.new
-    return ledger.opened.fingerprints

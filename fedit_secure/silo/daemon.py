@@ -30,7 +30,6 @@ from fedit_secure.errors import (
 )
 from fedit_secure.federation.approval import Approval, verify_approvals
 from fedit_secure.federation.charter import Charter
-from fedit_secure.federation.heads import check_head
 from fedit_secure.federation.update import GridState, check_float_mode
 from fedit_secure.secagg import checks
 from fedit_secure.secagg import messages as m
@@ -40,6 +39,7 @@ from fedit_secure.secagg.protocol import confirmation, voided
 from fedit_secure.silo.attempts import Attempts
 from fedit_secure.silo.books import Books
 from fedit_secure.silo.claims import Claiming
+from fedit_secure.silo.countersigning import Countersigning
 from fedit_secure.silo.outbox import Outbox
 from fedit_secure.silo.slots import Slots
 from fedit_secure.storage.life import MASKED
@@ -81,7 +81,7 @@ class SiloDaemon:
         self._outbox = Outbox()
         self._attempts = Attempts(charter, self._me, books, self._outbox, self._tell)
         self._tuning: asyncio.Task[None] | None = None
-        self._receipt = asyncio.Event()
+        self._countersigning = Countersigning(charter, name, books)
         self._skip: m.SkipRequest | None = None
         self._claiming = Claiming(charter, name, key, books, self.send)
 
@@ -120,7 +120,7 @@ class SiloDaemon:
 
     async def _serve(self, link: SiloLink) -> GridState:
         books = self._books
-        standing = (books.certified, books.state_digest, books.head().sequence)
+        standing = (books.certified, books.state_digest, books.sequence)
         hello = (self._digest, f.WIRE_VERSION, __version__, *standing)
         await link.send(f.Hello(self._name, *hello))
         welcome = await link.receive()
@@ -129,6 +129,7 @@ class SiloDaemon:
         if not isinstance(welcome, f.Welcome):
             raise ProtocolError(f"a {type(welcome).__name__} where a Welcome belongs")
         self._verify_approvals(welcome.approvals)
+        await asyncio.to_thread(self._countersigning.meet, welcome.held)
         self._link = link
         if welcome.certificate is not None and welcome.round > books.certified:
             await self._adopt(welcome.certificate)
@@ -198,7 +199,7 @@ class SiloDaemon:
             if isinstance(frame, f.RoundOffer):
                 await self._take_round(frame)
             elif isinstance(frame, f.HeadReceipt):
-                self._take_receipt(frame)
+                self._countersigning.take(frame)
             elif isinstance(frame, m.Offer):
                 await self._attempts.enter(frame)
             elif isinstance(frame, m.RoundCertificate):
@@ -253,14 +254,14 @@ class SiloDaemon:
 
         async def charge() -> None:
             await slots.next()  # loading the records took its time too
-            self._receipt.clear()
+            self._countersigning.expect()
             await asyncio.to_thread(books.reserve, now)
             # A connection that is gone now is made anew, and the ledger sent again: what
             # was charged must not be charged twice for it.
             with suppress(ConnectError, DeadlineExceeded):
                 await self._send_ledger()
             # Nothing is sampled before the aggregator has countersigned the intent.
-            await self._receipt.wait()
+            await self._countersigning.signed()
 
         try:
             await asyncio.to_thread(books.check_budget)
@@ -291,18 +292,8 @@ class SiloDaemon:
         await self.send(f.Ready(self._round))
 
     async def _send_ledger(self) -> None:
-        head, signature, entries = self._books.signed_ledger()
-        for page in f.ledger_pages(0, entries, head, signature):
+        for page in self._countersigning.pages():
             await self.send(page)
-
-    def _take_receipt(self, receipt: f.HeadReceipt) -> None:
-        check_head(
-            self._name, self._roster.aggregator_key, receipt.head, receipt.signature
-        )
-        head = self._books.head()
-        if receipt.head == head:
-            self._books.countersigned(receipt.head, receipt.signature)
-            self._receipt.set()
 
     async def _stop_tuning(self) -> None:
         if self._tuning is not None and not self._tuning.done():

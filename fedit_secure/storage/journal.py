@@ -60,9 +60,11 @@ class Journal:
             read_only: take no lock and write nothing, to look at a running silo's.
 
         Raises:
-            StorageError: there is none; it is damaged, or in use; or the folder can't
-                be written to.
+            StorageError: there is none; it is damaged, in use, or has a second name;
+                or the folder can't be written to.
         """
+        # By whatever name it was called: the lock lies where the file does.
+        path = path.resolve()
         with ExitStack() as held:
             if not read_only:
                 held.callback(os.close, take_lock(path))
@@ -70,6 +72,11 @@ class Journal:
                 create_file(path)
             if not path.is_file():
                 raise StorageError(f"there is no journal {path}")
+            if path.stat().st_nlink > 1 and not read_only:
+                raise StorageError(
+                    f"the journal {path} has a second name: whoever opens it by that one "
+                    "is locked out by nothing"
+                )
             connection = connect(path, "ro" if read_only else "rw")
             held.callback(connection.close)
             journal = cls(path, connection, held)
@@ -267,7 +274,10 @@ class Journal:
         entries: Sequence[bytes],
     ) -> None:
         (sequence,) = db.execute(
-            "SELECT count(*) FROM entries WHERE population = ?", (population,)
+            # Contiguous from 1, as `verify` has found: so this is their number, without
+            # a look at each.
+            "SELECT coalesce(max(sequence), 0) FROM entries WHERE population = ?",
+            (population,),
         ).fetchone()
         if sequence != expected:
             raise StorageError(

@@ -60,12 +60,17 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class Welcome:
-    """The answer to a Hello: all approvals, and the last round with its certificate."""
+    """The answer to a Hello: all approvals, and the last round with its certificate.
+
+    `held`: the head up to which the aggregator holds the silo's ledger, None if it
+    holds nothing of it.
+    """
 
     approvals: tuple[bytes, ...]
     certificate: m.RoundCertificate | None
     round: int
     state_digest: bytes
+    held: HeadReceipt | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -205,8 +205,8 @@ def test_a_lost_ledger_is_not_forgotten(fedit, silo, charter):
         ("silo", "status", silo / "silo.yaml"),
     ):
         result = fedit(*arguments)
-        assert result.status == 1
-        assert "is missing; restore it from a backup" in result.err
+        assert result.status == 10
+        assert "is missing; put the aggregator's copy of it back" in result.err
 
 
 def test_approve_with_an_unwritable_approval_has_remembered_the_epoch(fedit, silo):
