@@ -7,6 +7,7 @@ the charge at or above what was spent, and no step is ever taken twice.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,12 @@ from numpy.typing import NDArray
 
 from fedit_secure import __version__
 from fedit_secure.errors import StorageError
+from fedit_secure.federation.admission import Account, Asked, admit
+from fedit_secure.federation.caps import checked_ledger
 from fedit_secure.federation.charter import Charter
 from fedit_secure.federation.durable import write_durably
 from fedit_secure.federation.heads import sign_head
-from fedit_secure.federation.policy import Policy, admit
+from fedit_secure.federation.policy import Policy
 from fedit_secure.federation.update import GridState
 from fedit_secure.privacy import ledger as pl
 from fedit_secure.privacy.renyi import best_order
@@ -27,6 +30,7 @@ from fedit_secure.secagg import messages as m
 from fedit_secure.secagg import transcript
 from fedit_secure.secagg.keys import SigningKey
 from fedit_secure.secagg.transcript import digest
+from fedit_secure.silo.charge_clock import ChargeClock
 from fedit_secure.storage.adapter_store import StateStore
 from fedit_secure.storage.journal import Journal
 from fedit_secure.storage.life import MASKED, REVEALED, VOIDED, Life, burn
@@ -79,6 +83,7 @@ class Books:
         name: str,
         key: SigningKey,
         policy: Policy,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._journal, self._states, self._charter = journal, states, charter
         self._name, self._key, self._policy = name, key, policy
@@ -86,10 +91,12 @@ class Books:
         self._row = charter.row(name)
         self._plan = charter.plan_for(name)
         self._limits = Limits.of(charter.secagg_params())
-        entries = journal.ledger(self._row.population)
+        population = self._row.population
+        entries = journal.ledger(population)
         self._ledger = (
-            pl.Ledger.from_entries(self._row.population, entries) if entries else None
+            checked_ledger(population, entries, [key.public]) if entries else None
         )
+        self._clock = ChargeClock(journal, population, clock)
         kept = journal.life(self._digest)
         self._kept_life = kept
         self._life = Life() if kept is None else Life.from_bytes(kept)
@@ -103,24 +110,27 @@ class Books:
         commits to its records. Raises PolicyRefusal and BudgetExhausted; nothing is
         written then.
         """
-        admit(self._charter, self._name, self._policy, self._ledger)
+        account = self._account(self._ledger)
+        admit(self._charter, self._name, account)
         ledger = self._ledger or pl.Ledger.open(self._opening(fingerprints))
         known = _commitment(ledger)
         if known != fingerprints.hex():
             version = pl.DataVersion(old=known, new=fingerprints.hex())
             ledger = ledger.append(version)
-        if ledger is not self._ledger:
-            self._commit(ledger)
+        # Always, for the time's sake: by the latest one a clock set back is noticed.
+        self._commit(ledger, notes=self._clock.note(account.times))
 
     def check_budget(self) -> None:
         """Raises BudgetExhausted or PolicyRefusal if `reserve` would."""
-        self._require_budget(self._open_ledger())
+        self._account(self._open_ledger()).require_room(self._asked)
 
     def reserve(self, round: int) -> None:
         """Charge one tuning of this round: durable before the first record is sampled.
 
         Raises PolicyRefusal or BudgetExhausted; nothing is written then.
         """
+        account = self._account(self._open_ledger())
+        account.require_room(self._asked)
         after = self._open_ledger().reserve(
             self._plan,
             run=self._charter.run,
@@ -132,19 +142,19 @@ class Books:
             allow_without_dp=self._policy.allow_without_dp,
             max_lost_charges=self._policy.max_lost_charges,
         )
-        self._commit(after)
+        self._commit(after, notes=self._clock.note(account.times.charged()))
 
     def spent(self) -> float:
         """Epsilon of every charge in the ledger at its own delta; inf without DP."""
         return self._open_ledger().spent().published
 
-    def _require_budget(self, ledger: pl.Ledger) -> None:
-        ledger.require_budget(
-            self._plan,
-            charter=self._digest.hex(),
-            cap_epsilon=self._policy.epsilon,
-            allow_without_dp=self._policy.allow_without_dp,
-        )
+    @property
+    def _asked(self) -> Asked:
+        return Asked(self._plan, self._digest.hex())
+
+    def _account(self, ledger: pl.Ledger | None) -> Account:
+        times = self._clock.times(ledger)
+        return Account(self._row.population, self._policy, ledger, times)
 
     def _opening(self, fingerprints: bytes) -> pl.Opened:
         public = self._charter.dp.sizes == "public"

@@ -26,12 +26,12 @@ from fedit_secure.errors import (
     FuseBlown,
     PolicyRefusal,
     ProtocolError,
-    QuorumLost,
     TuningFailed,
 )
 from fedit_secure.federation.approval import Approval, verify_approvals
 from fedit_secure.federation.charter import Charter
 from fedit_secure.federation.heads import check_head
+from fedit_secure.federation.hours import Hours
 from fedit_secure.federation.update import GridState, check_float_mode
 from fedit_secure.secagg import checks
 from fedit_secure.secagg import messages as m
@@ -42,6 +42,7 @@ from fedit_secure.silo.attempts import Attempts
 from fedit_secure.silo.books import Books
 from fedit_secure.silo.outbox import Outbox
 from fedit_secure.silo.slots import Slots
+from fedit_secure.silo.starting_hours import StartingHours
 from fedit_secure.storage.life import MASKED
 from fedit_secure.wire import frames as f
 from fedit_secure.wire.link import SiloLink
@@ -58,8 +59,8 @@ class SiloDaemon:
 
     `tune(round, state, charge)` runs DP-SGD and returns the noised update, float32 of
     shape (length,); it awaits `charge()` when everything that can fail has been tried,
-    and before it draws the first record. `on_event(round, phase)` is for a display and
-    must not block.
+    and before it draws the first record. It is called in the policy's `hours` only.
+    `on_event(round, phase)` is for a display and must not block.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class SiloDaemon:
         books: Books,
         tune: Tune,
         *,
+        hours: Hours | None = None,
         on_event: Callable[[int, str], None] = lambda round, phase: None,
     ) -> None:
         check_float_mode()
@@ -83,6 +85,7 @@ class SiloDaemon:
         self._tuning: asyncio.Task[None] | None = None
         self._receipt = asyncio.Event()
         self._skip: m.SkipRequest | None = None
+        self._hours = StartingHours(hours, charter.schedule)
 
     @property
     def _round(self) -> int:
@@ -123,7 +126,7 @@ class SiloDaemon:
         await link.send(f.Hello(self._name, *hello))
         welcome = await link.receive()
         if isinstance(welcome, f.CannotServe):
-            raise _refusal(welcome)
+            raise welcome.error()
         if not isinstance(welcome, f.Welcome):
             raise ProtocolError(f"a {type(welcome).__name__} where a Welcome belongs")
         self._verify_approvals(welcome.approvals)
@@ -190,7 +193,7 @@ class SiloDaemon:
 
     async def _take(self, frame: f.Frame) -> None:
         if isinstance(frame, f.CannotServe):
-            raise _refusal(frame)
+            raise frame.error()
         try:
             if isinstance(frame, f.RoundOffer):
                 await self._take_round(frame)
@@ -261,6 +264,7 @@ class SiloDaemon:
 
         try:
             await asyncio.to_thread(books.check_budget)
+            await self._hours.wait(self._tell)
             self._tell("tuning")
             await self.send(f.Phase(now, "tuning"))
             update = await self._tune(now, books.state(), charge)
@@ -390,11 +394,3 @@ class SiloDaemon:
 
     def _tell(self, phase: str) -> None:
         self._on_event(self._round, phase)
-
-
-def _refusal(frame: f.CannotServe) -> FeditError:
-    """The aggregator's reason, as the error with the exit status that it names."""
-    for kind in (PolicyRefusal, QuorumLost):
-        if kind.exit_status == frame.exit_status:
-            return kind(frame.reason)
-    return PolicyRefusal(frame.reason)

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from fedit_secure.errors import FeditError, PolicyRefusal, QuorumLost
 from fedit_secure.secagg import messages as m
 
 WIRE_VERSION = 1
@@ -75,6 +76,12 @@ class CannotServe:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "reason", printable(self.reason))
+
+    def error(self) -> FeditError:
+        """The reason, as the error with the exit status that it names."""
+        if self.exit_status == QuorumLost.exit_status:
+            return QuorumLost(self.reason)
+        return PolicyRefusal(self.reason)
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,7 +113,7 @@ REFUSALS = {
     "another records count": (
         "records", None, None, 6, "400 records, and its data has 399"),
     "budget too small": (
-        "policy.yaml", "epsilon: 8 ", "epsilon: 2 ", 7, "policy allows 2 in all"),
+        "policy.yaml", "epsilon: 8 ", "epsilon: 2 ", 7, "0 of the cap of 2 is spent"),
     "policy delta": (
         "policy.yaml", "delta: 1e-6", "delta: 1e-7", 6, "policy allows at most 1e-07"),
     "too few silos": (
