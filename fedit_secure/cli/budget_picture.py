@@ -112,12 +112,14 @@ def draw_budget(budget: Budget, path: Path) -> None:
 
     several = len(budget.caps) > 1
     bars = 0.9 + 0.3 * len(budget.caps) if several else 0.0
-    figure = Figure((8, 4.8 + bars), dpi=150, layout="constrained", facecolor=_GROUND)
+    figure = Figure((8, 4.8 + bars), dpi=150, facecolor=_GROUND)
+    figure.set_layout_engine("constrained", w_pad=0.12, h_pad=0.1)
     if several:
         ratios = {"height_ratios": [4.2, bars]}
         upper, lower = figure.subplots(2, 1, gridspec_kw=ratios)
         _draw_bars(lower, budget.caps)
         _dress(lower)
+        lower.grid(visible=False, axis="y")
     else:
         upper = figure.subplots()
     _draw_curves(upper, budget)
@@ -148,7 +150,7 @@ def _draw_curves(axes: Axes, budget: Budget) -> None:
         if curve:
             x, y = zip(*curve, strict=True)
             axes.plot(
-                x, y, line, color=colour, marker="o", markersize=4, lw=2,
+                x, y, line, color=colour, marker="o", markersize=4, lw=2, clip_on=False,
                 label=f"{label}: {y[-1]:.3g}",
             )  # fmt: skip
     end = max(x for _, curve, _, _ in curves for x, _ in curve)
@@ -192,13 +194,17 @@ def _draw_bars(axes: Axes, caps: Sequence[Cap]) -> None:
         of = f" of {cap.limit:.3g}" if cap.limit < math.inf else ""
         axes.annotate(
             f"{after:.3g}{of}", (1.0, row), xycoords=("axes fraction", "data"),
-            xytext=(6, 0), textcoords="offset points", va="center", color=_INK,
+            xytext=(6, 0), textcoords="offset points", va="center",
+            color=_INK if cap.fits else _CAP, fontweight="normal" if cap.fits else "bold",
         )  # fmt: skip
     axes.set_xlim(0, most * 1.03)
     axes.set_ylim(len(caps) - 0.5, -0.5)
     axes.set_yticks(range(len(caps)), [cap.covers for cap in caps])
     axes.tick_params(axis="y", length=0)
-    axes.set_xlabel(f"{_epsilon_at(caps[0].delta)}, against each cap", color=_INK)
+    run = "" if caps[0].after is None else " with the whole run,"
+    axes.set_xlabel(
+        f"{_epsilon_at(caps[0].delta)}: spent,{run} and the cap on it", color=_INK
+    )
 
 
 def _dress(axes: Axes) -> None:

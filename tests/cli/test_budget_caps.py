@@ -227,10 +227,10 @@ def test_a_picture_has_a_bar_for_each_cap(fedit, silo, charter, federation):
         assert show(fedit, silo, "--picture", picture, *options).status == 0
         drawn = picture.read_text()
         for words in (
-            "in any one run", "in any 30 days", "in any 90 days", "against each cap",
+            "in any one run", "in any 30 days", "in any 90 days", "and the cap on it",
             " of 40", " of 50",
         ):  # fmt: skip
             assert words in drawn
     policy(silo, epsilon_per_run=None, windows=[])
     assert show(fedit, silo, "--picture", picture).status == 0
-    assert "against each cap" not in picture.read_text()
+    assert "and the cap on it" not in picture.read_text()
