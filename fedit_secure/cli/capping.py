@@ -15,7 +15,7 @@ from fedit_secure.cli.standing import account_in, identity_of, population_of
 from fedit_secure.config import SiloConfig, load_policy
 from fedit_secure.errors import ConfigError, StorageError
 from fedit_secure.federation.admission import Account
-from fedit_secure.federation.caps import CapChange, signer_of
+from fedit_secure.federation.checked_ledger import next_change, signer_of
 from fedit_secure.federation.document import describe
 from fedit_secure.federation.identity import Identity
 from fedit_secure.privacy.ledger import Ledger
@@ -125,7 +125,7 @@ def _changed(
     if epsilon == ledger.cap_epsilon:
         raise ConfigError(f"the cap of {account.population!r} is {epsilon:g} already")
     try:
-        event = CapChange.of(ledger, epsilon, reason).signed(identity.signing)
+        event = next_change(ledger, epsilon, reason).signed(identity.signing)
     except ValidationError as error:
         raise ConfigError(f"the change: {describe(error.errors()[0])}") from error
     return ledger.append(event)

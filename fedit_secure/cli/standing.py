@@ -14,8 +14,8 @@ from fedit_secure.config import AggregatorConfig, SiloConfig, load_policy
 from fedit_secure.errors import ConfigError, StorageError
 from fedit_secure.federation.admission import Account
 from fedit_secure.federation.approval import highest_approved, load_approvals
-from fedit_secure.federation.caps import checked_ledger
 from fedit_secure.federation.charter import Charter
+from fedit_secure.federation.checked_ledger import checked_ledger
 from fedit_secure.federation.identity import Identity, load_identity
 from fedit_secure.federation.policy import Policy
 from fedit_secure.privacy.ledger import Aborted, Intent, Ledger, Released

@@ -3,19 +3,19 @@ anybody checks that it was they.
 
 A cap that anybody with access to a disk could raise would cap nothing. So the entry is
 signed by the silo's identity key, and the signature covers the ledger before it: it holds
-at one place of one ledger, and nowhere else. Nothing here writes a ledger.
+at one place of one ledger, and nowhere else. Nothing here writes or opens a ledger, so that
+a verifier can take it without trusting what does: for that see `checked_ledger.py`.
 """
 
 from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from fedit_secure.privacy.events import CapChanged, Event, KeyRotated, Opened
-from fedit_secure.privacy.ledger import GENESIS, Ledger, LedgerCorrupt
-from fedit_secure.secagg.keys import BadSignature, SigningKey, verify
+from fedit_secure.secagg.keys import SigningKey
 from fedit_secure.secagg.transcript import digest, u64
 
 
@@ -34,12 +34,6 @@ class CapChange:
     old: float
     new: float
     reason: str
-
-    @classmethod
-    def of(cls, ledger: Ledger, new: float, reason: str) -> CapChange:
-        """The change that this ledger could take next."""
-        number, old = ledger.sequence + 1, ledger.cap_epsilon
-        return cls(ledger.population, number, ledger.hash, old, new, reason)
 
     def digest(self) -> bytes:
         """The 32 bytes that are signed. An epsilon is its 8 bytes as a little-endian
@@ -69,12 +63,12 @@ def cap_changes(
     """Each change of a ledger's cap, with its signature and the key that should have made
     it: the one that the ledger was opened with, or the last that it rotated to.
 
-    `hashes`: the chain's hash after each entry. A rotation is taken at its word here:
-    `check_caps` says which keys to believe.
+    `hashes`: the chain's hash after each entry, 32 bytes each. Nothing is verified here,
+    and a rotation is taken at its word: the caller says which keys to believe.
     """
     population, key, cap = "", b"", math.inf
     for number, (event, before) in enumerate(
-        zip(events, (GENESIS, *hashes), strict=False), 1
+        zip(events, (bytes(32), *hashes), strict=False), 1
     ):
         if isinstance(event, Opened):
             population, key = event.population, bytes.fromhex(event.identity)
@@ -86,42 +80,6 @@ def cap_changes(
             change = CapChange(population, number, before, cap, new, reason)
             yield change, bytes.fromhex(event.signature), key
             cap = new
-
-
-def signer_of(ledger: Ledger) -> bytes:
-    """The public key, 32 bytes, that has to sign the ledger's next change of cap."""
-    for event in reversed(ledger.events):
-        if isinstance(event, KeyRotated):
-            return bytes.fromhex(event.new)
-    return bytes.fromhex(ledger.opened.identity)
-
-
-def check_caps(ledger: Ledger, known: Collection[bytes] = ()) -> None:
-    """Raises LedgerCorrupt, naming the entry, unless every change of the cap is signed.
-
-    By the key that the ledger was opened with, or by one in `known` (32 bytes each), which
-    the caller knows to be the silo's: an entry that rotates to another makes nobody the
-    operator.
-    """
-    believed = {bytes.fromhex(ledger.opened.identity), *known}
-    for change, signature, key in cap_changes(ledger.events, ledger.hashes):
-        if key not in believed:
-            what = "the cap is changed under a key that isn't known to be the silo's"
-            raise LedgerCorrupt(ledger.population, change.entry, what)
-        try:
-            verify(key, change.digest(), signature)
-        except BadSignature:
-            what = "the change of the cap isn't signed by the silo's key"
-            raise LedgerCorrupt(ledger.population, change.entry, what) from None
-
-
-def checked_ledger(
-    population: str, entries: Iterable[bytes], known: Collection[bytes] = ()
-) -> Ledger:
-    """`Ledger.from_entries`, and `check_caps`; raises LedgerCorrupt as they do."""
-    ledger = Ledger.from_entries(population, entries)
-    check_caps(ledger, known)
-    return ledger
 
 
 def _epsilon(value: float) -> bytes:

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from fedit_secure import __version__
 from fedit_secure.errors import StorageError
 from fedit_secure.federation.admission import Account, Asked, admit
-from fedit_secure.federation.caps import checked_ledger
 from fedit_secure.federation.charter import Charter
+from fedit_secure.federation.checked_ledger import checked_ledger
 from fedit_secure.federation.durable import write_durably
 from fedit_secure.federation.heads import sign_head
 from fedit_secure.federation.policy import Policy

@@ -11,8 +11,8 @@ import pytest
 from fedit_secure.cli import history as history_module
 from fedit_secure.cli.history import history_table
 from fedit_secure.federation.admission import Account
-from fedit_secure.federation.caps import CapChange
 from fedit_secure.federation.charter import Charter
+from fedit_secure.federation.checked_ledger import next_change
 from fedit_secure.federation.identity import load_identity
 from fedit_secure.federation.policy import Policy
 from fedit_secure.federation.windows import ChargeTimes
@@ -90,7 +90,7 @@ def story(silo):
     ledger = events(ledger, committed(1), released(1, (ME, "clinic-b")))
     ledger = charge(charge(ledger, 2), 2)
     ledger = events(ledger, committed(2), released(2, ("clinic-b", "clinic-c")))
-    ledger = events(ledger, CapChange.of(ledger, 60.0, "board, 2 May").signed(key))
+    ledger = events(ledger, next_change(ledger, 60.0, "board, 2 May").signed(key))
     ledger = events(ledger, pl.DataVersion(old="cd" * 32, new="ce" * 32))
     ledger = events(charge(ledger, 3), pl.Aborted(charter=CHARTER, round=3))
     ledger = events(charge(ledger, 4), released(4, None))

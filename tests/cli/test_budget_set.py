@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fedit_secure.federation.caps import check_caps
 from fedit_secure.federation.charter import Charter
+from fedit_secure.federation.checked_ledger import check_caps
 from fedit_secure.federation.identity import load_identity
 from fedit_secure.privacy.ledger import CapChanged, Ledger, LedgerCorrupt, Opened
 from fedit_secure.silo.books import open_journal

@@ -6,17 +6,19 @@ import hashlib
 import json
 import math
 import struct
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
 from pydantic import ValidationError
 
 from fedit_secure.errors import StorageError
-from fedit_secure.federation.caps import (
-    CapChange,
-    cap_changes,
+from fedit_secure.federation.caps import CapChange, cap_changes
+from fedit_secure.federation.checked_ledger import (
     check_caps,
     checked_ledger,
+    next_change,
     signer_of,
 )
 from fedit_secure.privacy.ledger import (
@@ -52,7 +54,7 @@ def opened(population: str = WARD, cap: float | None = 8.0) -> Ledger:
 def changed(
     ledger: Ledger, new: float, key: SigningKey = KEY, reason: str = "board, 2 May"
 ) -> Ledger:
-    return ledger.append(CapChange.of(ledger, new, reason).signed(key))
+    return ledger.append(next_change(ledger, new, reason).signed(key))
 
 
 def grown(ledger: Ledger) -> Ledger:
@@ -68,7 +70,7 @@ def independent_digest(*fields: bytes) -> bytes:
 
 def test_what_is_signed_is_what_the_protocol_says() -> None:
     ledger = grown(opened())
-    change = CapChange.of(ledger, 12.5, "Vorstand, 2. Mai: für zwei Läufe")
+    change = next_change(ledger, 12.5, "Vorstand, 2. Mai: für zwei Läufe")
     assert change.digest() == independent_digest(
         b"fedit/cap/v1",
         WARD.encode(),
@@ -78,7 +80,7 @@ def test_what_is_signed_is_what_the_protocol_says() -> None:
         struct.pack("<d", 12.5),
         "Vorstand, 2. Mai: für zwei Läufe".encode(),
     )
-    first = CapChange.of(opened(cap=None), 4.0, "x")
+    first = next_change(opened(cap=None), 4.0, "x")
     assert first.digest() == independent_digest(
         b"fedit/cap/v1", WARD.encode(), struct.pack("<Q", 2), opened(cap=None).hash,
         b"", struct.pack("<d", 4.0), b"x",
@@ -190,7 +192,7 @@ def test_a_change_that_no_entry_can_hold() -> None:
         (1.0, "\n"),
     ):
         with pytest.raises(ValidationError):
-            CapChange.of(opened(), cap, reason).signed(KEY)
+            next_change(opened(), cap, reason).signed(KEY)
 
 
 def test_the_entry_is_as_the_schema_always_had_it() -> None:
@@ -199,3 +201,11 @@ def test_the_entry_is_as_the_schema_always_had_it() -> None:
     assert changed(opened(), 12.0).entries == changed(opened(), 12.0).entries
     with pytest.raises(StorageError):
         opened().append(opened().opened)
+
+
+def test_a_verifier_takes_it_without_the_ledger_that_writes() -> None:
+    code = (
+        "import sys, fedit_secure.federation.caps;"
+        "sys.exit('fedit_secure.privacy.ledger' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
