@@ -126,7 +126,7 @@ REFUSALS = {
         "doesn't set tell_record_count"),
     "unknown key in the policy": (
         "policy.yaml", "minimum_silos", "minimum_silo", 4,
-        "line 4: the key 'minimum_silo' is unknown; did you mean 'minimum_silos'?"),
+        "line 8: the key 'minimum_silo' is unknown; did you mean 'minimum_silos'?"),
     "missing key in silo.yaml": (
         "silo.yaml", "policy: policy.yaml\n", "", 4, "the key 'policy' is missing"),
     "another silo's name": (
