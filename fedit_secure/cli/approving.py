@@ -8,14 +8,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from fedit_secure.cli.standing import identity_of, ledger_of
+from fedit_secure.cli.caps_table import caps_table
+from fedit_secure.cli.standing import account_of, identity_of
 from fedit_secure.config import SiloConfig, load_policy
 from fedit_secure.errors import ConfigError, PolicyRefusal
+from fedit_secure.federation.admission import Admitted, admit
 from fedit_secure.federation.approval import approve, check_epoch, remember
 from fedit_secure.federation.charter import Charter
 from fedit_secure.federation.durable import write_durably
 from fedit_secure.federation.identity import Identity
-from fedit_secure.federation.policy import Admitted, Policy, admit, check_delta
+from fedit_secure.federation.policy import Policy, check_delta
 from fedit_secure.privacy.ledger import Ledger
 from fedit_secure.silo.fingerprints import Prints
 from fedit_secure.silo.ledger_opening import require_open_charter
@@ -30,13 +32,15 @@ from fedit_secure.tuning.units import count_units, persons_of, require_persons
 class Checked:
     """A charter that this silo may approve, and the facts for its operator.
 
-    `person_sizes`: of how many records to state what a person costs beside the claim of
-    a charter per record; the most that one has here, where the data names persons.
+    `caps`: what it does to each cap, a row each; none without DP. `person_sizes`: of how
+    many records to state what a person costs beside the claim of a charter per record; the
+    most that one has here, where the data names persons.
     """
 
     charter: Charter
     identity: Identity
     facts: dict[str, Any]
+    caps: list[dict[str, Any]]
     person_sizes: tuple[int, ...]
 
 
@@ -62,13 +66,15 @@ def check_charter(config: SiloConfig) -> Checked:
             f"{units}"
         )
     check_delta(charter, units)
-    ledger = ledger_of(config, charter.row(config.name).population)
-    _check_journal(config, charter, ledger, Prints.of(records, identity.signing))
-    admitted = admit(charter, config.name, policy, ledger)
+    account = account_of(config, charter.row(config.name).population)
+    prints = Prints.of(records, identity.signing)
+    _check_journal(config, charter, account.ledger, prints)
+    admitted = admit(charter, config.name, account)
     facts = _facts(charter, admitted, policy) | _unit_facts(charter, records)
     most = max(len(own) for own in persons_of(records))
     named = source.columns.person is not None
-    return Checked(charter, identity, facts, (most,) if named and most > 1 else (2, 4))
+    sizes = (most,) if named and most > 1 else (2, 4)
+    return Checked(charter, identity, facts, caps_table(admitted.caps), sizes)
 
 
 def _check_journal(

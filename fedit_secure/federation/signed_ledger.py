@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TypeVar
 
+from fedit_secure.federation.caps import CapChange, cap_changes
 from fedit_secure.federation.ledger_signatures import check_entry, signed_digest
 from fedit_secure.privacy.carried_over import Inherited, Lost
 from fedit_secure.privacy.events import KeyRotated
 from fedit_secure.privacy.ledger import Ledger, LedgerCorrupt
-from fedit_secure.secagg.keys import BadSignature, SigningKey
+from fedit_secure.secagg.keys import BadSignature, SigningKey, verify
 
 _S = TypeVar("_S", KeyRotated, Lost, Inherited)
 
@@ -23,9 +24,15 @@ def sign_event(key: SigningKey, ledger: Ledger, event: _S) -> _S:
     return event.model_copy(update={"signature": key.sign(covered).hex()})
 
 
+def next_change(ledger: Ledger, new: float, reason: str) -> CapChange:
+    """The change of the cap that this ledger could take next."""
+    number, old = ledger.sequence + 1, ledger.cap_epsilon
+    return CapChange(ledger.population, number, ledger.hash, old, new, reason)
+
+
 def check_signatures(ledger: Ledger) -> None:
     """Raises LedgerCorrupt, naming the entry, unless the silo's key of that time signed
-    each of them.
+    each entry that needs it: what its operator decided, and every change of the key.
     """
     population, identity = ledger.population, ledger.opened.identity
     places = zip(ledger.events, (bytes(32), *ledger.hashes), strict=False)
@@ -39,6 +46,13 @@ def check_signatures(ledger: Ledger) -> None:
             raise LedgerCorrupt(population, sequence + 1, what) from None
         if isinstance(event, KeyRotated):
             identity = event.new
+    # Every key that a rotation leads to is the silo's own by now.
+    for change, signature, key in cap_changes(ledger.events, ledger.hashes):
+        try:
+            verify(key, change.digest(), signature)
+        except BadSignature:
+            what = "the change of the cap isn't signed by the silo's key"
+            raise LedgerCorrupt(population, change.entry, what) from None
 
 
 def identity_of(ledger: Ledger) -> str:

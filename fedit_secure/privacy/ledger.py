@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Literal
 
 from fedit_secure.errors import BudgetExhausted, PolicyRefusal, StorageError
+from fedit_secure.privacy.caps import LIFETIME, PUBLISHED, SLACK, Cap
 from fedit_secure.privacy.carried_over import Inherited, Lost
 from fedit_secure.privacy.charges import Charges
 from fedit_secure.privacy.events import (
@@ -60,8 +61,6 @@ __all__ = [
     "Voided",
     "recompute",
 ]
-
-_SLACK = 1e-6  # two machines' rounding of one calibration
 
 
 class LedgerCorrupt(StorageError):
@@ -257,6 +256,12 @@ class Ledger:
         """
         return self.charges().with_plan(plan, charter, self.delta)
 
+    def counted_by(self, charter: str | None = None) -> str:
+        """How `would_cost` composes this charter's run with what was charged."""
+        if self.charges().fixed_beforehand(charter):
+            return PUBLISHED
+        return f"the Renyi filter of order {self.opened.filter_order:g}"
+
     # ----------------------------------------------------------------------- what it allows
 
     def require_budget(
@@ -296,13 +301,13 @@ class Ledger:
         own_cap = self.cap_epsilon
         cap = own_cap if cap_epsilon is None else min(own_cap, cap_epsilon)
         needed = self.would_cost(plan, charter=charter)
-        if needed > cap + _SLACK:
-            spent = self.spent().published
-            raise BudgetExhausted(
-                f"the run would bring the records of {self.population!r} to epsilon "
-                f"{needed:.4g} at delta {self.delta:g}, and {spent:.4g} of the cap of "
-                f"{cap:.4g} is spent"
-            )
+        if needed > cap + SLACK:
+            from fedit_secure.privacy.accountant import spent_epsilons
+
+            alone = spent_epsilons(plan.run_event(), self.delta).published
+            spent, by = self.spent().published, self.counted_by(charter)
+            terms = (self.population, LIFETIME, cap, self.delta, spent)
+            raise Cap(*terms, alone, needed, by).exhausted()
 
     def reserve(
         self,

@@ -7,6 +7,7 @@ the charge at or above what was spent, and no step is ever taken twice.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,16 +16,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedit_secure.errors import StorageError
+from fedit_secure.federation.admission import Account, Asked, admit
 from fedit_secure.federation.charter import Charter
 from fedit_secure.federation.durable import write_durably
 from fedit_secure.federation.heads import sign_head
-from fedit_secure.federation.policy import Policy, admit
+from fedit_secure.federation.policy import Policy
 from fedit_secure.federation.update import GridState
 from fedit_secure.privacy import ledger as pl
 from fedit_secure.secagg import messages as m
 from fedit_secure.secagg import transcript
 from fedit_secure.secagg.keys import SigningKey
 from fedit_secure.secagg.transcript import digest
+from fedit_secure.silo.charge_clock import ChargeClock
 from fedit_secure.silo.fingerprints import Prints
 from fedit_secure.silo.ledger_opening import (
     keep_receipt,
@@ -83,6 +86,7 @@ class Books:
         name: str,
         key: SigningKey,
         policy: Policy,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._journal, self._states, self._charter = journal, states, charter
         self._name, self._key, self._policy = name, key, policy
@@ -93,6 +97,7 @@ class Books:
         self._limits = Limits.of(charter.secagg_params())
         self._ledger = stored_ledger(journal, charter, name)
         self._records: tuple[bytes, Prints | None] | None = None
+        self._clock = ChargeClock(journal, self._row.population, clock)
         kept = journal.life(self._digest)
         self._kept_life = kept
         self._life = Life() if kept is None else Life.from_bytes(kept)
@@ -119,7 +124,7 @@ class Books:
         if prints is not None:
             of = self._row.population
             require_inherited(self._journal, of, self._ledger, prints)
-        admit(self._charter, self._name, self._policy, self._ledger)
+        admit(self._charter, self._name, self._account(self._ledger))
         self._records = fingerprints, prints
 
     def open(self) -> None:
@@ -132,9 +137,12 @@ class Books:
         known, now = ledger.fingerprints, fingerprints.hex()
         if known != now:
             ledger = ledger.append(pl.DataVersion(old=known, new=now))
-        notes = prints and prints_note(self._journal, ledger, before, prints)
-        if ledger is not before or notes:
-            self._commit(ledger, notes=notes)
+        notes = dict(
+            prints_note(self._journal, ledger, before, prints) if prints else {}
+        )
+        # Always, for the time's sake: by the latest one a clock set back is noticed.
+        notes |= self._clock.note(self._account(before).times)
+        self._commit(ledger, notes=notes)
         self._records = None
 
     def require_known(self, head: m.LedgerHead | None) -> None:
@@ -144,13 +152,15 @@ class Books:
 
     def check_budget(self) -> None:
         """Raises BudgetExhausted or PolicyRefusal if `reserve` would."""
-        self._require_budget(self._open_ledger())
+        self._account(self._open_ledger()).require_room(self._asked)
 
     def reserve(self, round: int) -> None:
         """Charge one tuning of this round: durable before the first record is sampled.
 
         Raises PolicyRefusal or BudgetExhausted; nothing is written then.
         """
+        account = self._account(self._open_ledger())
+        account.require_room(self._asked)
         after = self._open_ledger().reserve(
             self._plan,
             run=self._charter.run,
@@ -162,19 +172,19 @@ class Books:
             allow_without_dp=self._policy.allow_without_dp,
             max_lost_charges=self._policy.max_lost_charges,
         )
-        self._commit(after)
+        self._commit(after, notes=self._clock.note(account.times.charged()))
 
     def spent(self) -> float:
         """Epsilon of every charge in the ledger at its own delta; inf without DP."""
         return self._open_ledger().spent().published
 
-    def _require_budget(self, ledger: pl.Ledger) -> None:
-        ledger.require_budget(
-            self._plan,
-            charter=self._digest.hex(),
-            cap_epsilon=self._policy.epsilon,
-            allow_without_dp=self._policy.allow_without_dp,
-        )
+    @property
+    def _asked(self) -> Asked:
+        return Asked(self._plan, self._digest.hex())
+
+    def _account(self, ledger: pl.Ledger | None) -> Account:
+        times = self._clock.times(ledger)
+        return Account(self._row.population, self._policy, ledger, times)
 
     def head(self) -> m.LedgerHead:
         """The ledger's head as adverts carry it."""

@@ -30,6 +30,7 @@ from fedit_secure.errors import (
 )
 from fedit_secure.federation.approval import Approval, verify_approvals
 from fedit_secure.federation.charter import Charter
+from fedit_secure.federation.hours import Hours
 from fedit_secure.federation.update import GridState, check_float_mode
 from fedit_secure.secagg import checks
 from fedit_secure.secagg import messages as m
@@ -42,6 +43,7 @@ from fedit_secure.silo.claims import Claiming
 from fedit_secure.silo.countersigning import Countersigning
 from fedit_secure.silo.outbox import Outbox
 from fedit_secure.silo.slots import Slots
+from fedit_secure.silo.starting_hours import StartingHours
 from fedit_secure.storage.life import MASKED
 from fedit_secure.wire import frames as f
 from fedit_secure.wire.link import SiloLink
@@ -58,8 +60,8 @@ class SiloDaemon:
 
     `tune(round, state, charge)` runs DP-SGD and returns the noised update, float32 of
     shape (length,); it awaits `charge()` when everything that can fail has been tried,
-    and before it draws the first record. `on_event(round, phase)` is for a display and
-    must not block.
+    and before it draws the first record. It is called in the policy's `hours` only.
+    `on_event(round, phase)` is for a display and must not block.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class SiloDaemon:
         books: Books,
         tune: Tune,
         *,
+        hours: Hours | None = None,
         on_event: Callable[[int, str], None] = lambda round, phase: None,
     ) -> None:
         check_float_mode()
@@ -84,6 +87,7 @@ class SiloDaemon:
         self._countersigning = Countersigning(charter, name, books)
         self._skip: m.SkipRequest | None = None
         self._claiming = Claiming(charter, name, key, books, self.send)
+        self._hours = StartingHours(hours, charter.schedule)
 
     @property
     def _round(self) -> int:
@@ -265,6 +269,7 @@ class SiloDaemon:
 
         try:
             await asyncio.to_thread(books.check_budget)
+            await self._hours.wait(self._tell)
             self._tell("tuning")
             await self.send(f.Phase(now, "tuning"))
             update = await self._tune(now, books.state(), charge)

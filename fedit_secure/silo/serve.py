@@ -83,7 +83,13 @@ async def serve(
             return await tune_in_child(job, tell, before_sampling=charge)
 
         daemon = SiloDaemon(
-            charter, config.name, identity.signing, books, tune, on_event=on_event
+            charter,
+            config.name,
+            identity.signing,
+            books,
+            tune,
+            hours=policy.hours,
+            on_event=on_event,
         )
         return await _until_stopped(daemon, dial)
 

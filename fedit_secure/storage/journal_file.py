@@ -53,6 +53,10 @@ _SCHEMA = (
 )
 
 
+class JournalInUse(StorageError):
+    """Another process holds the journal's lock."""
+
+
 @contextmanager
 def translated(path: Path) -> Iterator[None]:
     """SQLite's errors as ours."""
@@ -73,7 +77,7 @@ def take_lock(path: Path) -> int:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         os.close(descriptor)
-        raise StorageError(
+        raise JournalInUse(
             f"another process is using {path}: two daemons can't share a state folder"
         ) from error
     return descriptor
