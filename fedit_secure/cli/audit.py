@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import typer
 
-from fedit_secure.cli import audit_verify
+from fedit_secure.cli import audit_canary, audit_verify
 
 app = typer.Typer(
     help="What a federation did, checked from outside.", no_args_is_help=True
 )
 app.command("verify")(audit_verify.verify)
+app.command("canary")(audit_canary.canary)
