@@ -2,7 +2,8 @@
 
 A silo samples its first record only after the aggregator has signed the ledger head that
 holds the intent. So a silo can't forget a charge unseen: the copy here, and the heads that
-every advert carries to the other silos, show it.
+every advert carries to the other silos, show it. The last head that both have signed lies
+beside each copy, before the silo hears of it: it is what an auditor holds the copy against.
 """
 
 from __future__ import annotations
@@ -10,23 +11,29 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from fedit_secure.errors import FaultySilo
+from fedit_secure.errors import ConfigError, FaultySilo, StorageError
 from fedit_secure.federation.charter import Charter
 from fedit_secure.federation.durable import append_durably, write_durably
-from fedit_secure.federation.heads import check_head, sign_head
+from fedit_secure.federation.heads import SignedHead, check_head, sign_head
 from fedit_secure.secagg.keys import SigningKey
 from fedit_secure.secagg.messages import LedgerHead
 from fedit_secure.wire.frames import HeadReceipt, LedgerEntries
 
 
 class LedgerCopies:
-    """One append-only file per silo, `<name>.jsonl`, chained as the silo chains it."""
+    """One append-only file per silo, `<name>.jsonl`, chained as the silo chains it, and
+    the last head that was signed and countersigned, `<name>.head`.
+
+    Raises StorageError for a copy that was altered on this disk. One that was only cut
+    short is filled again by its silo, which can't go back behind the head.
+    """
 
     def __init__(self, folder: Path, charter: Charter, key: SigningKey) -> None:
         self._folder = folder
         self._charter = charter
         self._key = key
         self._hashes: dict[str, list[bytes]] = {}
+        self._signed: dict[str, SignedHead] = {}
         folder.mkdir(parents=True, exist_ok=True)
         for row in charter.roster:
             path = self._path(row.name)
@@ -36,9 +43,10 @@ class LedgerCopies:
             if torn:  # a crash cut an append short; the silo sends that entry again
                 write_durably(path, whole + b"\n" if whole else b"")
             chain = [bytes(32)]
-            for entry in whole.splitlines():
+            for entry in whole.split(b"\n") if whole else ():
                 chain.append(_next(chain[-1], entry))
             self._hashes[row.name] = chain
+            self._load_head(row.name)
 
     def sequence(self, silo: str) -> int:
         """How many entries of this silo's ledger are held."""
@@ -59,7 +67,7 @@ class LedgerCopies:
             raise FaultySilo(silo, "its ledger page leaves entries out")
         fresh: list[bytes] = []
         for number, entry in enumerate(page.entries, page.first):
-            if b"\n" in entry:
+            if not entry or b"\n" in entry:
                 raise FaultySilo(silo, "its ledger entry isn't one line")
             hash_after = _next(chain[number], entry)
             if number + 1 < len(chain):
@@ -69,23 +77,61 @@ class LedgerCopies:
                 chain.append(hash_after)
                 fresh.append(entry)
         held = len(chain) - 1
-        if page.head.sequence < held:
+        known = self._signed.get(silo)
+        if page.head.sequence < max(held, known.sequence if known else 0):
             raise FaultySilo(silo, "its privacy ledger went back")
+        if known is not None and not _lies_on(known, chain):
+            raise FaultySilo(silo, "its privacy ledger has forked")
         if page.head.sequence == held and page.head.hash != chain[-1]:
             raise FaultySilo(silo, "its privacy ledger misses its own head")
         append_durably(self._path(silo), b"".join(entry + b"\n" for entry in fresh))
         self._hashes[silo] = chain
         if page.head.sequence > held:
             return None
-        return HeadReceipt(page.head, sign_head(self._key, silo, page.head))
+        receipt = HeadReceipt(page.head, sign_head(self._key, silo, page.head))
+        self._keep_head(silo, page, receipt)
+        return receipt
 
     def head(self, silo: str) -> LedgerHead:
         """The head of the copy."""
         row, chain = self._charter.row(silo), self._hashes[silo]
         return LedgerHead(row.population, len(chain) - 1, chain[-1])
 
+    def _keep_head(self, silo: str, page: LedgerEntries, receipt: HeadReceipt) -> None:
+        if page.head.sequence == 0:
+            return  # there is nothing below it yet
+        signed = SignedHead.of(silo, page.head, page.signature, receipt.signature)
+        if self._signed.get(silo) != signed:
+            write_durably(self._head_path(silo), signed.to_bytes())
+            self._signed[silo] = signed
+
+    def _load_head(self, silo: str) -> None:
+        path = self._head_path(silo)
+        if not path.exists():
+            return
+        try:
+            signed = SignedHead.load(path)
+        except ConfigError as error:
+            raise StorageError(f"a copy of a ledger is damaged: {error}") from error
+        # The silo isn't to blame for what this disk did to its copy.
+        if signed.silo != silo or not _lies_on(signed, self._hashes[silo]):
+            raise StorageError(
+                f"the copy of the ledger of silo {silo!r}, {self._path(silo)}, isn't the "
+                f"one under the head that was signed"
+            )
+        self._signed[silo] = signed
+
     def _path(self, silo: str) -> Path:
         return self._folder / f"{silo}.jsonl"
+
+    def _head_path(self, silo: str) -> Path:
+        return self._folder / f"{silo}.head"
+
+
+def _lies_on(signed: SignedHead, chain: list[bytes]) -> bool:
+    """False if the chain is another one; a chain that ends before the head is unknown."""
+    at = signed.sequence
+    return at >= len(chain) or chain[at].hex() == signed.hash
 
 
 def _next(previous: bytes, entry: bytes) -> bytes:

@@ -67,6 +67,7 @@ class Aggregator:
         self._charter, self._digest, self._key = charter, charter.digest(), key
         self._approvals = tuple(a.to_bytes() for a in approvals)
         self._folder = folder
+        folder.keep_approvals(approvals)
         self._params, self._roster = charter.secagg_params(), charter.secagg_roster()
         self._copies = LedgerCopies(folder.folder / "ledgers", charter, key)
         self._links: dict[int, PeerLink] = {}

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
 
+from fedit_secure.errors import StorageError
 from fedit_secure.federation.update import GridState, to_float32
 from fedit_secure.secagg.transcript import Blob, digest, join, u64
 
@@ -31,3 +34,12 @@ def adapter_of(state: GridState) -> str:
         tensors.append((name, flat[start : start + size].reshape(shape)))
         start += size
     return adapter_digest(tensors)
+
+
+def digest_of_file(path: Path) -> str:
+    """The digest of the tensors in a .safetensors file; StorageError if it isn't one."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return adapter_digest((name, file.get_tensor(name)) for name in file.keys())  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise StorageError(f"{path} can't be read: {error}") from error

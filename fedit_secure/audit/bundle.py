@@ -30,7 +30,24 @@ from pydantic import Field
 
 from fedit_secure.errors import ConfigError
 from fedit_secure.federation.charter import Charter
-from fedit_secure.federation.document import Document, Hex32, Hex64, Line, Name, Part
+from fedit_secure.federation.document import Document, Hex32, Line, Name, Part
+from fedit_secure.federation.heads import SignedHead
+
+__all__ = [
+    "LABEL",
+    "MANIFEST",
+    "MAX_FILES",
+    "SIGNATURE",
+    "AdapterDigests",
+    "Bundle",
+    "Maker",
+    "Manifest",
+    "SeenHead",
+    "SeenHeads",
+    "SignedHead",
+    "charter_of",
+    "round_name",
+]
 
 MANIFEST: Final = "manifest.json"
 SIGNATURE: Final = "manifest.sig"
@@ -57,20 +74,6 @@ class Manifest(Document):
     charter: Hex32
     software: Line
     files: dict[str, Hex32]
-
-
-class SignedHead(Document):
-    """A ledger's head under the silo's signature, and the aggregator's where it is known.
-
-    Both sign `federation.heads.head_digest`.
-    """
-
-    silo: Name
-    population: Line
-    sequence: Annotated[int, Field(ge=1, lt=2**53)]
-    hash: Hex32
-    signature: Hex64
-    countersignature: Hex64 | None
 
 
 class SeenHead(Part):

@@ -86,7 +86,7 @@ FAULTS: Final[Mapping[str, tuple[str, str]]] = {
         "a silo is in a sum, and its ledger has no update",
     ),
     "mask-unrecorded": ("charges", "a silo is in a sum that its ledger doesn't know"),
-    "void-in-sum": ("charges", "a sum holds an update of an attempt declared void"),
+    "void-in-sum": ("charges", "a sum is of an attempt that a quorum had closed"),
     "release-differs": ("charges", "a ledger says something else of a release"),
     "release-unknown": ("charges", "a ledger has a release that the rounds don't have"),
     "state-malformed": ("adapters", "the initial state isn't the charter's"),

@@ -73,7 +73,8 @@ class History:
         charges: in their order.
         caps: (entry, lifetime cap from there on), None for no cap.
         commits, releases, aborted: by charter and round.
-        masks, voids: by attempt (ctx in hex), the entry.
+        masks: by attempt (ctx in hex), the entry.
+        renewed: attempts that a quorum closed, by their void statements.
         faults: what is wrong with the ledger itself.
     """
 
@@ -87,7 +88,7 @@ class History:
     releases: dict[Key, Release] = field(default_factory=dict)
     aborted: set[Key] = field(default_factory=set)
     masks: dict[str, int] = field(default_factory=dict)
-    voids: dict[str, int] = field(default_factory=dict)
+    renewed: set[str] = field(default_factory=set)
     faults: list[Fault] = field(default_factory=list)
 
     @property
@@ -243,16 +244,16 @@ class _Reader:
             raise ImpossibleEntry("it had voided this attempt")
         self.state = "revealed"
 
-    def _void(self, number: int, event: e.Voided) -> None:
+    def _void(self, _: int, event: e.Voided) -> None:
         if self.state == "revealed" and event.ctx == self.attempt:
             raise ImpossibleEntry("it had revealed shares in this attempt")
         self.closed.add(event.ctx)
-        self.history.voids[event.ctx] = number
 
     def _renew(self, _: int, event: e.Renewed) -> None:
         if self.state != "masked" or event.ctx != self.attempt:
             raise ImpossibleEntry("no update is masked in this attempt")
         self.closed.add(event.ctx)
+        self.history.renewed.add(event.ctx)
         self.state, self.attempt = "free", ""
 
     def _release(self, number: int, event: e.Released) -> None:

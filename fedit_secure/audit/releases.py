@@ -115,8 +115,10 @@ def _contribution(
         yield Fault("update-uncommitted", where, what)
         return
     ctx = ended.ctx.hex()
-    if ctx in history.voids:
-        what = "it is in the sum of an attempt that its ledger calls void"
+    # A silo that died may have voided it by itself, and be in the sum all the same: the
+    # others gave its shares. Only what a quorum closed can have no sum.
+    if ctx in history.renewed:
+        what = "it is in the sum of an attempt that a quorum had closed"
         yield Fault("void-in-sum", where, what)
     elif ctx not in history.masks and _went_on(history, key):
         what = "it is in the sum of an attempt that its ledger doesn't know"

@@ -89,6 +89,7 @@ class _Auditor:
         self.faults += check_delta(self.charter)
         terms = Terms.of(self.charter)
         histories, rounds = self._read(terms)
+        self._absent(histories, rounds)
         sound = self._ledgers(histories)
         self.faults += heads.check_adverts(self.charter, rounds, sound)
         self.faults += heads.check_seen(self.bundle, self.charter, sound)
@@ -124,11 +125,6 @@ class _Auditor:
     def _read(self, terms: Terms) -> tuple[dict[str, History], list[Ended]]:
         """All ledgers and all rounds, in processes of their own where that pays."""
         names = [n for n in self.silos if f"ledgers/{n}.jsonl" in self.bundle]
-        for name in self.silos:
-            if name not in names:
-                self.faults.append(
-                    Fault("ledger-missing", f"silo {name}", "its ledger isn't there")
-                )
         numbers = self._rounds_there()
         jobs = self.jobs if len(numbers) * len(names) > _ALONE else 1
         mine, *theirs = shares(numbers, jobs)
@@ -158,6 +154,24 @@ class _Auditor:
         return list(range(1, last + 1))
 
     # ------------------------------------------------------------------------- checking
+
+    def _absent(
+        self, histories: Mapping[str, History], rounds: Sequence[Ended]
+    ) -> None:
+        """A silo that never came has no ledger here; one that advertised has."""
+        came = {
+            self.charter.roster[index].name
+            for ended in rounds
+            for index, _, _ in ended.heads
+        }
+        for name in self.silos:
+            if name in histories:
+                continue
+            if name in came or self.alone:
+                what = "its ledger isn't there, and it took part"
+                self.faults.append(Fault("ledger-missing", f"silo {name}", what))
+            else:
+                self._lack("ledgers", f"ledgers/{name}.jsonl")
 
     def _ledgers(self, histories: Mapping[str, History]) -> dict[str, History]:
         """Those that are whole and lead to their signed heads."""

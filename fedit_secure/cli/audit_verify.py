@@ -35,7 +35,7 @@ def verify(
     operator was given: a bundle of another charter may be in perfect order.
     """
     from fedit_secure.audit.verify import audit_bundle
-    from fedit_secure.cli.audited import adapter_row, summary, tables
+    from fedit_secure.cli.audited import adapter_row, require_passed, summary, tables
     from fedit_secure.errors import AuditFailed
 
     audit = audit_bundle(bundle, witnesses=witness or (), jobs=jobs)
@@ -45,12 +45,6 @@ def verify(
     else:
         show(summary(audit) | extra, format, tables(audit))
         note("what a bundle can't show: " + " ".join(audit.believed))
-    failed = [v for v in audit.verdicts if v.result == "fails"]
-    if failed:
-        fault = failed[0].faults[0]
-        raise AuditFailed(
-            f"{len(failed)} of {len(audit.verdicts)} claims fail; the first is "
-            f"{failed[0].claim!r}: {fault.code} ({fault.where}): {fault.what}"
-        )
+    require_passed(audit)
     if extra and not extra["adapter_is_the_runs"]:
         raise AuditFailed(f"{adapter} isn't the adapter that this run ended in")

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from fedit_secure.audit.adapters import adapter_digest
+from fedit_secure.audit.bundle import Bundle, charter_of
 from fedit_secure.audit.facts import Audit, SiloFacts
-from fedit_secure.errors import ConfigError
+from fedit_secure.cli.beside import beside_the_claim
+from fedit_secure.errors import AuditFailed, ConfigError
 from fedit_secure.federation.durable import read_file
 
 _FILE = "adapter_model.safetensors"
@@ -76,6 +78,28 @@ def _silo(silo: SiloFacts) -> dict[str, Any]:
         "cap": silo.cap,
         "delta": silo.lifetime.delta,
     }
+
+
+def beside(path: Path, audit: Audit) -> tuple[str, list[dict[str, Any]]]:
+    """The silo whose run costs most, and what its epsilon leaves out; no rows without DP."""
+    private = [silo for silo in audit.silos if silo.run is not None]
+    if not private:
+        return "", []
+    worst = max(private, key=lambda silo: silo.run.published if silo.run else 0.0)
+    with Bundle(path) as bundle:
+        charter = charter_of(bundle)
+    return worst.name, beside_the_claim(charter, worst.name)
+
+
+def require_passed(audit: Audit) -> None:
+    """Raises AuditFailed, with the first fault, if a claim fails."""
+    failed = [verdict for verdict in audit.verdicts if verdict.result == "fails"]
+    if failed:
+        fault = failed[0].faults[0]
+        raise AuditFailed(
+            f"{len(failed)} of {len(audit.verdicts)} claims fail; the first is "
+            f"{failed[0].claim!r}: {fault.code} ({fault.where}): {fault.what}"
+        )
 
 
 def adapter_row(audit: Audit, folder: Path) -> dict[str, Any]:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
-from pathlib import Path
 from typing import Any
 
-from fedit_secure.aggregator.run_folder import Progress
 from fedit_secure.config import AggregatorConfig, SiloConfig, load_policy
 from fedit_secure.errors import ConfigError, StorageError
 from fedit_secure.federation.approval import highest_approved, load_approvals
@@ -15,6 +12,7 @@ from fedit_secure.federation.charter import Charter
 from fedit_secure.federation.identity import Identity, load_identity
 from fedit_secure.privacy.ledger import Aborted, Intent, Ledger, Released
 from fedit_secure.storage.journal import Journal
+from fedit_secure.storage.progress import Progress
 
 UNBOUNDED = "unbounded"
 
@@ -134,7 +132,7 @@ def aggregator_facts(config: AggregatorConfig) -> dict[str, Any]:
     approvals = load_approvals([config.approvals]) if config.approvals.exists() else ()
     good = {a.name for a in approvals if a.digest == charter.digest().hex()}
     folder = config.state / charter.digest().hex()[:16]
-    progress = _progress(folder / "progress.json")
+    progress = Progress.load(folder)
     return facts | {
         "federation": charter.federation,
         "epoch": charter.epoch,
@@ -144,15 +142,6 @@ def aggregator_facts(config: AggregatorConfig) -> dict[str, Any]:
         "run_folder": folder if progress else None,
         "adapter": folder / "adapter" if progress and progress.certified else None,
     }
-
-
-def _progress(path: Path) -> Progress | None:
-    if not path.exists():
-        return None
-    try:
-        return Progress(**json.loads(path.read_bytes()))
-    except (ValueError, TypeError) as error:
-        raise StorageError(f"{path} is damaged: {error}") from error
 
 
 def _charges_row(ledger: Ledger, charter: str, intents: list[Intent]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
+from fedit_secure.errors import PolicyRefusal
 from fedit_secure.federation.charter import Charter
 from fedit_secure.federation.document import (
     Document,
@@ -22,7 +23,7 @@ from fedit_secure.federation.document import (
     Part,
     canonical,
 )
-from fedit_secure.secagg.keys import SigningKey
+from fedit_secure.secagg.keys import BadSignature, SigningKey, verify
 from fedit_secure.secagg.transcript import digest
 
 if TYPE_CHECKING:
@@ -104,3 +105,25 @@ def sign_claim(charter: Charter, name: str, ledger: Ledger, key: SigningKey) -> 
         signature="00" * 64,
     )
     return draft.model_copy(update={"signature": key.sign(draft.signed_digest()).hex()})
+
+
+def verify_claim(charter: Charter, claim: Claim) -> None:
+    """Raises PolicyRefusal unless a rostered silo signed this claim, of its population and
+    under this charter. What it claims is the auditor's to compute.
+    """
+    row = charter.row(claim.silo)
+    if claim.charter != charter.digest().hex() or claim.population != row.population:
+        raise PolicyRefusal(
+            f"the claim of silo {claim.silo!r} is under another charter, or of another "
+            "population"
+        )
+    try:
+        verify(
+            bytes.fromhex(row.identity),
+            claim.signed_digest(),
+            bytes.fromhex(claim.signature),
+        )
+    except BadSignature:
+        raise PolicyRefusal(
+            f"the claim of silo {claim.silo!r} isn't signed by its identity"
+        ) from None

@@ -6,7 +6,10 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from fedit_secure.errors import ConfigError, StorageError
 
@@ -20,12 +23,23 @@ def write_durably(
     `mode` holds from the first byte on. Raises ConfigError if `replace` is False and
     `path` exists, StorageError if the disk refuses; `path` is then as it was.
     """
+    with drafted(path, mode=mode, replace=replace) as file:
+        file.writelines(data)
+
+
+@contextmanager
+def drafted(
+    path: Path, *, mode: int = 0o644, replace: bool = True
+) -> Iterator[BinaryIO]:
+    """`write_durably` for what is too large to hold: a file to write into and seek in,
+    which becomes `path` at the end of the block. If the block raises, nothing does.
+    """
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         try:
             with os.fdopen(descriptor, "wb") as file:
-                file.writelines(data)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             if replace:
