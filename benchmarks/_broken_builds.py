@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -148,19 +148,21 @@ def broken(name: str) -> Iterator[None]:
         setattr(owner, attribute, right)
 
 
-def worker_of(name: str) -> tuple[str, ...]:
-    """What Python runs as the watched worker of the broken build."""
-    return (str(Path(__file__).resolve()), name)
+def worker_of(*names: str) -> tuple[str, ...]:
+    """What Python runs as the watched worker of a build that is broken in these ways."""
+    return (str(Path(__file__).resolve()), *names)
 
 
-def main(name: str, note: Path) -> int:
+def main(names: list[str], note: Path) -> int:
     """The watched worker of a broken build."""
     from fedit_secure.audit.canary.watched_worker import watch
 
-    with broken(name):
+    with ExitStack() as ways:
+        for name in names:
+            ways.enter_context(broken(name))
         watch(note)
         return worker.main()
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], Path(sys.argv[2])))
+    sys.exit(main(sys.argv[1:-1], Path(sys.argv[-1])))

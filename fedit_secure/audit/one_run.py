@@ -4,8 +4,8 @@ m canaries are each put in or left out by a fair coin. Whoever sees only the out
 guesses r of the m coins, r fixed beforehand, and gets v right. If the mechanism keeps its
 promise, v can't be large, and how large bounds what it keeps.
 
-- Steinke, Nasr and Jagielski 2023 (arXiv 2305.08846, theorem 5.2): against an epsilon at
-  a delta, whatever the mechanism is.
+- Steinke, Nasr and Jagielski 2023 (arXiv 2305.08846): against an epsilon at a delta,
+  whatever the mechanism is.
 - Mahloujifar, Melis and Chaudhuri 2024 (arXiv 2410.22235): against a trade-off function.
   Gaussian noise promises a whole one, which says more than one of its points.
 

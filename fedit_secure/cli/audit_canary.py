@@ -77,7 +77,9 @@ def canary(
             facts["ledger_entry"] = enter(audit_event(found.plan, kind, used))
     show(facts, format, {"detectors": [_row(d, format) for d in found.detections]})
     if found.flagged:
-        raise AuditFailed(f"this build is broken, says: {', '.join(found.flagged)}")
+        raise AuditFailed(
+            f"the canary audit flags this build: {', '.join(found.flagged)}"
+        )
 
 
 def _load(path: Path) -> list[Record]:

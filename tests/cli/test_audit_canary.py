@@ -103,7 +103,7 @@ def test_a_detector_that_flags_ends_with_status_9(fedit, audits, silo) -> None:
     audits.result = found("clip", "intent")
     result = fedit("audit", "canary", silo / "silo.yaml", "--format", "json")
     assert result.status == 9
-    assert "this build is broken, says: clip, intent" in result.err
+    assert "the canary audit flags this build: clip, intent" in result.err
     assert result.json["flagged"] == ["clip", "intent"]
     assert ledger(silo).sequence == 2  # it was run, whatever it found
 

@@ -188,12 +188,13 @@ class _Charge:
         return int(self.note.read_text(encoding="ascii"))
 
     def seconds_to_sampling(self) -> float | None:
-        """From the charge being durable to the first sampling; below 0, before it."""
+        """From the charge being durable to the first sampling; below 0, before it.
+
+        None if one of the two never was.
+        """
         sampled = self.sampled_at()
-        if sampled is None:
+        if sampled is None or self._durable_at is None:
             return None
-        if self._durable_at is None:
-            return -float("inf")
         return (sampled - self._durable_at) / 1e9
 
 

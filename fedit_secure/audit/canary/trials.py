@@ -145,7 +145,8 @@ def step_count(
     plan = plan_of(rate=1.0, sigma=_QUIET, steps=STEPS)
     seen = run(model, [canary_example(0), *texts], plan)
     along = model.rows[0]
-    done = float(seen.total @ along / (seen.sums[0] @ along)) if seen.told else 0.0
+    first = float(seen.sums[0] @ along) if seen.told else 0.0
+    done = float(seen.total @ along) / first if first else 0.0
     counts = {"told": seen.told} | _accounted(plan) | counts
     return d.step_count(done, counts, STEPS)
 
