@@ -15,15 +15,18 @@ import statistics
 import sys
 import time
 import warnings
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import nullcontext
 from multiprocessing import get_context
 from typing import Any
 
+import numpy as np
 import torch
 from _broken_builds import BREAKS, broken, worker_of
 from _record import arguments, report
 
+from fedit_secure.audit.canary import trials
 from fedit_secure.audit.canary.attempts import WATCHED
 from fedit_secure.audit.canary.build import (
     DELTA,
@@ -32,7 +35,7 @@ from fedit_secure.audit.canary.build import (
     guesses_of,
     synthetic_records,
 )
-from fedit_secure.audit.canary.model import COORDINATES
+from fedit_secure.audit.canary.model import COORDINATES, CanaryModel
 from fedit_secure.audit.canary.trials import SIGMA, game_plan
 from fedit_secure.audit.detections import ALARM
 from fedit_secure.audit.one_run import CONFIDENCE
@@ -41,13 +44,7 @@ from fedit_secure.silo import tuner
 
 CANARIES = 2000
 RIGHT = "right"
-NOISE = {
-    RIGHT: 1.0,
-    "noise-halved": 0.5,
-    "noise-quartered": 0.25,
-    "noise-off": 0.0,
-    "clip-off": 1.0,
-}
+NOISE = (RIGHT, "noise-halved", "noise-quartered", "noise-off", "clip-off")
 QUICK = ("noise-off", "batches-shuffled")
 
 
@@ -81,29 +78,37 @@ def tried(build: str, seed: int) -> Audited:
     return audit
 
 
-def all_tried(
-    names: list[str], seeds: list[int], jobs: int
-) -> dict[str, list[Audited]]:
-    """The audits of each of `names` on the seed beside it, by name."""
-    found: dict[str, list[Audited]] = {name: [] for name in names}
-    # Fresh processes: in a forked one, torch's threads would be missing.
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        for name, audit in zip(names, pool.map(tried, names, seeds), strict=True):
-            found[name].append(audit)
+def guessed(build: str, seed: int) -> dict[str, Any]:
+    """The one-run audit alone, of one build on one seed."""
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    model = CanaryModel(CANARIES, seed)
+    texts = [trials.text_example(record) for record in synthetic_records(seed)]
+    there = np.random.default_rng((seed, 2)).random(CANARIES) < 0.5
+    options: dict[str, Any] = {"guesses": guesses_of(CANARIES), "delta": DELTA}
+    with nullcontext() if build == RIGHT else broken(build):
+        found = trials.game(model, texts, there, **options)
+    return found.detection.figures
+
+
+def pooled(
+    work: Callable[[str, int], Any], names: Sequence[str], seeds: range, pool: Executor
+) -> dict[str, list[Any]]:
+    """What `work` finds for each name on each seed."""
+    pairs = [(name, seed) for name in names for seed in seeds]
+    results = pool.map(work, *zip(*pairs, strict=True))
+    found: dict[str, list[Any]] = {name: [] for name in names}
+    for (name, _), result in zip(pairs, results, strict=True):
+        found[name].append(result)
     return found
 
 
-def bounds(audits: list[Audited]) -> dict[str, float]:
+def bounds(games: list[dict[str, Any]]) -> dict[str, float]:
     """Medians of the lower bounds on epsilon, and of the right guesses."""
-
-    def median(name: str) -> float:
-        figures: list[Any] = [a.detections[0].figures[name] for a in audits]
-        return round(float(statistics.median(figures)), 3)
-
+    names = ("epsilon_lower_bound", "gaussian_epsilon_lower_bound", "correct")
     return {
-        "epsilon_lower_bound": median("epsilon_lower_bound"),
-        "gaussian_epsilon_lower_bound": median("gaussian_epsilon_lower_bound"),
-        "correct_guesses": median("correct"),
+        name: round(float(statistics.median(game[name] for game in games)), 3)
+        for name in names
     }
 
 
@@ -114,13 +119,14 @@ def main() -> None:
     parser.add_argument("--broken-seeds", type=int, default=1, help="of broken ones")
     parser.add_argument("--jobs", type=int, default=2, help="audits at a time")
     options = parser.parse_args()
+    names = QUICK if options.quick else tuple(BREAKS)
     seeds = range(1 if options.quick else options.seeds)
     few = range(1000, 1001 if options.quick else 1000 + options.broken_seeds)
-    names = QUICK if options.quick else tuple(BREAKS)
-    pairs = [(RIGHT, seed) for seed in seeds]
-    pairs += [(name, seed) for name in names for seed in few]
-    builds, drawn = zip(*pairs, strict=True)
-    audits = all_tried(list(builds), list(drawn), options.jobs)
+    games = range(2000, 2001 if options.quick else 2005)
+    # Fresh processes: in a forked one, torch's threads would be missing.
+    with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
+        audits = pooled(tried, (RIGHT,), seeds, pool) | pooled(tried, names, few, pool)
+        guesses = pooled(guessed, NOISE, games, pool)
     flagged_by = {
         name: [
             d
@@ -140,11 +146,7 @@ def main() -> None:
             "false_alarms": false_alarms,
             "right_builds": len(seeds),
             "epsilon_claimed": round(claimed, 3),
-            "epsilon_bounds": {
-                name: {"noise_share": NOISE[name]} | bounds(audits[name])
-                for name in NOISE
-                if name in audits
-            },
+            "epsilon_bounds": {name: bounds(guesses[name]) for name in NOISE},
         },
         sizes={
             "canaries": CANARIES,
@@ -157,7 +159,7 @@ def main() -> None:
             "seeds_of_each_broken_build": len(few),
         },
         packages=("torch", "transformers", "peft", "opacus", "dp-accounting"),
-        seeds=(*seeds, *few),
+        seeds=(*seeds, *few, *games),
     )
     missed = [name for name, found in flagged_by.items() if not found]
     if missed or false_alarms:

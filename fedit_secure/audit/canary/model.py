@@ -37,7 +37,7 @@ YES = BYTES
 """Tokens: the bytes of texts, the canaries' label, the canaries."""
 
 STRETCH = 64.0
-"""A canary's gradient before the clip, in clips: about this, and never below 10."""
+"""About how long a canary's gradient is before the clip: many times C."""
 
 _MOST_CANARIES = COORDINATES // 2 - BYTES - 1
 
