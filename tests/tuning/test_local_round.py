@@ -191,6 +191,13 @@ def test_dropout_drops_with_privacy_and_without() -> None:
         assert np.array_equal(first, again)  # the key seeds the masks
         still = attach_adapter(base_model(), LoraConfig(rank=2))
         assert not np.allclose(first, tune(plan, model=still, initial=initial))
+    # Without noise and with everybody drawn, the masks are all that the key decides.
+    plan = make_plan(kind="none", sample_rate=1.0)
+    first, other = (
+        tune(plan, model=dropping(), initial=initial, noise_key=key)
+        for key in (KEY, bytes(32))
+    )
+    assert not np.allclose(first, other)
 
 
 def test_nothing_is_sampled_before_the_checks(monkeypatch: pytest.MonkeyPatch) -> None:
