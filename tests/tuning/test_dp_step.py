@@ -122,6 +122,7 @@ def test_the_full_path_gives_the_same_sum() -> None:
     assert same(gradient(model, examples, selective=False).sum(EVERYONE), expected)
 
 
+@pytest.mark.filterwarnings("ignore:Full backward hook is firing:UserWarning")
 def test_the_sum_equals_that_of_opacus_privacy_engine() -> None:
     examples = random_examples(9)
     ours = gradient(tuned_model(), examples, budget=10_000).sum(EVERYONE)
@@ -270,7 +271,16 @@ def fail_at(
     return lambda: reached
 
 
-PLACES = ("forward_pre_hook", "forward_hook", "full_backward_hook")
+# torch says of some modules that a backward hook isn't what it is elsewhere.
+OF_HOOKS = pytest.mark.filterwarnings(
+    "ignore:Full backward hook is firing:UserWarning",
+    "ignore:For backward hooks to be called:UserWarning",
+)
+PLACES = (
+    "forward_pre_hook",
+    "forward_hook",
+    pytest.param("full_backward_hook", marks=OF_HOOKS),
+)
 ALL_MODULES = modules(tuned_model())
 A_LORA = next(n for n in ALL_MODULES if n.endswith("k_proj.lora_B.default"))
 
