@@ -12,7 +12,7 @@ from pathlib import Path
 
 from fedit_secure.errors import FaultySilo
 from fedit_secure.federation.charter import Charter
-from fedit_secure.federation.durable import append_durably, write_durably
+from fedit_secure.federation.durable import append_durably, make_folder, write_durably
 from fedit_secure.federation.heads import check_head, sign_head
 from fedit_secure.secagg.keys import SigningKey
 from fedit_secure.secagg.messages import LedgerHead
@@ -27,7 +27,7 @@ class LedgerCopies:
         self._charter = charter
         self._key = key
         self._hashes: dict[str, list[bytes]] = {}
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         for row in charter.roster:
             path = self._path(row.name)
             whole, _, torn = (path.read_bytes() if path.exists() else b"").rpartition(

@@ -45,12 +45,33 @@ def write_durably(
 def append_durably(path: Path, data: bytes) -> None:
     """Appends `data` and flushes it to the disk. Raises StorageError if it refuses."""
     try:
+        fresh = not path.exists()
         with path.open("ab") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+        if fresh:  # its content is safe, and its name isn't
+            sync_folder(path.parent)
     except OSError as error:
         raise StorageError(f"{path} can't be written: {error.strerror}") from error
+
+
+def make_folder(folder: Path, mode: int = 0o777) -> None:
+    """Makes a folder, and those above it, which a power cut doesn't take away again with
+    all that is in them.
+
+    `mode` is the folder's own. Raises StorageError.
+    """
+    try:
+        missing = [above for above in folder.parents if not above.exists()]
+        for above in reversed(missing):
+            above.mkdir(exist_ok=True)
+            sync_folder(above.parent)
+        folder.mkdir(mode, exist_ok=True)
+        # Also where it was there: whoever made it may have died before this.
+        sync_folder(folder.parent)
+    except OSError as error:
+        raise StorageError(f"{folder} can't be made: {error.strerror}") from error
 
 
 def sync_folder(folder: Path) -> None:
