@@ -1,4 +1,4 @@
-"""The processes of a test module come from one nursery: importing takes seconds."""
+"""The processes of all tests come from one nursery: importing takes seconds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from faults.process_federation import Nursery
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
     nursery = Nursery(tmp_path_factory.mktemp("nursery"))
     yield nursery

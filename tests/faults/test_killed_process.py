@@ -54,8 +54,8 @@ def between(story: Story, life: int) -> None:
 @pytest.mark.parametrize(("step", "place"), OUTCOMES)
 async def test_killed(nursery: Nursery, tmp_path: Path, step: str, place: str) -> None:
     charges, names = OUTCOMES[step, place]
-    fates = [fate(step, place)]
-    story = await tell(nursery, tmp_path, fates, silos=3, between=between)
+    fates, skips = [fate(step, place)], names == ()
+    story = await tell(nursery, tmp_path, fates, silos=3, between=between, hasty=skips)
     assert story.ends == [KILLED, 0], story.reports
     check(story)
     assert charged(ledger_in(story.state_folder)) == {1: charges, 2: 1}
@@ -65,7 +65,9 @@ async def test_killed(nursery: Nursery, tmp_path: Path, step: str, place: str) -
 async def test_killed_as_it_renews(nursery: Nursery, tmp_path: Path) -> None:
     """Two others vanished: the attempt is void, and the update enters the next one."""
     fates = [fate("renew", "after")]
-    story = await tell(nursery, tmp_path, fates, dying=VOIDED, between=between)
+    story = await tell(
+        nursery, tmp_path, fates, dying=VOIDED, between=between, hasty=True
+    )
     assert story.ends == [KILLED, 0], story.reports
     check(story)
     assert charged(ledger_in(story.state_folder)) == {1: 1, 2: 1}
