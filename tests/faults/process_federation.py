@@ -12,6 +12,7 @@ import asyncio
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -215,10 +216,10 @@ class Story:
 Between = Callable[[Story, int], None]
 
 
-def _new_story(federation: SmallFederation, folder: Path) -> Story:
-    outside, home = folder / "outside", folder / VICTIM
+def _new_story(federation: SmallFederation, folder: Path, home: Path | None) -> Story:
+    outside, home = folder / "outside", home or folder / VICTIM
     for made in (outside, home):
-        made.mkdir(parents=True)
+        made.mkdir(parents=True, exist_ok=True)
     (outside / "marks").touch()
     copy = replace(federation, root=folder, updates={}, events=[])
     return Story(copy, Front(copy), home, outside)
@@ -242,6 +243,7 @@ async def _live(
     )
     status = await nursery.bear(life)
     story.ends.append(status)
+    assert status >= 0 or status == -signal.SIGKILL, f"life {number} ended by {-status}"
     if status >= 0:
         assert report.exists(), f"life {number} ended with {status} and no report"
         story.reports.append(Report(**json.loads(report.read_text())))
@@ -258,16 +260,20 @@ async def tell(
     between: Between = lambda story, life: None,
     *,
     hasty: bool = False,
+    restarts: bool = False,
+    home: Path | None = None,
 ) -> Story:
     """A run from its beginning to an end, in which the victim's processes have these
     fates, one after the other, and another that nothing happens to if all were killed.
 
     `dying`: others that die before they send a message, and are back at the aggregator's
-    phase `back`. `between(story, life)` is called when a life was killed, before the next
-    one begins. Raises TimeoutError where anything hangs.
+    phase `back`. `between(story, life)` is called when a life has ended, before the next
+    one begins. With `restarts` a process that ended with an error has one after it too, as
+    an operator would see to; `home` is where its folder is, if not below `folder`. Raises
+    TimeoutError where anything hangs.
     """
     template = nursery.federations[silos, hasty]
-    story = _new_story(template, folder)
+    story = _new_story(template, folder, home)
     async with asyncio.timeout(_SECONDS), story.front.port() as port:
         others = [
             asyncio.create_task(_other(story, party.name, (dying or {}), back))
@@ -278,7 +284,7 @@ async def tell(
         try:
             for number, fate in enumerate([*fates, Fate()], 1):
                 status = await _live(nursery, story, template.root, port, number, fate)
-                if status >= 0:
+                if status == 0 or (status > 0 and not restarts):
                     break
                 between(story, number)
             await _end(story, hub, others)

@@ -149,6 +149,7 @@ def _live(life: Life, charter: Charter, identity: Identity) -> int:
     kernel = Kernel()
     record = os.open(life.record, os.O_WRONLY | os.O_APPEND)
     if life.fate.file_bytes is not None:
+        record = -1  # it would soon be too long itself
         limit = life.fate.file_bytes
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
     kernel.begin(Path(life.home), record, life.fate)

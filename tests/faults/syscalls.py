@@ -12,11 +12,10 @@ import shutil
 import struct
 import subprocess
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import IntEnum
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -68,9 +67,6 @@ class Fate:
     fail_error: int = 0
     clock: int = 0
     file_bytes: int | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 @dataclass(frozen=True)

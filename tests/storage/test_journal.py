@@ -370,6 +370,36 @@ def test_a_full_disk_leaves_the_journal_as_it_was(journal: Journal) -> None:
     journal.commit(population="patients", expected_sequence=2, entries=(b"x",))
 
 
+def test_a_disk_that_failed_is_not_asked_again(journal: Journal, path: Path) -> None:
+    """What the kernel couldn't sync it has dropped, and the next sync succeeds."""
+    fill(journal)
+    real = journal._db
+
+    class Failing:
+        def execute(self, statement: str, *values: object) -> sqlite3.Cursor:
+            if statement == "COMMIT":
+                error = sqlite3.OperationalError("disk I/O error")
+                error.sqlite_errorcode = sqlite3.SQLITE_IOERR_FSYNC
+                raise error
+            return real.execute(statement, *values)
+
+        in_transaction = True
+
+    journal._db = Failing()  # type: ignore[assignment]
+    with pytest.raises(StorageError, match="disk I/O error"):
+        journal.commit(notes={"certificate": b"second"})
+    journal._db = real
+    for again in (
+        lambda: journal.commit(notes={"certificate": b"third"}),
+        lambda: journal.note("certificate"),
+    ):
+        with pytest.raises(StorageError, match=r"failed under .*disk I/O error"):
+            again()
+    journal.close()
+    with Journal.open(path) as fresh:
+        assert contents(fresh) == FILLED
+
+
 def test_a_folder_that_cant_be_written_to() -> None:
     """Root may write everywhere, so the test steps down while it tries."""
     folder = Path(tempfile.mkdtemp())
