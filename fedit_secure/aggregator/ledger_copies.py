@@ -70,7 +70,11 @@ class LedgerCopies:
                 fresh.append(entry)
         held = len(chain) - 1
         if page.head.sequence < held:
-            raise FaultySilo(silo, "its privacy ledger went back")
+            what = (
+                f"its privacy ledger went back: it has {page.head.sequence} entries, and "
+                f"{held} are known here; was its state folder restored from a backup?"
+            )
+            raise FaultySilo(silo, what)
         if page.head.sequence == held and page.head.hash != chain[-1]:
             raise FaultySilo(silo, "its privacy ledger misses its own head")
         append_durably(self._path(silo), b"".join(entry + b"\n" for entry in fresh))

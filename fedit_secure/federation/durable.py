@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 from pathlib import Path
 
 from fedit_secure.errors import ConfigError, StorageError
@@ -72,6 +73,19 @@ def make_folder(folder: Path, mode: int = 0o777) -> None:
         sync_folder(folder.parent)
     except OSError as error:
         raise StorageError(f"{folder} can't be made: {error.strerror}") from error
+
+
+def require_room(folder: Path, needed: int) -> None:
+    """Raises StorageError unless so many bytes are free on a folder's disk."""
+    try:
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        raise StorageError(f"{folder} can't be read: {error.strerror}") from error
+    if free < needed:
+        raise StorageError(
+            f"the disk of {folder} has {free >> 20} MiB left, and {needed >> 20} MiB are "
+            "needed: make room, and start again"
+        )
 
 
 def sync_folder(folder: Path) -> None:

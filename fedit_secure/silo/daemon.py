@@ -394,7 +394,8 @@ class SiloDaemon:
 
 def _refusal(frame: f.CannotServe) -> FeditError:
     """The aggregator's reason, as the error with the exit status that it names."""
-    for kind in (PolicyRefusal, QuorumLost):
+    # Nothing that says "cannot connect": it would be dialled again.
+    for kind in (ProtocolError, PolicyRefusal, QuorumLost):
         if kind.exit_status == frame.exit_status:
             return kind(frame.reason)
     return PolicyRefusal(frame.reason)
