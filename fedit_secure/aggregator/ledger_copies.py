@@ -14,7 +14,7 @@ from pathlib import Path
 
 from fedit_secure.errors import ConfigError, FaultySilo, StorageError
 from fedit_secure.federation.charter import Charter
-from fedit_secure.federation.durable import append_durably, write_durably
+from fedit_secure.federation.durable import append_durably, make_folder, write_durably
 from fedit_secure.federation.heads import SignedHead, check_head, sign_head
 from fedit_secure.privacy.events import Opened, decode
 from fedit_secure.secagg.keys import SigningKey
@@ -45,7 +45,7 @@ class LedgerCopies:
         self._key = key
         self._hashes: dict[str, list[bytes]] = {}
         self._signed: dict[str, SignedHead] = {}
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         for row in charter.roster:
             path = self._path(row.name)
             if not path.exists():
@@ -94,8 +94,13 @@ class LedgerCopies:
         held = len(chain) - 1 + len(added)
         last = added[-1] if added else chain[-1]
         known = self._signed.get(silo)
-        if page.head.sequence < max(held, known.sequence if known else 0):
-            raise FaultySilo(silo, "its privacy ledger went back")
+        least = max(held, known.sequence if known else 0)
+        if page.head.sequence < least:
+            what = (
+                f"its privacy ledger went back: it has {page.head.sequence} entries, and "
+                f"{least} are known here; was its state folder restored from a backup?"
+            )
+            raise FaultySilo(silo, what)
         if known is not None and not _lies_on(known, chain, added):
             raise FaultySilo(silo, "its privacy ledger has forked")
         if page.head.sequence == held and page.head.hash != last:

@@ -11,11 +11,11 @@ from typing import Any
 from fedit_secure.cli.caps_table import caps_table
 from fedit_secure.cli.standing import account_of, identity_of
 from fedit_secure.config import SiloConfig, load_policy
-from fedit_secure.errors import ConfigError, PolicyRefusal
+from fedit_secure.errors import ConfigError, PolicyRefusal, StorageError
 from fedit_secure.federation.admission import Admitted, admit
 from fedit_secure.federation.approval import approve, check_epoch, remember
 from fedit_secure.federation.charter import Charter
-from fedit_secure.federation.durable import write_durably
+from fedit_secure.federation.durable import make_folder, write_durably
 from fedit_secure.federation.identity import Identity
 from fedit_secure.federation.policy import Policy, check_delta
 from fedit_secure.privacy.ledger import Ledger
@@ -95,11 +95,9 @@ def sign_charter(config: SiloConfig, checked: Checked) -> Path:
     Raises StorageError, and PolicyRefusal if another epoch was approved meanwhile.
     """
     try:
-        config.state.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError as error:
-        raise ConfigError(
-            f"the state folder {config.state} can't be made: {error.strerror}"
-        ) from error
+        make_folder(config.state, 0o700)
+    except StorageError as error:
+        raise ConfigError(f"the state folder {error}") from error
     remember(config.state, checked.charter)
     approval = approve(checked.charter, config.name, checked.identity.signing)
     write_durably(config.approval, approval.to_bytes())

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from fedit_secure.errors import StorageError
 from fedit_secure.federation.admission import Account, Asked, admit
 from fedit_secure.federation.charter import Charter
-from fedit_secure.federation.durable import write_durably
+from fedit_secure.federation.durable import make_folder, write_durably
 from fedit_secure.federation.heads import sign_head
 from fedit_secure.federation.policy import Policy
 from fedit_secure.federation.update import GridState
@@ -65,7 +65,7 @@ def open_journal(state: Path) -> Journal:
     Raises LedgerBehind if it was there once and is gone: an empty one in its place would
     forget what was spent.
     """
-    state.mkdir(parents=True, exist_ok=True)
+    make_folder(state)
     path, made = state / "journal.sqlite", state / "journal.made"
     if made.exists() and not path.exists():
         raise missing_journal(path)
@@ -262,8 +262,11 @@ class Books:
                 if release
                 else pl.Aborted(**where)
             )
-        self._commit(after, notes={self._key_of("certificate"): encode(proof)})
-        self._journal.drop_update(self._digest, proof.round)
+        self._commit(
+            after,
+            notes={self._key_of("certificate"): encode(proof)},
+            over=(self._digest, proof.round),
+        )
 
     def _seen(self, published: m.PublishedSum | None) -> dict[str, Any]:
         if published is None:
@@ -284,13 +287,15 @@ class Books:
         """Keep the tuned update, and say in the ledger that it exists."""
         data = np.ascontiguousarray(update, dtype="<f4").tobytes()
         name = update_digest(update)
-        self._journal.save_update(self._digest, round, name, data)
         # Salted with the signature key's own digest under this name: the ledger travels.
         salted = digest("fedit/update-name/v1", self._key.sign(name))
         event = pl.Committed(
             round=round, charter=self._digest.hex(), update_digest=salted.hex()
         )
-        self._commit(self._open_ledger().append(event))
+        # Together: an update that the ledger doesn't know of could never be masked.
+        self._commit(
+            self._open_ledger().append(event), update=(self._digest, round, name, data)
+        )
 
     def _certificate(self) -> m.RoundCertificate | None:
         data = self._journal.note(self._key_of("certificate"))
@@ -391,6 +396,8 @@ class Books:
         life: Life | None = None,
         records: Mapping[str, bytes] | None = None,
         notes: Mapping[str, bytes] | None = None,
+        update: tuple[bytes, int, bytes, bytes] | None = None,
+        over: tuple[bytes, int] | None = None,
     ) -> None:
         """One transaction; only then does this object know better than before."""
         before = 0 if self._ledger is None else self._ledger.sequence
@@ -402,6 +409,8 @@ class Books:
             life=None if data is None else (self._digest, self._kept_life, data),
             records=records,
             notes=notes,
+            update=update,
+            over=over,
         )
         self._ledger = after
         if life is not None:

@@ -101,6 +101,20 @@ def connect(path: Path, mode: str) -> sqlite3.Connection:
         return connection
 
 
+def settle(path: Path) -> None:
+    """Make safe what lies there now: an earlier process may have died between its last
+    write and the sync, and what it wrote is about to be read as done."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise StorageError(f"{path} can't be synced: {error.strerror}") from error
+
+
 def create_file(path: Path) -> None:
     """Make an empty journal under another name first: a crash leaves none or one."""
     draft = path.with_name(f".{path.name}.draft")
