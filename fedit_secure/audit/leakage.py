@@ -17,6 +17,7 @@ from fedit_secure.audit.extraction import (
     longest_passage,
 )
 from fedit_secure.audit.membership import Membership, membership
+from fedit_secure.audit.model_under_test import ModelUnderTest
 from fedit_secure.audit.names import Names, names
 from fedit_secure.audit.record_scores import RecordScores
 from fedit_secure.audit.sampled_units import (
@@ -27,7 +28,6 @@ from fedit_secure.audit.sampled_units import (
     sample_members,
     times,
 )
-from fedit_secure.audit.tested_model import TestedModel
 from fedit_secure.audit.wording import wording_scores
 from fedit_secure.errors import ConfigError
 from fedit_secure.privacy.plan import DpPlan
@@ -101,7 +101,7 @@ class Leakage:
 
 
 def leakage(
-    model: TestedModel,
+    model: ModelUnderTest,
     own: Sequence[Located],
     held_out: Sequence[Located],
     secrets: dict[str, int],
@@ -161,7 +161,7 @@ def leakage(
 
 
 def _scored(
-    model: TestedModel, sample: SampledUnits, what: str
+    model: ModelUnderTest, sample: SampledUnits, what: str
 ) -> list[tuple[Scored, ...]]:
     """Every unit's records that have a response, with their scores."""
     scores = iter(model.score([record for _, record in sample.records]))
@@ -188,7 +188,7 @@ def _gain(record: RecordScores) -> float:
 
 
 def _exposed(
-    model: TestedModel,
+    model: ModelUnderTest,
     units: Sequence[Sequence[Scored]],
     counted: Counter[tuple[str, str, str]],
     trial: Trial,

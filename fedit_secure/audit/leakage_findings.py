@@ -122,10 +122,12 @@ def _membership_means(told: Membership, units: str) -> str:
             "times or be a person's several, the held-out ones may differ in kind, or the "
             "noise isn't what it should be. One run is no proof of that."
         )
+    best = max(attack.area for attack in told.attacks)
+    clearly = "plainly" if best > 0.9 else "to some degree"
     agreed = " So it keeps within what was agreed." if told.epsilon < math.inf else ""
     return (
-        f"The adapter shows, to some degree, which {units} it was tuned on, if the held-out "
-        f"ones are a random part of the same records. {_allowed(told)}{agreed}"
+        f"The adapter shows {clearly} which {units} it was tuned on, if the held-out ones "
+        f"are a random part of the same records. {_allowed(told)}{agreed}"
     )
 
 

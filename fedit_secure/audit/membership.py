@@ -258,21 +258,18 @@ def rate_at(
     members: Scores, others: Scores, target: float, epsilon: float, delta: float
 ) -> Rate | None:
     """The rate at a share of false alarms; None where that share is less than one unit."""
-    from scipy.stats import binomtest
-
     alarms = math.floor(target * len(others) + 1e-9)
     if alarms < 1:
         return None
-    found = _found(members, others, alarms)
-    interval = binomtest(found, len(members)).proportion_ci(1 - ERROR, method="exact")
+    found, of = _found(members, others, alarms), len(members)
     return Rate(
         target=target,
         false_alarms=alarms,
         share_of_false_alarms=_at_most(alarms, len(others), ERROR),
         found=found,
-        share=found / len(members),
-        low=float(interval.low),
-        high=float(interval.high),
+        share=found / of,
+        low=_at_least(found, of, ERROR / 2),
+        high=_at_most(found, of, ERROR / 2),
         allowed=most_found(epsilon, delta, target),
     )
 
@@ -283,17 +280,15 @@ def _found(members: Scores, others: Scores, alarms: int) -> int:
 
 
 def _at_most(count: int, of: int, error: float) -> float:
-    from scipy.stats import binomtest
+    """Clopper and Pearson's one-sided upper bound of a share: a Beta quantile."""
+    from scipy.special import betaincinv
 
-    test = binomtest(count, of, alternative="less")
-    return float(test.proportion_ci(1 - error, method="exact").high)
+    return 1.0 if count == of else float(betaincinv(count + 1, of - count, 1 - error))
 
 
 def _at_least(count: int, of: int, error: float) -> float:
-    from scipy.stats import binomtest
-
-    test = binomtest(count, of, alternative="greater")
-    return float(test.proportion_ci(1 - error, method="exact").low)
+    """Their lower bound."""
+    return 1 - _at_most(of - count, of, error)
 
 
 def implied_epsilon(scores: Sequence[tuple[Scores, Scores]], delta: float) -> float:

@@ -44,7 +44,8 @@ class Asked:
     """A string and the record that it was tried in.
 
     `line` is its line in the file of strings, `where` the record's place; `rank` is 1
-    where no other string gained as much from the adapter in its place.
+    where no other string gained more from the adapter in its place, each beyond what it
+    gains on average.
     """
 
     line: int
@@ -107,7 +108,7 @@ def names(
     Args:
         secrets: strings and their lines, see `read_secrets`.
         records: that were tuned on.
-        score: both models' scores of such records (`TestedModel.score`).
+        score: both models' scores of such records (`ModelUnderTest.score`).
         seed: of the permutations, and of the choice where there are too many strings.
     """
     random = np.random.default_rng(seed)
@@ -128,7 +129,9 @@ def names(
     gains = gains[np.ix_(whole, whole)]
     if len(gains) < LEAST:
         return Names(len(secrets), (), None)
-    ranks = 1 + (gains > gains.diagonal()[:, None]).sum(axis=1)
+    # What a string gains everywhere says nothing of its own place.
+    here = gains - gains.mean(axis=0)
+    ranks = 1 + (here > here.diagonal()[:, None]).sum(axis=1)
     kept = [places[index] for index in whole.tolist()]
     asked = tuple(
         Asked(secrets[text], where, int(rank))

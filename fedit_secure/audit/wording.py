@@ -29,7 +29,10 @@ def wording_scores(
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """How much a naive Bayes classifier of words takes each unit for a member.
 
-    A unit is judged by the other four fifths, so no one is known by heart.
+    A unit is judged by the other four fifths, so no one is known by heart. Scores of
+    different fifths aren't quite independent, so an interval that takes them for it is a
+    little narrow: a difference in kind is seen too often rather than too seldom, and
+    that is the side on which nobody is blamed for a memory that isn't there.
 
     Args:
         members: records of each unit.

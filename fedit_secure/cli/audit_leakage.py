@@ -9,13 +9,6 @@ from typing import Annotated
 import typer
 
 from fedit_secure.cli.output import FormatOption, OutputFormat, note, show
-from fedit_secure.errors import FeditError
-
-
-class LeakageFound(FeditError):
-    """A test for leakage found something."""
-
-    exit_status = 9
 
 
 def leakage(
@@ -65,15 +58,21 @@ def leakage(
         write_report,
     )
     from fedit_secure.config import load_silo_config
+    from fedit_secure.errors import AuditFailed
 
     loaded = load_silo_config(config)
     ready = prepared(loaded, adapter, holdout, secrets)
+    if ready.as_charged is False:
+        note(
+            "the records aren't those that the ledger was last charged for: the adapter "
+            "may never have seen some of them"
+        )
     note("reading both models' answers; nothing leaves this machine")
     result = ready.run(Trial(records, prefix, length, seed))
     report = write_report(loaded, ready, result)
     facts = leakage_facts(ready, result) | {"report": str(report)}
     show(facts, format, leakage_tables(result, format, show_text=show_text))
     if result.found:
-        raise LeakageFound(
+        raise AuditFailed(
             "a test for leakage found something; what it means is said above"
         )

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from fedit_secure import __version__
+from fedit_secure.audit.adapter_under_test import AdapterUnderTest, read_peft_adapter
 from fedit_secure.audit.leakage import Leakage, Trial, leakage
 from fedit_secure.audit.leakage_findings import QUESTIONS, findings
 from fedit_secure.audit.membership import TARGETS, Attack, Membership
+from fedit_secure.audit.model_under_test import ModelUnderTest
 from fedit_secure.audit.names import read_secrets
 from fedit_secure.audit.sampled_units import Located
-from fedit_secure.audit.tested_adapter import TestedAdapter, read_peft_adapter
-from fedit_secure.audit.tested_model import TestedModel
 from fedit_secure.cli.output import OutputFormat
 from fedit_secure.cli.standing import UNBOUNDED, identity_of, ledger_of
 from fedit_secure.config import SiloConfig, load_policy
@@ -50,7 +50,7 @@ class Prepared:
 
     config: SiloConfig
     charter: Charter
-    adapter: TestedAdapter
+    adapter: AdapterUnderTest
     own: Sequence[Located]
     held_out: Sequence[Located]
     secrets: dict[str, int]
@@ -59,7 +59,7 @@ class Prepared:
     def run(self, trial: Trial) -> Leakage:
         """Load the model and try everything. Raises ConfigError."""
         charter = self.charter
-        model = TestedModel.load(
+        model = ModelUnderTest.load(
             self.config,
             charter.base_model.digest,
             self.adapter,
@@ -103,7 +103,7 @@ def prepared(
     )
 
 
-def _certified(config: SiloConfig, charter: Charter) -> TestedAdapter:
+def _certified(config: SiloConfig, charter: Charter) -> AdapterUnderTest:
     """The last certified state of the silo's own state folder."""
     missing = ConfigError(
         f"{config.state} has no certified state of this charter yet: give --adapter"
@@ -118,7 +118,7 @@ def _certified(config: SiloConfig, charter: Charter) -> TestedAdapter:
         if not books.certified:
             raise missing
         name = f"the certified state of round {books.certified}"
-        return TestedAdapter.of_state(name, lora_of(charter), books.state())
+        return AdapterUnderTest.of_state(name, lora_of(charter), books.state())
 
 
 def _as_charged(
@@ -167,7 +167,7 @@ def leakage_tables(
     if format is OutputFormat.JSON:
         tables: dict[str, Any] = {
             "findings": [asdict(finding) for finding in found],
-            "membership": result.membership and asdict(result.membership),
+            "membership": _membership_json(result.membership),
             "extraction": asdict(result.extraction),
         }
     else:
@@ -195,6 +195,13 @@ def leakage_tables(
         for asked in (result.names.asked if result.names is not None else ())
     ]
     return tables
+
+
+def _membership_json(told: Membership | None) -> dict[str, Any] | None:
+    if told is None:
+        return None
+    # JSON has no infinity.
+    return asdict(told) | {"epsilon": _figure(told.epsilon)}
 
 
 def _scores_table(told: Membership | None) -> list[dict[str, Any]]:

@@ -32,7 +32,7 @@ _STARTS = (True, False, "gaussian", "orthogonal")
 
 
 @dataclass(frozen=True, slots=True)
-class TestedAdapter:
+class AdapterUnderTest:
     """LoRA and its values.
 
     Attributes:
@@ -41,8 +41,6 @@ class TestedAdapter:
         layout: its tensors, sorted by key.
         vector: float32, flat, in the layout's order.
     """
-
-    __test__ = False  # pytest: the name is no test's
 
     name: str
     lora: LoraConfig
@@ -60,13 +58,15 @@ class TestedAdapter:
         )
 
     @classmethod
-    def of_state(cls, name: str, lora: LoraConfig, state: GridState) -> TestedAdapter:
+    def of_state(
+        cls, name: str, lora: LoraConfig, state: GridState
+    ) -> AdapterUnderTest:
         """The adapter of a global state."""
         layout = tuple(zip(state.names, state.shapes, strict=True))
         return cls(name, lora, layout, to_float32(state))
 
 
-def read_peft_adapter(folder: Path) -> TestedAdapter:
+def read_peft_adapter(folder: Path) -> AdapterUnderTest:
     """The adapter in a folder that PEFT saved.
 
     Nothing of it is run: the configuration is JSON, the weights are safetensors.
@@ -86,12 +86,12 @@ def read_peft_adapter(folder: Path) -> TestedAdapter:
     vector = np.concatenate(flat).astype(np.float32)
     if not np.isfinite(vector).all():
         raise ConfigError(f"{folder / _WEIGHTS}: holds a value that isn't finite")
-    return TestedAdapter(str(folder), lora, layout, vector)
+    return AdapterUnderTest(str(folder), lora, layout, vector)
 
 
 def _read_config(path: Path) -> LoraConfig:
     try:
-        fields = json.loads(read_file(path, "the adapter's", limit=4 << 20))
+        fields = json.loads(read_file(path, "the adapter's file", limit=4 << 20))
     except (ValueError, RecursionError):
         raise ConfigError(f"{path}: isn't valid JSON") from None
     if not isinstance(fields, dict) or fields.get("peft_type") != "LORA":
@@ -131,7 +131,7 @@ def _read_weights(path: Path) -> dict[str, npt.NDArray[Any]]:
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
-    data = read_file(path, "the adapter's")
+    data = read_file(path, "the adapter's file")
     try:
         tensors = load(data)
     # Beside its own error: a number format that numpy doesn't have.

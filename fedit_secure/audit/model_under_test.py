@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fedit_secure.audit.adapter_under_test import AdapterUnderTest
 from fedit_secure.audit.record_scores import RecordScores, TokenScores
-from fedit_secure.audit.tested_adapter import TestedAdapter
 from fedit_secure.config import SiloConfig
 from fedit_secure.errors import ConfigError
 from fedit_secure.tuning.batches import (
@@ -29,7 +29,7 @@ _PIECE = 1 << 24
 """Logits that are turned into probabilities at once: 64 MiB, whatever the vocabulary."""
 
 
-class TestedModel:
+class ModelUnderTest:
     """A model that carries an adapter which can be taken off for a pass.
 
     Args:
@@ -39,8 +39,6 @@ class TestedModel:
         max_tokens: where records are cut, as they were in tuning.
         token_budget: tokens of one batch, padding included.
     """
-
-    __test__ = False  # pytest: the name is no test's
 
     def __init__(
         self,
@@ -60,10 +58,10 @@ class TestedModel:
         cls,
         config: SiloConfig,
         digest: str | None,
-        adapter: TestedAdapter,
+        adapter: AdapterUnderTest,
         template: Template,
         max_tokens: int,
-    ) -> TestedModel:
+    ) -> ModelUnderTest:
         """The silo's base model, as its configuration says, with this adapter.
 
         Raises ConfigError: the base model can't be loaded or isn't the one with `digest`
