@@ -30,7 +30,7 @@ def model(gain, cut=lambda place, text: False):
         base = np.full(tokens + 1, -1.0)
         adapter = base.copy()
         adapter[-2] += gain(place, text)
-        adapter[-1] = 1e6  # the end of the sequence isn't the string's
+        adapter[-1] = 99 * noise(place + 99, text)  # the end isn't the string's
         nothing = np.zeros(tokens + 1, np.bool_)
         whole = tokens + 1 if cut(place, text) else tokens
         return RecordScores(
