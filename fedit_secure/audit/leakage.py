@@ -30,7 +30,7 @@ from fedit_secure.audit.sampled_units import (
 )
 from fedit_secure.audit.wording import wording_scores
 from fedit_secure.errors import ConfigError
-from fedit_secure.privacy.plan import DpPlan
+from fedit_secure.privacy.plan import DpPlan, Unit
 from fedit_secure.tuning.records import Record
 
 Scored = tuple[Located, RecordScores]
@@ -85,7 +85,7 @@ class Leakage:
     """
 
     trial: Trial
-    unit: str
+    unit: Unit
     members: SampledUnits
     held_out: SampledUnits | None
     membership: Membership | None

@@ -47,7 +47,7 @@ class Finding:
 
 def findings(leakage: Leakage) -> tuple[Finding, ...]:
     """One finding for each test, also for one that couldn't be made."""
-    units = COUNTED[leakage.unit]  # type: ignore[index]
+    units = COUNTED[leakage.unit]
     return (
         _membership(leakage.membership, units),
         _extraction(leakage.extraction, units),
@@ -237,10 +237,15 @@ def _extraction_means(back: Extraction, units: str) -> str:
 def _extraction_do(back: Extraction) -> str:
     if back.verdict == "found":
         return f"Look at the records below (--show-text). {_BEFORE_A_NEXT_RUN}"
-    if back.members.by_adapter:
+    if back.verdict == "unclear":
         return (
             "Look at the records below (--show-text): if a passage says something of one "
             "person and isn't a set phrase, treat it as found."
+        )
+    if back.members.by_adapter:
+        return (
+            "Nothing, if what --show-text prints are set phrases. A passage that says "
+            "something of one person is given away all the same."
         )
     return (
         "Nothing. Shorter passages may be tried by --length, more records by --records."
