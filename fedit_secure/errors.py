@@ -119,6 +119,7 @@ class TuningFailed(FeditError):
 
 
 class AuditFailed(FeditError):
-    """A claim of an audited run doesn't hold, or a build doesn't do what it promises."""
+    """A claim of an audited run doesn't hold, a build doesn't do what it promises, or an
+    adapter gives records away."""
 
     exit_status = 9
