@@ -51,6 +51,11 @@ test-slow: $(STAMP) ## Run the tests that take minutes
 	@echo "==> pytest: the slow tests"
 	@$(BIN)/pytest -m slow
 
+.PHONY: soak
+soak: $(STAMP) ## Kill a silo's process at POINTS=240 random points, and cut its power (SEED=...)
+	@echo "==> killing processes and cutting their power at random points of a run"
+	@SOAK_POINTS=$(POINTS) SOAK_SEED=$(SEED) $(BIN)/pytest -m soak -s tests/faults
+
 .PHONY: fuzz
 fuzz: $(STAMP) ## Fuzz every parser for MINUTES=5, or with EXAMPLES=n inputs each (SEED=...)
 	@echo "==> fuzzing: frames, charters, cards, ledgers, states, certificates, configurations"

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from named_tests import file_of
 
+from fedit_secure.audit.detections import DETECTORS
 from fedit_secure.audit.findings import BELIEVED, CLAIMS, FAULTS
 from fedit_secure.federation.release_sizes import release_sizes
 from fedit_secure.secagg.aggregator_steps import PHASES
@@ -110,3 +111,8 @@ def test_the_auditors_guide_says_what_no_bundle_proves() -> None:
     page = (ROOT / "docs" / "auditor.md").read_text(encoding="utf-8")
     _, _, believed = page.partition("## What remains to be believed")
     assert all(f"- {sentence}\n" in believed for sentence in BELIEVED)
+
+
+def test_privacy_names_every_detector_of_the_canary_audit() -> None:
+    told = {name.strip("`"): flags for name, flags in rows("detector", "privacy")}
+    assert told == DETECTORS

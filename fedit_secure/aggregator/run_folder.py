@@ -23,7 +23,7 @@ import numpy as np
 from fedit_secure.errors import StorageError
 from fedit_secure.federation.approval import Approval
 from fedit_secure.federation.charter import Charter
-from fedit_secure.federation.durable import append_durably, write_durably
+from fedit_secure.federation.durable import append_durably, make_folder, write_durably
 from fedit_secure.federation.update import GridState, to_float32
 from fedit_secure.secagg import messages as m
 from fedit_secure.storage.adapter_store import StateStore, save_peft
@@ -41,7 +41,7 @@ class RunFolder:
         self.folder = folder
         self._charter = charter
         self._limits = Limits.of(charter.secagg_params())
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         write_once(folder / "charter.json", charter.to_bytes())
         self.states = StateStore(folder / "states")
         if initial.digest().hex() != charter.adapter.initial_digest:
@@ -153,7 +153,8 @@ class RunFolder:
 
     def _round(self, round: int) -> Path:
         folder = self.folder / "rounds" / f"{round:03d}"
-        folder.mkdir(parents=True, exist_ok=True)
+        if not folder.is_dir():
+            make_folder(folder)
         return folder
 
     def _read(self, round: int, name: str) -> Frame | None:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 from fedit_secure.aggregator.claims import Claims
 from fedit_secure.aggregator.events import PHASES, Event, Teller
@@ -21,6 +22,7 @@ from fedit_secure.aggregator.inbox import Inbox, sender_of
 from fedit_secure.aggregator.ledger_copies import LedgerCopies
 from fedit_secure.aggregator.post import Post
 from fedit_secure.aggregator.run_folder import RunFolder
+from fedit_secure.aggregator.skipping import skip_certificate
 from fedit_secure.aggregator.sums import Sums
 from fedit_secure.driver import Resume, drive_aggregator
 from fedit_secure.errors import (
@@ -49,7 +51,8 @@ MAX_ATTEMPTS = 10  # in one round; each is free for the silos until shares are r
 
 class Aggregator:
     """See the module. `on_event` is called in the event loop and must not block.
-    `uploads` is told which attempt takes uploads; links in memory have none."""
+    `uploads` is told which attempt takes uploads; links in memory have none.
+    `earlier_ledgers` are folders of ledger copies that other runs left."""
 
     def __init__(
         self,
@@ -61,6 +64,7 @@ class Aggregator:
         base_model: str | None = None,
         on_event: Callable[[Event], None] = lambda event: None,
         uploads: Uploads | None = None,
+        earlier_ledgers: Sequence[Path] = (),
     ) -> None:
         verify_approvals(charter, approvals)
         check_float_mode()
@@ -71,7 +75,9 @@ class Aggregator:
         self._folder = folder
         folder.keep_approvals(approvals)
         self._params, self._roster = charter.secagg_params(), charter.secagg_roster()
-        self._copies = LedgerCopies(folder.folder / "ledgers", charter, key)
+        self._copies = LedgerCopies(
+            folder.folder / "ledgers", charter, key, earlier_ledgers
+        )
         self._claims = Claims(folder.folder / "claims", charter, self._copies)
         self._links: dict[int, PeerLink] = {}
         self._seen: set[int] = set()  # connected at some time in this round
@@ -102,7 +108,8 @@ class Aggregator:
         done = self._folder.progress.certified
         certificate = self._folder.certificate(done)
         state = self._folder.state().digest()
-        await link.send(f.Welcome(self._approvals, certificate, done, state))
+        held = self._copies.receipt(link.name)
+        await link.send(f.Welcome(self._approvals, certificate, done, state, held))
         if self._ended:
             await link.send(f.RunEnded(done, state))
         self._links[link.silo] = link
@@ -372,23 +379,14 @@ class Aggregator:
         self._teller.tell("", "skipped")
         _log.warning("round %d is skipped: %s", now, reason)
         await self._broadcast(request)
-        words: dict[int, m.Confirmation] = {}
-        schedule = self._charter.schedule
+        schedule, t = self._charter.schedule, self._params.threshold
         patience = schedule.silo_deadline_seconds + 2 * schedule.phase_deadline_seconds
         try:
-            async with asyncio.timeout(patience):
-                while len(words) < self._params.threshold:
-                    word = await self._words.get()  # or it came before we asked again
-                    if (word.round, word.state_digest) == (now, digest):
-                        checks.confirmation(self._roster, self._digest, now, word)
-                        words[word.silo] = word
-        except TimeoutError:
-            raise QuorumLost(
-                f"round {now}: {len(words)} of {self._params.threshold} silos skip it"
-            ) from None
+            certificate = await skip_certificate(
+                request, self._words, self._roster, t, patience
+            )
         finally:
             self._pending = None
-        certificate = m.RoundCertificate(now, tuple(words.values()))
         await asyncio.to_thread(self._folder.certify, now, certificate)
         await self._sums.save(now, before)
         await self._broadcast(certificate)

@@ -172,7 +172,8 @@ def clip_units(
         for row in rows:
             row[~finite] = 0.0
         norms[~finite] = 0.0
-    # As Opacus: the constant keeps a clipped row's rounded norm below C.
+    # As Opacus. Rounded in float32, a clipped row's norm may exceed C by a little,
+    # which `dp_step.sensitivity` covers.
     factors = (clip / (norms + 1e-6)).clamp(max=1.0).unsqueeze(1)
     parts = [row.mul_(factors).sum(dim=0, dtype=torch.float64) for row in rows]
     return torch.cat(parts), zeroed

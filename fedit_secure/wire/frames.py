@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from fedit_secure.errors import FeditError, PolicyRefusal, QuorumLost
+from fedit_secure.errors import FeditError, PolicyRefusal, ProtocolError, QuorumLost
 from fedit_secure.secagg import messages as m
 
 WIRE_VERSION = 1
@@ -60,12 +60,17 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class Welcome:
-    """The answer to a Hello: all approvals, and the last round with its certificate."""
+    """The answer to a Hello: all approvals, and the last round with its certificate.
+
+    `held`: the head up to which the aggregator holds the silo's ledger, None if it
+    holds nothing of it.
+    """
 
     approvals: tuple[bytes, ...]
     certificate: m.RoundCertificate | None
     round: int
     state_digest: bytes
+    held: HeadReceipt | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +85,10 @@ class CannotServe:
 
     def error(self) -> FeditError:
         """The reason, as the error with the exit status that it names."""
-        if self.exit_status == QuorumLost.exit_status:
-            return QuorumLost(self.reason)
+        # None that says "cannot connect": it would be dialled again.
+        for kind in (ProtocolError, PolicyRefusal, QuorumLost):
+            if kind.exit_status == self.exit_status:
+                return kind(self.reason)
         return PolicyRefusal(self.reason)
 
 

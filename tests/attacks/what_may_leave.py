@@ -143,6 +143,13 @@ FIELDS: dict[type, dict[str, str]] = {
     # Says that the records were changed between two starts: the one thing about them that
     # a ledger tells, and no run of one data set writes it.
     events.DataVersion: entry(keyed="old new"),
+    # That two populations share records or persons is told by the operator's signature
+    # and by nothing else: which they are, and how many, stays with the silo.
+    events.Inherited: entry(
+        public="source sequence unit filter_order charges lost reason",
+        bound="hash signature",
+    ),
+    events.Lost: entry(public="epsilon reason", bound="signature"),
     # What an operator orders, without a look at the records.
     events.CapChanged: entry(public="cap_epsilon reason signature"),
     events.KeyRotated: entry(public="old new signature"),

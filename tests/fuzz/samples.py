@@ -280,6 +280,10 @@ data:
     "policy": b"""\
 epsilon: 8
 delta: 1.0e-6
+epsilon_per_run: 4
+windows:
+  - {days: 90, epsilon: 4}
+hours: {from: "20:00", until: "06:00", zone: UTC}
 minimum_silos: 3
 allowed_base_models: any
 max_local_steps: 200

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from fedit_secure.errors import ConfigError, TuningFailed
 from fedit_secure.tuning import dp_step
 from fedit_secure.tuning.adapter import adapter_parameters
-from fedit_secure.tuning.batches import Packing, physical_batch
+from fedit_secure.tuning.batches import ROW_TOKENS, Packing, physical_batch
 from fedit_secure.tuning.dp_step import sensitivity
 from fedit_secure.tuning.examples import Example
 from fedit_secure.tuning.record_gradients import RecordGradients, clip_units
@@ -85,6 +85,18 @@ def leftovers(model: PeftModel) -> list[str]:
     return found
 
 
+def watch_batches(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """The slots of every physical batch from now on."""
+    seen: list[list[int]] = []
+
+    def watched(examples: object, slots: np.ndarray, packing: object) -> object:
+        seen.append(slots.tolist())
+        return physical_batch(examples, slots, packing)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(dp_step, "physical_batch", watched)
+    return seen
+
+
 @pytest.mark.parametrize("family", SHAPES)
 def test_a_record_has_the_gradient_that_it_has_alone(family: str) -> None:
     model, examples = tuned_model(family), random_examples(9)
@@ -122,6 +134,7 @@ def test_the_full_path_gives_the_same_sum() -> None:
     assert same(gradient(model, examples, selective=False).sum(EVERYONE), expected)
 
 
+@pytest.mark.filterwarnings("ignore:Full backward hook is firing:UserWarning")
 def test_the_sum_equals_that_of_opacus_privacy_engine() -> None:
     examples = random_examples(9)
     ours = gradient(tuned_model(), examples, budget=10_000).sum(EVERYONE)
@@ -171,11 +184,15 @@ def test_no_examples_at_all_sum_to_zero() -> None:
     assert not gradient(tuned_model(), []).sum(np.array([], np.int64)).any()
 
 
-def test_a_record_without_labels_keeps_its_slot_and_gives_zero() -> None:
+def test_a_record_without_labels_keeps_its_slot_and_gives_zero(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     model, examples = tuned_model(), random_examples(9)
     without = list(examples)
     without[4] = Example(examples[4].tokens, len(examples[4].tokens))
+    seen = watch_batches(monkeypatch)
     total = gradient(model, without).sum(EVERYONE)
+    assert sorted(slot for batch in seen for slot in batch) == [0, 1, 2, 3, 5, 6, 7, 8]
     expected = gradient(tuned_model(), examples).sum(np.delete(EVERYONE, 4))
     assert same(total, expected)
     assert not gradient(tuned_model(), without).sum(np.array([4])).any()
@@ -232,6 +249,14 @@ def test_a_norm_that_overflows_counts_as_not_finite() -> None:
     assert not total.any()
 
 
+def test_rows_beyond_the_records_are_dropped() -> None:
+    for owners in (None, torch.tensor([0, 1])):
+        rows = [torch.tensor([[0.1], [0.2], [7.0], [torch.nan]])]
+        total, zeroed = clip_units(rows, owners, 2, 1.0)
+        assert zeroed == 0
+        assert total.tolist() == pytest.approx([0.3])
+
+
 def test_the_noise_pays_for_rounding() -> None:
     assert sensitivity(0.5, 10) == pytest.approx(0.5 * 1.0001)
     assert sensitivity(0.5, 10_000) == pytest.approx(0.5 * 1.01)
@@ -270,7 +295,16 @@ def fail_at(
     return lambda: reached
 
 
-PLACES = ("forward_pre_hook", "forward_hook", "full_backward_hook")
+# torch says of some modules that a backward hook isn't what it is elsewhere.
+OF_HOOKS = pytest.mark.filterwarnings(
+    "ignore:Full backward hook is firing:UserWarning",
+    "ignore:For backward hooks to be called:UserWarning",
+)
+PLACES = (
+    "forward_pre_hook",
+    "forward_hook",
+    pytest.param("full_backward_hook", marks=OF_HOOKS),
+)
 ALL_MODULES = modules(tuned_model())
 A_LORA = next(n for n in ALL_MODULES if n.endswith("k_proj.lora_B.default"))
 
@@ -337,6 +371,21 @@ def test_the_budget_halves_until_it_fits() -> None:
     assert same(sums.sum(np.arange(16)), expected)
     assert sums.packing.token_budget == 40
     assert same(sums.sum(np.arange(16)), expected)
+
+
+def test_short_records_halve_the_budget_by_what_they_count_as() -> None:
+    examples = [Example(np.arange(3, 7), 2) for _ in range(16)]
+    expected = gradient(tuned_model(), examples).sum(np.arange(16))
+    model = tuned_model()
+
+    def too_many(_: object, inputs: tuple[torch.Tensor, ...]) -> None:
+        if inputs[0].shape[0] > 8:
+            raise torch.OutOfMemoryError
+
+    model.get_input_embeddings().register_forward_pre_hook(too_many)
+    sums = gradient(model, examples, budget=16 * ROW_TOKENS)
+    assert same(sums.sum(np.arange(16)), expected)
+    assert sums.packing.token_budget == 8 * ROW_TOKENS
 
 
 def test_a_record_that_does_not_fit_alone_voids_the_attempt() -> None:
@@ -427,13 +476,7 @@ def test_a_persons_records_are_summed_and_clipped_once(budget: int) -> None:
 def test_a_persons_records_share_a_physical_batch(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    seen: list[set[int]] = []
-
-    def watched(examples: object, slots: np.ndarray, packing: object) -> object:
-        seen.append(set(slots.tolist()))
-        return physical_batch(examples, slots, packing)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(dp_step, "physical_batch", watched)
+    seen = watch_batches(monkeypatch)
     packing = Packing(70, unit_rows=3)
     sums = Sums(
         tuned_model(), random_examples(9), clip=CLIP, units=UNITS, packing=packing
@@ -441,7 +484,7 @@ def test_a_persons_records_share_a_physical_batch(
     sums.sum(np.arange(5))
     assert len(seen) > 1
     for unit in UNITS:
-        assert sum(set(unit.tolist()) <= batch for batch in seen) == 1
+        assert sum(set(unit.tolist()) <= set(batch) for batch in seen) == 1
 
 
 def test_a_persons_record_without_labels_takes_nothing_from_the_others() -> None:
@@ -452,6 +495,35 @@ def test_a_persons_record_without_labels_takes_nothing_from_the_others() -> None
     units = [np.array([0, 1]), np.array([2])]
     sums = Sums(model, examples, clip=1e6, units=units, packing=Packing(60, 2))
     assert same(sums.sum(np.array([0, 1])), expected)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_person_with_a_record_that_is_not_finite_gives_zero(value: float) -> None:
+    """The whole person does: a NaN isn't taken back out of a sum that has it."""
+    model, examples = tuned_model(), random_examples(9)
+    clean = [
+        Example(np.where(e.tokens == VICTIM, 4, e.tokens), e.first_label)
+        for e in examples
+    ]
+    poisoned = list(clean)
+    poisoned[3] = Example(np.array([VICTIM, 5, 6, VICTIM, 7]), 1)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[VICTIM] = value
+    packing = Packing(10_000, unit_rows=3)
+    sums, others = (
+        Sums(of, data, clip=CLIP, units=UNITS, packing=packing)
+        for of, data in ((model, poisoned), (tuned_model(), clean))
+    )
+    total = sums.sum(np.arange(5))
+    assert sums.zeroed == 1
+    assert same(total, others.sum(np.array([0, 1, 3, 4])))
+
+
+def test_records_whose_sum_overflows_count_as_not_finite() -> None:
+    rows = [torch.tensor([[3e38], [3e38], [0.5]])]
+    total, zeroed = clip_units(rows, torch.tensor([0, 0, 1]), 2, 1.0)
+    assert zeroed == 1
+    assert total.tolist() == pytest.approx([0.5])
 
 
 def test_a_person_that_does_not_fit_voids_the_attempt() -> None:

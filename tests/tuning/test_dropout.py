@@ -26,7 +26,8 @@ def dropping(p: float = 0.3) -> PeftModel:
 
 def summed(model: PeftModel, examples: list[Example], units: list[int], step: int = 0,
            **options: object) -> np.ndarray:  # fmt: skip
-    sums = Sums(model, examples, clip=1e9, dropout_key=KEY, **options)  # type: ignore[arg-type]
+    options.setdefault("dropout_key", KEY)
+    sums = Sums(model, examples, clip=1e9, **options)  # type: ignore[arg-type]
     total = sums.sum(np.array(units), step)
     sums.close()
     return total
@@ -64,6 +65,18 @@ def test_every_step_record_and_layer_has_its_own_masks() -> None:
     model, examples = dropping(), random_examples(3)
     steps = [summed(model, examples, [0, 1, 2], step) for step in (0, 1)]
     assert not np.allclose(*steps)
+
+
+def test_a_mask_is_of_its_slot_its_step_and_its_key() -> None:
+    model, twins = dropping(), random_examples(1) * 2
+    first = summed(model, twins, [0])
+    assert np.array_equal(summed(model, twins, [0]), first)
+    for other in (
+        summed(model, twins, [1]),  # the same content in another place
+        summed(model, twins, [0], step=1),
+        summed(model, twins, [0], dropout_key=bytes(32)),
+    ):
+        assert np.linalg.norm(other - first) > 0.1 * np.linalg.norm(first)
 
 
 def test_the_share_that_is_dropped_is_p() -> None:

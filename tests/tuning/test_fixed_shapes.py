@@ -90,23 +90,47 @@ def test_a_base_below_float32_gets_them_and_no_other(kind: str) -> None:
 
 
 class LooksAtPlaces(nn.Module):
-    """Gives the third row of a batch and those after it a little more."""
+    """Gives the rows at some places of a batch a little more."""
 
-    def __init__(self, inner: nn.Module) -> None:
+    def __init__(self, inner: nn.Module, places: slice) -> None:
         super().__init__()
-        self.inner = inner
+        self.inner, self.places = inner, places
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.inner(x)
-        places = 1 + 0.05 * (torch.arange(len(y)) > 1)
-        return y * places[:, None, None].to(y.dtype)
+        share = torch.ones(len(y))
+        share[self.places] = 1.05
+        return y * share[:, None, None].to(y.dtype)
 
 
-def test_a_device_that_rounds_by_place_is_refused() -> None:
+@pytest.mark.parametrize("places", [slice(2, None), slice(20, 21)])
+def test_a_device_that_rounds_by_place_is_refused(places: slice) -> None:
     model = half_model()
     layer = model.base_model.model.model.layers[0]
-    layer.post_attention_layernorm = LooksAtPlaces(layer.post_attention_layernorm)
-    with pytest.raises(ConfigError, match="use precision float32"):
+    norm = layer.post_attention_layernorm
+    layer.post_attention_layernorm = LooksAtPlaces(norm, places)
+    with pytest.raises(ConfigError, match=r"with its place .* use precision float32"):
+        check_model(model, read_adapter(model), 64, fixed=True)
+
+
+class LooksAtOthers(nn.Module):
+    """Scales all logits by the largest of the batch, wherever that one is: so little
+    that a gradient moves by less than what gives away a model that mixes records."""
+
+    def __init__(self, head: nn.Module) -> None:
+        super().__init__()
+        self.head, self.weight = head, head.weight
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.head(x).float()
+        return y * (1 + 1.5e-5 * y.detach().amax())
+
+
+def test_a_device_that_rounds_by_company_is_refused() -> None:
+    model = half_model()
+    inner = model.base_model.model
+    inner.lm_head = LooksAtOthers(inner.lm_head)
+    with pytest.raises(ConfigError, match=r"with the others .* use precision float32"):
         check_model(model, read_adapter(model), 64, fixed=True)
 
 

@@ -10,10 +10,11 @@ import pytest
 import torch
 from tiny_models import Sums, make_plan, random_examples, tuned_model
 
+from fedit_secure.errors import ConfigError
 from fedit_secure.privacy.noise import CryptoNoise
 from fedit_secure.tuning import local_round
 from fedit_secure.tuning.adapter import attach_adapter, read_adapter
-from fedit_secure.tuning.batches import poisson_units
+from fedit_secure.tuning.batches import Packing, poisson_units
 from fedit_secure.tuning.dp_step import BatchGradient, sensitivity
 from fedit_secure.tuning.examples import Example
 from fedit_secure.tuning.job import LoraConfig, OptimizerConfig
@@ -56,6 +57,23 @@ def test_a_step_is_clipped_sum_plus_noise_over_the_expected_batch() -> None:
     assert np.allclose(update, -noised / plan.expected_batch, rtol=1e-3, atol=2e-6)
 
 
+def test_a_step_of_persons_has_their_coins_and_their_clip() -> None:
+    units = [np.array(unit) for unit in np.array_split(np.arange(len(EXAMPLES)), 11)]
+    plan = make_plan(local_steps=1, unit="person", records_per_person=3)
+    sgd = OptimizerConfig(name="sgd", learning_rate=1.0)
+    update = tune(plan, optimizer=sgd, units=units)
+    drawn = poisson_units(CryptoNoise(KEY), 0, len(units), plan.sample_rate)
+    options = {"units": units, "packing": Packing(64, unit_rows=3)}
+    total = Sums(tuned_model(), EXAMPLES, clip=plan.clip, **options).sum(drawn)
+    # Clipped record by record it would be another one.
+    records = np.sort(np.concatenate([units[unit] for unit in drawn]))
+    apart = Sums(tuned_model(), EXAMPLES, clip=plan.clip).sum(records)
+    assert np.linalg.norm(apart - total) > plan.clip
+    bound = sensitivity(plan.clip, plan.expected_batch)
+    noised = CryptoNoise(KEY).add_grid_noise(total, 0, plan.noise_multiplier, bound)
+    assert np.allclose(update, -noised / plan.expected_batch, rtol=1e-3, atol=2e-6)
+
+
 def test_the_noise_in_the_update_has_the_plans_deviation() -> None:
     """Noise off, halved or forgotten in a step shows here."""
     steps, sigma, clip, batch = 3, 2.0, 0.1, 8
@@ -68,6 +86,17 @@ def test_the_noise_in_the_update_has_the_plans_deviation() -> None:
     # Clipped gradients are small against this noise, coordinate by coordinate.
     expected = 1e-3 * sigma * clip / batch * np.sqrt(steps)
     assert update.std() == pytest.approx(expected, rel=0.1)
+
+
+def test_the_noise_is_sized_for_what_rounding_moves_as_well() -> None:
+    """With so many expected records that is eleven times the clip."""
+    batch = 10_000_000
+    plan = make_plan(local_steps=1, sample_rate=1e-9, expected_batch=batch)
+    sgd = OptimizerConfig(name="sgd", learning_rate=batch)
+    noised = tune(plan, optimizer=sgd)
+    bound = sensitivity(plan.clip, batch)
+    assert bound == pytest.approx(11 * plan.clip)
+    assert noised.std() == pytest.approx(plan.noise_multiplier * bound, rel=0.1)
 
 
 def test_an_empty_batch_takes_a_step_of_noise_alone() -> None:
@@ -191,6 +220,13 @@ def test_dropout_drops_with_privacy_and_without() -> None:
         assert np.array_equal(first, again)  # the key seeds the masks
         still = attach_adapter(base_model(), LoraConfig(rank=2))
         assert not np.allclose(first, tune(plan, model=still, initial=initial))
+    # Without noise and with everybody drawn, the masks are all that the key decides.
+    plan = make_plan(kind="none", sample_rate=1.0)
+    first, other = (
+        tune(plan, model=dropping(), initial=initial, noise_key=key)
+        for key in (KEY, bytes(32))
+    )
+    assert not np.allclose(first, other)
 
 
 def test_nothing_is_sampled_before_the_checks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,6 +240,44 @@ def test_nothing_is_sampled_before_the_checks(monkeypatch: pytest.MonkeyPatch) -
     )
     with pytest.raises(AssertionError, match="a record was sampled"):
         run_round(ready, EXAMPLES, ADAMW, noise_key=KEY)
+
+
+def test_a_round_is_not_ready_with_a_model_that_couples_records() -> None:
+    model = tuned_model()
+    model.base_model.model.model.layers[0].mlp.register_forward_hook(
+        lambda _module, _inputs, y: y - y.mean(dim=0, keepdim=True)
+    )
+    with pytest.raises(ConfigError, match="mixes the records of a batch"):
+        prepare_round(model, make_plan(), initial=read_adapter(model), max_tokens=32)
+
+
+def test_a_ready_model_is_not_in_training_mode() -> None:
+    """Where it is, the base model's own dropout draws one mask for a whole batch."""
+    model = tuned_model("gpt2").train()
+    ready = prepare_round(
+        model, make_plan(), initial=read_adapter(model), max_tokens=32
+    )
+    assert not any(module.training for module in ready.model.modules())
+
+
+def test_a_round_is_ready_with_a_budget_that_was_tried() -> None:
+    model = tuned_model()
+
+    def too_large(_: object, inputs: tuple[torch.Tensor, ...]) -> None:
+        if inputs[0].numel() > 150:
+            raise torch.OutOfMemoryError
+
+    model.get_input_embeddings().register_forward_pre_hook(too_large)
+    ready = prepare_round(
+        model,
+        make_plan(unit="person", records_per_person=2),
+        initial=read_adapter(model),
+        max_tokens=32,
+        token_budget=512,
+        unit_rows=2,
+    )
+    assert ready.packing.unit_rows == 2
+    assert ready.packing.token_budget <= 150 < 2 * ready.packing.token_budget
 
 
 def test_the_model_is_left_clean_after_a_failure() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from fedit_secure.tuning import memory
 from fedit_secure.tuning.batches import ROW_TOKENS, Packing
 from fedit_secure.tuning.memory import free_bytes, roomy_budget
 from fedit_secure.tuning.preflight import fitting_packing
+from fedit_secure.tuning.record_gradients import RecordGradients
 
 CPU = torch.device("cpu")
 
@@ -87,6 +89,17 @@ def test_both_the_longest_and_the_shortest_records_are_tried() -> None:
     assert seen == [(8, 64), (512 // ROW_TOKENS, ROW_TOKENS)]
 
 
+def test_records_that_are_all_response_are_tried() -> None:
+    """Logits take the most memory: every position but the last predicts a label."""
+    model = tuned_model()
+    positions: list[int] = []
+    model.get_output_embeddings().register_forward_pre_hook(
+        lambda _module, entered: positions.append(entered[0].shape[:-1].numel())
+    )
+    fitting_packing(model, clip=0.1, selective=True, max_tokens=64, token_budget=512)
+    assert positions == [8 * 63, 512 // ROW_TOKENS * (ROW_TOKENS - 1)]
+
+
 def test_without_a_number_the_budget_is_found() -> None:
     model = tuned_model()
     packing = fitting_packing(
@@ -109,3 +122,21 @@ def test_rows_that_do_not_fit_halve_the_budget() -> None:
     )
     assert packing.token_budget == 128
     assert packing.rows(2) <= 10
+
+
+def test_the_gradients_of_many_records_are_tried_as_well(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With a clip every record has a row, and those take memory too."""
+    plain = RecordGradients.rows
+
+    def too_many(self: RecordGradients, loss: torch.Tensor, rows: int) -> list[Any]:
+        if rows > 10:
+            raise torch.OutOfMemoryError
+        return plain(self, loss, rows)
+
+    monkeypatch.setattr(RecordGradients, "rows", too_many)
+    packing = fitting_packing(
+        tuned_model(), clip=0.1, selective=True, max_tokens=64, token_budget=512
+    )
+    assert packing.token_budget == 128

@@ -67,6 +67,8 @@ class OverTheBatch(nn.Module):
             return y / y.abs().amax(dim=(0, 1), keepdim=True)
         if self.how == "mean":
             return y - y.mean(dim=0, keepdim=True)
+        if self.how == "between":
+            return torch.cat([y[:1], y[1:-1] + y[:1].detach(), y[-1:]])
         if self.how == "best":
             best = y.flatten(0, 1).topk(3, dim=0).values
             return torch.where(y >= best[-1], y, 0.5 * y)
@@ -89,6 +91,8 @@ class OverTheBatch(nn.Module):
         # Nothing but values, and only in a batch that is large, or long.
         (lambda inner: OverTheBatch(inner, "mean", records=20), "mixes the records"),
         (lambda inner: OverTheBatch(inner, "mean", tokens=50), "mixes the records"),
+        # Only what becomes of records that are neither the first nor the last.
+        (lambda inner: OverTheBatch(inner, "between", records=3), "mixes the records"),
         (lambda inner: OverTheBatch(inner, "best"), r"picks by rank.*\(topk in .*norm"),
         (lambda inner: OverTheBatch(inner, "norm"), r"over the batch \(.*batch_norm"),
         (lambda inner: OverTheBatch(inner, "noise"), r"random numbers \(randn_like"),
@@ -212,6 +216,29 @@ def test_a_record_that_never_fits_is_known_beforehand() -> None:
     model.get_input_embeddings().register_forward_pre_hook(never)
     with pytest.raises(TuningFailed, match="a single record doesn't fit"):
         fitting_packing(model, clip=0.1, selective=True, max_tokens=32, token_budget=99)
+
+
+def test_a_person_that_never_fits_is_known_beforehand() -> None:
+    """Its records share a batch: that two of three fit is no help."""
+    model, calls = tuned_model(), 0
+
+    def at_most_two(_: object, inputs: tuple[torch.Tensor, ...]) -> None:
+        nonlocal calls
+        calls += 1
+        assert calls < 50, "it goes on trying for ever"
+        if inputs[0].shape[0] > 2:
+            raise torch.OutOfMemoryError
+
+    model.get_input_embeddings().register_forward_pre_hook(at_most_two)
+    with pytest.raises(TuningFailed, match="a single unit doesn't fit"):
+        fitting_packing(
+            model,
+            clip=0.1,
+            selective=True,
+            max_tokens=32,
+            token_budget=512,
+            unit_rows=3,
+        )
 
 
 def test_synthetic_records_are_always_the_same() -> None:

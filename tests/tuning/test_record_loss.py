@@ -50,9 +50,9 @@ def test_the_loss_is_the_sum_of_each_records_own_mean() -> None:
         tokens = torch.from_numpy(example.tokens)[None]
         labels = tokens.clone()
         labels[0, : example.first_label] = -100
-        expected += float(model(tokens, labels=labels).loss)
+        expected += model(tokens, labels=labels).loss.item()
     for selective in (True, False):
-        loss = float(summed_loss(model, batch, selective=selective))
+        loss = summed_loss(model, batch, selective=selective).item()
         assert loss == pytest.approx(expected, rel=1e-5)
 
 

@@ -21,7 +21,8 @@ from tiny_models import make_plan
 
 from fedit_secure.errors import ConfigError
 from fedit_secure.federation.base_model import base_model_digest
-from fedit_secure.tuning import local_round, worker
+from fedit_secure.tuning import examples, local_round, worker
+from fedit_secure.tuning.examples import Example
 from fedit_secure.tuning.job import ColumnMap, DataSource, OptimizerConfig, TuneJob
 
 WORKER = [sys.executable, "-m", "fedit_secure.tuning.worker"]
@@ -100,6 +101,33 @@ def test_a_plan_per_person_hands_the_persons_to_the_round(
     assert set(seen[0]) < {0, 1, 2}
     assert set(seen[1]) < {3, 4, 5}
     assert {"phase": "ready"} in told
+
+
+def test_what_is_tried_beforehand_is_the_plans_worst_and_not_the_datas(
+    job_files, tmp_path, monkeypatch
+) -> None:
+    """Else its time or its failure, before the charge, would tell of the records."""
+    path = tmp_path / "records.jsonl"
+    path.write_text(json.dumps({"instruction": "a", "response": "b", "patient": "p"}))
+    tried: dict[str, Any] = {}
+
+    def watched(*_: Any, **named: Any) -> None:
+        tried.update(named)
+        raise ConfigError("enough")
+
+    short = [Example(np.array([5, 6, 7]), 1)]  # the template alone is longer
+    monkeypatch.setattr(examples, "make_examples", lambda *_, **__: short)
+    monkeypatch.setattr(local_round, "prepare_round", watched)
+    job = make_job(
+        job_files,
+        data=DataSource(path=str(path), columns=ColumnMap(person="patient")),
+        plan=person_plan(records_per_person=5),
+        unit_key="0c" * 32,
+        max_tokens=100,
+    )
+    with pytest.raises(ConfigError, match="enough"):
+        tune(job)
+    assert (tried["max_tokens"], tried["unit_rows"]) == (100, 5)
 
 
 def test_a_plan_per_person_needs_a_column_and_a_key(job_files) -> None:

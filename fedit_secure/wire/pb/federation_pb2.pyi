@@ -149,16 +149,18 @@ class Hello(_message.Message):
     def __init__(self, silo: _Optional[str] = ..., charter: _Optional[bytes] = ..., wire_version: _Optional[int] = ..., package_version: _Optional[str] = ..., round: _Optional[int] = ..., state_digest: _Optional[bytes] = ..., ledger_sequence: _Optional[int] = ...) -> None: ...
 
 class Welcome(_message.Message):
-    __slots__ = ("approvals", "certificate", "round", "state_digest")
+    __slots__ = ("approvals", "certificate", "round", "state_digest", "held")
     APPROVALS_FIELD_NUMBER: _ClassVar[int]
     CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     STATE_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    HELD_FIELD_NUMBER: _ClassVar[int]
     approvals: _containers.RepeatedScalarFieldContainer[bytes]
     certificate: RoundCertificate
     round: int
     state_digest: bytes
-    def __init__(self, approvals: _Optional[_Iterable[bytes]] = ..., certificate: _Optional[_Union[RoundCertificate, _Mapping]] = ..., round: _Optional[int] = ..., state_digest: _Optional[bytes] = ...) -> None: ...
+    held: HeadReceipt
+    def __init__(self, approvals: _Optional[_Iterable[bytes]] = ..., certificate: _Optional[_Union[RoundCertificate, _Mapping]] = ..., round: _Optional[int] = ..., state_digest: _Optional[bytes] = ..., held: _Optional[_Union[HeadReceipt, _Mapping]] = ...) -> None: ...
 
 class CannotServe(_message.Message):
     __slots__ = ("reason", "exit_status")
