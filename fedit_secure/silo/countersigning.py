@@ -22,7 +22,7 @@ class Countersigning:
         self._name, self._books = name, books
         self._aggregator = bytes.fromhex(charter.aggregator.identity)
         self._held = 0
-        self._signed = asyncio.Event()
+        self._came = asyncio.Event()
 
     def meet(self, receipt: f.HeadReceipt | None) -> None:
         """What the aggregator holds at the start of a connection; None: nothing.
@@ -43,15 +43,18 @@ class Countersigning:
         self._held = self._known(receipt)
         if receipt.head == self._books.head():
             self._books.countersigned(receipt.head, receipt.signature)
-            self._signed.set()
-
-    def expect(self) -> None:
-        """Before a charge: receipts that came earlier don't cover it."""
-        self._signed.clear()
+        self._came.set()
 
     async def signed(self) -> None:
-        """Wait until the aggregator has signed for everything since `expect`."""
-        await self._signed.wait()
+        """Wait until the aggregator has signed for all that is in the ledger now.
+
+        By how many entries it has signed for, not by a receipt having come: one of the
+        head before may come at any time, also while a charge is being written.
+        """
+        entries = self._books.head().sequence
+        while self._held < entries:
+            self._came.clear()
+            await self._came.wait()
 
     def _known(self, receipt: f.HeadReceipt) -> int:
         check_head(self._name, self._aggregator, receipt.head, receipt.signature)

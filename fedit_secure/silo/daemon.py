@@ -258,7 +258,6 @@ class SiloDaemon:
 
         async def charge() -> None:
             await slots.next()  # loading the records took its time too
-            self._countersigning.expect()
             await asyncio.to_thread(books.reserve, now)
             # A connection that is gone now is made anew, and the ledger sent again: what
             # was charged must not be charged twice for it.
