@@ -29,7 +29,8 @@ scaled_sum zero_sum forged_contributors lying_tag
 different_model crafted_model forged_history replayed_round old_attempt
 exclude_then_retry update_reused void_then_reveal void_after_sitting_out two_certificates
 epsilon_burn ledger_fork ledger_rollback
-crash_of_a_silo crash_of_the_aggregator masked_vectors secrets_in_texts
+crash_of_a_silo crash_of_the_aggregator killed_process power_cut failing_disk
+restored_backup damaged_journal wrong_clock masked_vectors secrets_in_texts
 """.split()  # noqa: SIM905 - a list to read
 
 
