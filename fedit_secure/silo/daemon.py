@@ -393,8 +393,7 @@ class SiloDaemon:
 
 
 def _refusal(frame: f.CannotServe) -> FeditError:
-    """The aggregator's reason, as the error with the exit status that it names."""
-    # Nothing that says "cannot connect": it would be dialled again.
+    """The aggregator's reason, with its exit status, but never one that is dialled again."""
     for kind in (ProtocolError, PolicyRefusal, QuorumLost):
         if kind.exit_status == frame.exit_status:
             return kind(frame.reason)
