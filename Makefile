@@ -26,11 +26,11 @@ $(STAMP): pyproject.toml constraints.txt
 			"Say which to use: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 4; }
 	@test -x $(BIN)/python || { echo "==> creating $(VENV) with $$($(PYTHON) -V)"; \
 		$(PYTHON) -m venv $(VENV); }
-	@echo "==> installing fedit-secure with its silo, dev and plots extras, as pinned in constraints.txt"
+	@echo "==> installing fedit-secure with its silo, dev, plots and report extras, as pinned in constraints.txt"
 	@echo "    (torch and transformers are large: this takes a few minutes, once)"
 	@set -o pipefail; PYTHONUNBUFFERED=1 $(BIN)/python -m pip install \
 		--disable-pip-version-check --no-input --progress-bar off \
-		-c constraints.txt -e ".[silo,dev,plots]" \
+		-c constraints.txt -e ".[silo,dev,plots,report]" \
 		| awk '/^Collecting /{printf "    fetching %s\n", $$2; fflush()} \
 			/^Installing collected packages/{print "    unpacking " NF - 3 " packages"; fflush()}'
 	@touch $(STAMP)
@@ -50,6 +50,11 @@ test: $(STAMP) ## Run the test suite (without the slow tests)
 test-slow: $(STAMP) ## Run the tests that take minutes
 	@echo "==> pytest: the slow tests"
 	@$(BIN)/pytest -m slow
+
+.PHONY: soak
+soak: $(STAMP) ## Kill a silo's process at POINTS=240 random points, and cut its power (SEED=...)
+	@echo "==> killing processes and cutting their power at random points of a run"
+	@SOAK_POINTS=$(POINTS) SOAK_SEED=$(SEED) $(BIN)/pytest -m soak -s tests/faults
 
 .PHONY: fuzz
 fuzz: $(STAMP) ## Fuzz every parser for MINUTES=5, or with EXAMPLES=n inputs each (SEED=...)

@@ -353,7 +353,8 @@ def _fields(model: type[BaseModel], place: _PathOfData) -> list[str]:
     for part in place:
         field = inner.model_fields.get(str(part)) if inner else None
         inner = _model_in(field.annotation) if field else inner
-    return list(inner.model_fields) if inner else []
+    fields = inner.model_fields.items() if inner else ()
+    return [field.alias or name for name, field in fields]
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:

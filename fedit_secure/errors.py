@@ -89,6 +89,15 @@ class StorageError(FeditError):
     """Durable state is missing, damaged, locked, or can't be written. Nothing was guessed."""
 
 
+class LedgerBehind(StorageError):
+    """The privacy ledger here is lost, older than what others know of it, or another.
+
+    The text says how to restore it. Nothing was charged, and no record was sampled.
+    """
+
+    exit_status = 10
+
+
 class FuseBlown(StorageError):
     """A step that may happen once has happened already, or must never happen any more."""
 
@@ -107,3 +116,10 @@ class DeadlineExceeded(FeditError):
 
 class TuningFailed(FeditError):
     """The local tuning job ended without an update. The charge stays."""
+
+
+class AuditFailed(FeditError):
+    """A claim of an audited run doesn't hold, a build doesn't do what it promises, or an
+    adapter gives records away."""
+
+    exit_status = 9

@@ -34,8 +34,9 @@ from fedit_secure.federation.identity import Identity, create_identity
 from fedit_secure.federation.policy import Policy
 from fedit_secure.federation.release_sizes import release_sizes
 from fedit_secure.federation.update import GridState, from_float32
-from fedit_secure.silo.books import Books, open_journal
+from fedit_secure.silo.books import Books
 from fedit_secure.silo.daemon import Charge, SiloDaemon
+from fedit_secure.silo.ledger_opening import open_journal
 from fedit_secure.storage.adapter_store import StateStore
 from fedit_secure.storage.journal import Journal
 from fedit_secure.wire.frames import Frame
@@ -47,6 +48,9 @@ LAYOUT = (
     ("base_model.model.a.lora_A.weight", (2, 6)),
     ("base_model.model.a.lora_B.weight", (6, 2)),
 )
+
+
+POLICY = Policy(epsilon=8.0, delta=1e-5, tell_record_count=True)
 
 
 class Killed(Exception):
@@ -84,7 +88,10 @@ class FaultyLink:
 
 @dataclass
 class SmallFederation:
-    """Its parties' files under `root`; `updates[silo, round]` are what was tuned."""
+    """Its parties' files under `root`; `updates[silo, round]` are what was tuned.
+
+    `policies`: of the silos that have another one than `POLICY`.
+    """
 
     root: Path
     charter: Charter
@@ -96,6 +103,7 @@ class SmallFederation:
         default_factory=dict
     )
     events: list[Event] = field(default_factory=list)
+    policies: dict[str, Policy] = field(default_factory=dict)
 
     def new_aggregator(
         self, on_event: Callable[[Event], None] | None = None
@@ -118,7 +126,7 @@ class SmallFederation:
             self.charter,
             silo.name,
             silo.signing,
-            Policy(epsilon=8.0, delta=1e-5, tell_record_count=True),
+            self.policies.get(silo.name, POLICY),
         )
 
     async def run_silo(
@@ -129,8 +137,13 @@ class SmallFederation:
         at_send: type | None = None,
         at_receive: type | None = None,
         tune_seconds: float = 0.0,
+        before_charge: Callable[[Books], None] = lambda books: None,
+        on_event: Callable[[int, str], None] = lambda round, phase: None,
     ) -> GridState:
-        """One silo process until the run ends, or until it is killed at a frame."""
+        """One silo process until the run ends, or until it is killed at a frame.
+
+        `before_charge`: called when its tuning is about to charge.
+        """
         charter, name = self.charter, silo.name
         home = self.root / name
         limits = Limits.of(charter.secagg_params())
@@ -138,6 +151,7 @@ class SmallFederation:
         async def tune(
             round: int, state: GridState, charge: Charge
         ) -> NDArray[np.float32]:
+            before_charge(books)
             await charge()
             await asyncio.sleep(tune_seconds)
             drawn = self.updates.setdefault((name, round), [])
@@ -161,10 +175,18 @@ class SmallFederation:
         with open_journal(home) as journal:
             books = self.books(silo, journal)
             books.admit(bytes(32))
+            policy = self.policies.get(name, POLICY)
+            daemon = SiloDaemon(
+                charter,
+                name,
+                silo.signing,
+                books,
+                tune,
+                hours=policy.hours,
+                on_event=on_event,
+            )
             try:
-                return await SiloDaemon(charter, name, silo.signing, books, tune).run(
-                    dial
-                )
+                return await daemon.run(dial)
             finally:
                 await asyncio.gather(*serving)
 

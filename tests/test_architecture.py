@@ -225,7 +225,7 @@ def importable(distribution: str) -> set[str]:
 
 def test_every_imported_package_is_declared() -> None:
     known = set().union(
-        *(importable(name) for name in declared("silo", "plots", "quantised"))
+        *(importable(name) for name in declared("silo", "plots", "report", "quantised"))
     )
     for path in SOURCES:
         assert third_party(path) <= known, named(path)
@@ -237,7 +237,7 @@ def test_every_declared_package_is_imported() -> None:
         used |= third_party(path)
     assert not {
         name
-        for name in declared("silo", "plots", "quantised")
+        for name in declared("silo", "plots", "report", "quantised")
         if not importable(name) & used
     }
 
@@ -245,15 +245,16 @@ def test_every_declared_package_is_imported() -> None:
 def test_every_declared_package_is_pinned() -> None:
     pins = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
     pinned = {pin.partition("==")[0].lower() for pin in pins if "==" in pin}
-    assert {name.replace("_", "-") for name in declared("silo", "dev", "plots")} <= {
-        name.replace("_", "-") for name in pinned
-    }
+    assert {
+        name.replace("_", "-") for name in declared("silo", "dev", "plots", "report")
+    } <= {name.replace("_", "-") for name in pinned}
 
 
 def light_modules() -> list[str]:
     """The modules of the aggregator, the auditor, the daemon and the command line."""
-    heavy = {"demo", "evaluation", "simulation", "tuning"}
-    files = [p for p in SOURCES if p.relative_to(PACKAGE).parts[0] not in heavy]
+    heavy = ("demo", "evaluation", "simulation", "tuning", "audit/canary")
+    folders = [PACKAGE / name for name in heavy]
+    files = [p for p in SOURCES if not any(p.is_relative_to(f) for f in folders)]
     names = [path.relative_to(ROOT).with_suffix("").parts for path in files]
     return [".".join(n[:-1] if n[-1] == "__init__" else n) for n in names]
 

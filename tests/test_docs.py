@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from named_tests import file_of
 
+from fedit_secure.audit.detections import DETECTORS
+from fedit_secure.audit.findings import BELIEVED, CLAIMS, FAULTS
 from fedit_secure.federation.release_sizes import release_sizes
 from fedit_secure.secagg.aggregator_steps import PHASES
 from fedit_secure.secagg.protocol import AGGREGATOR, SILO
@@ -93,3 +95,24 @@ def test_every_pitfall_of_privacy_names_tests_that_are_there(pitfall: str) -> No
 
 def test_no_pitfall_of_privacy_is_left_out() -> None:
     assert len(PITFALLS) == len(rows("pitfall", "privacy")) == 27
+
+
+def test_the_auditors_guide_names_every_claim_and_every_fault() -> None:
+    claims = {claim.strip("`") for claim, _ in rows("claim", "auditor")}
+    assert claims == set(CLAIMS)
+    told = {
+        code.strip("`"): (claim, means)
+        for code, claim, means, _ in rows("fault", "auditor")
+    }
+    assert told == FAULTS
+
+
+def test_the_auditors_guide_says_what_no_bundle_proves() -> None:
+    page = (ROOT / "docs" / "auditor.md").read_text(encoding="utf-8")
+    _, _, believed = page.partition("## What remains to be believed")
+    assert all(f"- {sentence}\n" in believed for sentence in BELIEVED)
+
+
+def test_privacy_names_every_detector_of_the_canary_audit() -> None:
+    told = {name.strip("`"): flags for name, flags in rows("detector", "privacy")}
+    assert told == DETECTORS

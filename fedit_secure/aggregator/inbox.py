@@ -13,6 +13,15 @@ from fedit_secure.wire.uploads import Uploads
 SLOWEST_UPLOAD: Final = 64 * 1024  # bytes a second; a slower silo isn't waited for
 
 
+def sender_of(message: object) -> int | None:
+    """The silo that a message says it is from."""
+    if isinstance(message, m.ShareBundle):
+        return message.statement.dealer
+    if isinstance(message, m.MaskedUpload):
+        return message.header.silo
+    return getattr(message, "silo", None)
+
+
 class Inbox(asyncio.Queue[tuple[int, m.Message]]):
     """(silo, message) in order; (-1, Deadline) after `seconds` in which nothing moved.
 

@@ -4,7 +4,9 @@ progress.json        round and attempt entered last, and whether the attempt is 
 states/              global states by digest
 rounds/NNN/          adapter/ (PEFT layout), certificate, published sum, adverts
 adapter/             the latest adapter, as `PeftModel.from_pretrained` opens it
-ledgers/             copies of the silos' privacy ledgers
+approvals/           every silo's, as the run began with them
+ledgers/             copies of the silos' privacy ledgers, and their signed heads
+claims/              what each silo says that its charges cost, at the end
 metrics.jsonl        one line per phase: round, phase, seconds
 manifest.json        digests of the above, for the auditor
 """
@@ -13,32 +15,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
 from fedit_secure.errors import StorageError
+from fedit_secure.federation.approval import Approval
 from fedit_secure.federation.charter import Charter
-from fedit_secure.federation.durable import append_durably, write_durably
+from fedit_secure.federation.durable import append_durably, make_folder, write_durably
 from fedit_secure.federation.update import GridState, to_float32
 from fedit_secure.secagg import messages as m
 from fedit_secure.storage.adapter_store import StateStore, save_peft
+from fedit_secure.storage.progress import Progress
 from fedit_secure.wire.codec import PublishedNotice, decode, encode
 from fedit_secure.wire.frames import Frame
 from fedit_secure.wire.limits import Limits
 from fedit_secure.wire.link import whole_sum
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """The round and attempt entered last. `open`: the attempt has not ended, as far as
-    the disk knows. `certified`: the last round that a certificate closed."""
-
-    round: int = 1
-    attempt: int = 0
-    open: bool = False
-    certified: int = 0
 
 
 class RunFolder:
@@ -48,26 +41,24 @@ class RunFolder:
         self.folder = folder
         self._charter = charter
         self._limits = Limits.of(charter.secagg_params())
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         write_once(folder / "charter.json", charter.to_bytes())
         self.states = StateStore(folder / "states")
         if initial.digest().hex() != charter.adapter.initial_digest:
             raise StorageError("the initial state isn't the one that the charter names")
         self.states.put(initial)
-        path = folder / "progress.json"
-        try:
-            self.progress = (
-                Progress(**json.loads(path.read_bytes()))
-                if path.exists()
-                else Progress()
-            )
-        except (ValueError, TypeError) as error:
-            raise StorageError(f"{path} is damaged: {error}") from error
+        self.progress = Progress.load(folder) or Progress()
+
+    def keep_approvals(self, approvals: Iterable[Approval]) -> None:
+        """The signatures that allow this run: an auditor asks for them."""
+        folder = self.folder / "approvals"
+        folder.mkdir(exist_ok=True)
+        for approval in approvals:
+            write_once(folder / f"{approval.name}.approval", approval.to_bytes())
 
     def enter(self, progress: Progress) -> None:
         """Durable before any silo hears of it: a restarted aggregator never repeats."""
-        data = json.dumps(asdict(progress)).encode()
-        write_durably(self.folder / "progress.json", data)
+        progress.save(self.folder)
         self.progress = progress
 
     def certificate(self, round: int) -> m.RoundCertificate | None:
@@ -154,6 +145,7 @@ class RunFolder:
             ).hexdigest()
             for path in files
             if path.name not in ("manifest.json", "progress.json", "serials.json")
+            and not path.name.startswith(".")  # a draft, which is about to be renamed
             and "spool" not in path.parts
         }
         text = json.dumps(digests, indent=2, sort_keys=True).encode() + b"\n"
@@ -161,7 +153,8 @@ class RunFolder:
 
     def _round(self, round: int) -> Path:
         folder = self.folder / "rounds" / f"{round:03d}"
-        folder.mkdir(parents=True, exist_ok=True)
+        if not folder.is_dir():
+            make_folder(folder)
         return folder
 
     def _read(self, round: int, name: str) -> Frame | None:

@@ -56,6 +56,11 @@ async def serve(
         base_model=config.base_model,
         on_event=on_event,
         uploads=uploads,
+        earlier_ledgers=[
+            ledgers
+            for ledgers in sorted(config.state.glob("*/ledgers"))
+            if ledgers.parent != folder.folder
+        ],
     )
     roster = [(row.name, row.issuer_certificate) for row in charter.roster]
     leaf = issue_leaf(identity, config.hostnames, datetime.now(UTC))

@@ -12,13 +12,17 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
+from fedit_secure.aggregator.claims import Claims
 from fedit_secure.aggregator.events import PHASES, Event, Teller
-from fedit_secure.aggregator.inbox import Inbox
+from fedit_secure.aggregator.inbox import Inbox, sender_of
 from fedit_secure.aggregator.ledger_copies import LedgerCopies
 from fedit_secure.aggregator.post import Post
 from fedit_secure.aggregator.run_folder import RunFolder
+from fedit_secure.aggregator.skipping import skip_certificate
 from fedit_secure.aggregator.sums import Sums
 from fedit_secure.driver import Resume, drive_aggregator
 from fedit_secure.errors import (
@@ -47,7 +51,8 @@ MAX_ATTEMPTS = 10  # in one round; each is free for the silos until shares are r
 
 class Aggregator:
     """See the module. `on_event` is called in the event loop and must not block.
-    `uploads` is told which attempt takes uploads; links in memory have none."""
+    `uploads` is told which attempt takes uploads; links in memory have none.
+    `earlier_ledgers` are folders of ledger copies that other runs left."""
 
     def __init__(
         self,
@@ -59,6 +64,7 @@ class Aggregator:
         base_model: str | None = None,
         on_event: Callable[[Event], None] = lambda event: None,
         uploads: Uploads | None = None,
+        earlier_ledgers: Sequence[Path] = (),
     ) -> None:
         verify_approvals(charter, approvals)
         check_float_mode()
@@ -67,8 +73,12 @@ class Aggregator:
         self._charter, self._digest, self._key = charter, charter.digest(), key
         self._approvals = tuple(a.to_bytes() for a in approvals)
         self._folder = folder
+        folder.keep_approvals(approvals)
         self._params, self._roster = charter.secagg_params(), charter.secagg_roster()
-        self._copies = LedgerCopies(folder.folder / "ledgers", charter, key)
+        self._copies = LedgerCopies(
+            folder.folder / "ledgers", charter, key, earlier_ledgers
+        )
+        self._claims = Claims(folder.folder / "claims", charter, self._copies)
         self._links: dict[int, PeerLink] = {}
         self._seen: set[int] = set()  # connected at some time in this round
         self._ready: set[int] = set()
@@ -98,7 +108,8 @@ class Aggregator:
         done = self._folder.progress.certified
         certificate = self._folder.certificate(done)
         state = self._folder.state().digest()
-        await link.send(f.Welcome(self._approvals, certificate, done, state))
+        held = self._copies.receipt(link.name)
+        await link.send(f.Welcome(self._approvals, certificate, done, state, held))
         if self._ended:
             await link.send(f.RunEnded(done, state))
         self._links[link.silo] = link
@@ -128,7 +139,8 @@ class Aggregator:
         if isinstance(frame, f.LedgerEntries):
             receipt = await asyncio.to_thread(self._copies.extend, link.name, frame)
             if receipt is not None:
-                await link.send(receipt)
+                with suppress(ConnectError):  # it has gone, but its claim is under way
+                    await link.send(receipt)
         elif isinstance(frame, f.Ready):
             if frame.round == now:
                 self._ready.add(link.silo)
@@ -138,6 +150,8 @@ class Aggregator:
                 _log.warning("silo %r refuses: %s", link.name, frame.reason)
                 self._refused[link.silo] = frame.reason
                 self._teller.tell(link.name, "refused")
+        elif isinstance(frame, f.Claim):
+            await asyncio.to_thread(self._claims.keep, link.name, frame.document)
         elif isinstance(frame, f.Phase):
             self._teller.tell(link.name, frame.name)
         elif isinstance(frame, f.Withdraw):
@@ -148,7 +162,7 @@ class Aggregator:
         self._changed.set()
 
     async def _take_message(self, link: PeerLink, frame: f.Frame) -> None:
-        if _sender(frame) != link.silo:  # nobody speaks for another silo
+        if sender_of(frame) != link.silo:  # nobody speaks for another silo
             raise ProtocolError(f"silo {link.name!r} sent another silo's message")
         if isinstance(frame, m.Confirmation) and not frame.release_digest:
             self._words.put_nowait(frame)
@@ -174,6 +188,9 @@ class Aggregator:
 
         Raises QuorumLost when too few silos can or will go on.
         """
+        # Started after its end, the run is there for the silos that were away.
+        names = [row.name for row in self._charter.roster]
+        late = self._folder.progress.certified == self._charter.rounds
         if done := self._folder.progress.certified:
             # An earlier process may not have got to it.
             await self._sums.save(done, self._folder.state())
@@ -186,6 +203,11 @@ class Aggregator:
         finally:
             await self._sums.saved()
         state = self._folder.state()
+        await self._claims.gather(
+            lambda: names if late else [link.name for link in self._links.values()],
+            self._changed,
+            self._charter.schedule.phase_deadline_seconds,
+        )
         self._ended = True
         await self._broadcast(
             f.RunEnded(self._folder.progress.certified, state.digest())
@@ -357,23 +379,14 @@ class Aggregator:
         self._teller.tell("", "skipped")
         _log.warning("round %d is skipped: %s", now, reason)
         await self._broadcast(request)
-        words: dict[int, m.Confirmation] = {}
-        schedule = self._charter.schedule
+        schedule, t = self._charter.schedule, self._params.threshold
         patience = schedule.silo_deadline_seconds + 2 * schedule.phase_deadline_seconds
         try:
-            async with asyncio.timeout(patience):
-                while len(words) < self._params.threshold:
-                    word = await self._words.get()  # or it came before we asked again
-                    if (word.round, word.state_digest) == (now, digest):
-                        checks.confirmation(self._roster, self._digest, now, word)
-                        words[word.silo] = word
-        except TimeoutError:
-            raise QuorumLost(
-                f"round {now}: {len(words)} of {self._params.threshold} silos skip it"
-            ) from None
+            certificate = await skip_certificate(
+                request, self._words, self._roster, t, patience
+            )
         finally:
             self._pending = None
-        certificate = m.RoundCertificate(now, tuple(words.values()))
         await asyncio.to_thread(self._folder.certify, now, certificate)
         await self._sums.save(now, before)
         await self._broadcast(certificate)
@@ -381,11 +394,3 @@ class Aggregator:
     def _session(self, now: int, attempt: int, before: GridState) -> s.Session:
         where = (self._digest, now, attempt, before.digest())
         return s.Session(self._params, self._roster, *where)
-
-
-def _sender(frame: f.Frame) -> int | None:
-    if isinstance(frame, m.ShareBundle):
-        return frame.statement.dealer
-    if isinstance(frame, m.MaskedUpload):
-        return frame.header.silo
-    return getattr(frame, "silo", None)

@@ -8,14 +8,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from fedit_secure.cli.standing import identity_of, ledger_of
+from fedit_secure.cli.caps_table import caps_table
+from fedit_secure.cli.standing import account_of, identity_of
 from fedit_secure.config import SiloConfig, load_policy
-from fedit_secure.errors import ConfigError, PolicyRefusal
+from fedit_secure.errors import ConfigError, PolicyRefusal, StorageError
+from fedit_secure.federation.admission import Admitted, admit
 from fedit_secure.federation.approval import approve, check_epoch, remember
 from fedit_secure.federation.charter import Charter
-from fedit_secure.federation.durable import write_durably
+from fedit_secure.federation.durable import make_folder, write_durably
 from fedit_secure.federation.identity import Identity
-from fedit_secure.federation.policy import Admitted, Policy, admit, check_delta
+from fedit_secure.federation.policy import Policy, check_delta
+from fedit_secure.privacy.ledger import Ledger
+from fedit_secure.silo.fingerprints import Prints
+from fedit_secure.silo.ledger_opening import require_open_charter
+from fedit_secure.silo.overlaps import require_inherited
+from fedit_secure.storage.journal import Journal
 from fedit_secure.tuning.job import DataSource
 from fedit_secure.tuning.records import Record, load_records
 from fedit_secure.tuning.units import count_units, persons_of, require_persons
@@ -25,13 +32,15 @@ from fedit_secure.tuning.units import count_units, persons_of, require_persons
 class Checked:
     """A charter that this silo may approve, and the facts for its operator.
 
-    `person_sizes`: of how many records to state what a person costs beside the claim of
-    a charter per record; the most that one has here, where the data names persons.
+    `caps`: what it does to each cap, a row each; none without DP. `person_sizes`: of how
+    many records to state what a person costs beside the claim of a charter per record; the
+    most that one has here, where the data names persons.
     """
 
     charter: Charter
     identity: Identity
     facts: dict[str, Any]
+    caps: list[dict[str, Any]]
     person_sizes: tuple[int, ...]
 
 
@@ -57,12 +66,27 @@ def check_charter(config: SiloConfig) -> Checked:
             f"{units}"
         )
     check_delta(charter, units)
-    ledger = ledger_of(config, charter.row(config.name).population)
-    admitted = admit(charter, config.name, policy, ledger)
+    account = account_of(config, charter.row(config.name).population)
+    prints = Prints.of(records, identity.signing)
+    _check_journal(config, charter, account.ledger, prints)
+    admitted = admit(charter, config.name, account)
     facts = _facts(charter, admitted, policy) | _unit_facts(charter, records)
     most = max(len(own) for own in persons_of(records))
     named = source.columns.person is not None
-    return Checked(charter, identity, facts, (most,) if named and most > 1 else (2, 4))
+    sizes = (most,) if named and most > 1 else (2, 4)
+    return Checked(charter, identity, facts, caps_table(admitted.caps), sizes)
+
+
+def _check_journal(
+    config: SiloConfig, charter: Charter, ledger: Ledger | None, prints: Prints
+) -> None:
+    """What the daemon would refuse at its start, refused before anything is signed."""
+    path = config.state / "journal.sqlite"
+    if path.exists():
+        population = charter.row(config.name).population
+        with Journal.open(path, read_only=True) as journal:
+            require_open_charter(journal, charter)
+            require_inherited(journal, population, ledger, prints)
 
 
 def sign_charter(config: SiloConfig, checked: Checked) -> Path:
@@ -71,11 +95,9 @@ def sign_charter(config: SiloConfig, checked: Checked) -> Path:
     Raises StorageError, and PolicyRefusal if another epoch was approved meanwhile.
     """
     try:
-        config.state.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError as error:
-        raise ConfigError(
-            f"the state folder {config.state} can't be made: {error.strerror}"
-        ) from error
+        make_folder(config.state, 0o700)
+    except StorageError as error:
+        raise ConfigError(f"the state folder {error}") from error
     remember(config.state, checked.charter)
     approval = approve(checked.charter, config.name, checked.identity.signing)
     write_durably(config.approval, approval.to_bytes())

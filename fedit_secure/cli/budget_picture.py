@@ -1,4 +1,4 @@
-"""A picture of a privacy budget: what was spent charge by charge, a plan, and the cap."""
+"""A picture of a privacy budget: what was spent charge by charge, a plan, and every cap."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedit_secure.cli.standing import identity_of, ledger_of, population_of
-from fedit_secure.config import SiloConfig, load_policy
+from fedit_secure.cli.spending import epsilon_of, spending, spread
 from fedit_secure.errors import ConfigError
-from fedit_secure.privacy.ledger import Ledger
+from fedit_secure.federation.admission import Account
+from fedit_secure.privacy.caps import Cap
 
 if TYPE_CHECKING:
-    from dp_accounting import DpEvent
+    from matplotlib.axes import Axes
 
     from fedit_secure.cli.planned import PlannedRun
 
@@ -32,12 +32,11 @@ Curve = Sequence[tuple[int, float]]
 class Budget:
     """What to draw: (charges, epsilon) of each part, the first of a part the last before.
 
-    `counted`: what the ledger counts at the end, where a filter decides; else None.
+    `caps`: every one, the lifetime's first. `counted`: what the ledger counts at the end,
+    where a filter decides; else None.
     """
 
-    population: str
-    delta: float
-    cap: float
+    caps: tuple[Cap, ...]
     spent: Curve
     rounds: Curve = ()
     spares: Curve = ()
@@ -56,19 +55,14 @@ def require_drawable(path: Path) -> None:
         )
 
 
-def spent_budget(config: SiloConfig) -> Budget:
+def spent_budget(account: Account) -> Budget:
     """What is spent by a silo's ledger. Raises ConfigError while nobody set a delta."""
-    population = population_of(identity_of(config))
-    policy, ledger = load_policy(config.policy), ledger_of(config, population)
-    delta = policy.delta if ledger is None else ledger.delta
+    delta = account.delta()
     if delta is None:
         raise ConfigError(
             "nothing is spent, and the policy names no delta: there is nothing to draw"
         )
-    cap = min(
-        math.inf if ledger is None else ledger.cap_epsilon, policy.epsilon or math.inf
-    )
-    return Budget(population, delta, cap, _spent(ledger, delta))
+    return Budget(account.caps(), _spent(account, delta))
 
 
 def planned_budget(run: PlannedRun, afterwards: float) -> Budget:
@@ -77,7 +71,7 @@ def planned_budget(run: PlannedRun, afterwards: float) -> Budget:
     if delta is None or run.plan.kind == "none":
         raise ConfigError("a run without differential privacy has no curve to draw")
     charged = [] if run.ledger is None else list(run.ledger.intents())
-    own = sum(intent.charter == run.charter for intent in charged)
+    own = run.asked.charged(run.ledger)
     start, end = len(charged), len(charged) + run.left
     spares_from = min(end, start + max(0, run.plan.rounds - own))
     before = [intent.event() for intent in charged]
@@ -86,16 +80,14 @@ def planned_budget(run: PlannedRun, afterwards: float) -> Budget:
         if last == first:
             return ()
         found = []
-        for n in _points(first, last):
+        for n in spread(first, last, _MOST_POINTS):
             more = [run.plan.event_of(n - start)] if n > start else []
-            found.append((n, _epsilon([*before, *more], delta)))
+            found.append((n, epsilon_of([*before, *more], delta)))
         return found
 
     return Budget(
-        run.population,
-        delta,
-        run.cap,
-        _spent(run.ledger, delta),
+        run.account.caps(run.asked),
+        _spent(run.account, delta),
         planned(start, spares_from),
         planned(spares_from, end),
         afterwards if run.filtered else None,
@@ -105,79 +97,130 @@ def planned_budget(run: PlannedRun, afterwards: float) -> Budget:
 def draw_budget(budget: Budget, path: Path) -> None:
     """Writes the picture to `path`, in the format of its suffix; replaces a file there.
 
-    Raises ConfigError where records were used without DP, so that nothing is bounded.
+    The curve against the lifetime cap; below it, where the policy sets other caps, a bar
+    for each. Raises ConfigError where records were used without DP, so that nothing is
+    bounded.
     """
+    curves = (budget.spent, budget.rounds, budget.spares)
+    if not all(math.isfinite(y) for curve in curves for _, y in curve):
+        raise ConfigError(
+            f"the records of {budget.caps[0].population!r} were used without "
+            "differential privacy, so there is no curve to draw"
+        )
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    several = len(budget.caps) > 1
+    bars = 0.9 + 0.3 * len(budget.caps) if several else 0.0
+    figure = Figure((8, 4.8 + bars), dpi=150, facecolor=_GROUND)
+    figure.set_layout_engine("constrained", w_pad=0.12, h_pad=0.1)
+    if several:
+        ratios = {"height_ratios": [4.2, bars]}
+        upper, lower = figure.subplots(2, 1, gridspec_kw=ratios)
+        _draw_bars(lower, budget.caps)
+        _dress(lower)
+        lower.grid(visible=False, axis="y")
+    else:
+        upper = figure.subplots()
+    _draw_curves(upper, budget)
+    _dress(upper)
+    figure.legend(
+        *upper.get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=3,
+        frameon=False,
+        labelcolor=_INK,
+    )
+    metadata = {"Date": None} if path.suffix == ".svg" else {}
+    with mpl.rc_context({"svg.hashsalt": "fedit"}):
+        figure.savefig(path, facecolor=_GROUND, metadata=metadata)
+
+
+def _draw_curves(axes: Axes, budget: Budget) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    lifetime = budget.caps[0]
     curves = (
         ("spent so far", budget.spent, _SPENT, "-"),
         ("planned rounds", budget.rounds, _ROUNDS, "--"),
         ("spare charges", budget.spares, _SPARES, ":"),
     )
     heights = [y for _, curve, _, _ in curves for _, y in curve]
-    if not all(map(math.isfinite, heights)):
-        raise ConfigError(
-            f"the records of {budget.population!r} were used without differential "
-            "privacy, so there is no curve to draw"
-        )
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
-    figure = Figure(figsize=(8, 4.8), dpi=150, layout="constrained", facecolor=_GROUND)
-    axes = figure.add_subplot(facecolor=_GROUND)
     for label, curve, colour, line in curves:
         if curve:
             x, y = zip(*curve, strict=True)
             axes.plot(
-                x, y, line, color=colour, marker="o", markersize=4, lw=2,
+                x, y, line, color=colour, marker="o", markersize=4, lw=2, clip_on=False,
                 label=f"{label}: {y[-1]:.3g}",
             )  # fmt: skip
     end = max(x for _, curve, _, _ in curves for x, _ in curve)
     if budget.counted is not None and math.isfinite(budget.counted):
         heights.append(budget.counted)
         axes.plot(
-            end, budget.counted, "D", color=_INK, markersize=7,
+            end, budget.counted, "D", color=_INK, markersize=7, clip_on=False,
             label=f"counted by the Rényi filter: {budget.counted:.3g}",
         )  # fmt: skip
-    if budget.cap < math.inf:
-        heights.append(budget.cap)
-        axes.axhline(budget.cap, color=_CAP, lw=1.5, label=f"cap: {budget.cap:.3g}")
+    if lifetime.limit < math.inf:
+        heights.append(lifetime.limit)
+        axes.axhline(
+            lifetime.limit, color=_CAP, lw=1.5, label=f"cap: {lifetime.limit:.3g}"
+        )
     axes.set_xlim(0, max(1, end) * 1.03)
     axes.set_ylim(0, max(*heights, 1e-3) * 1.08)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("charges to the ledger", color=_INK)
-    delta = f"{budget.delta:g}".replace("e-0", "e-")
-    axes.set_ylabel(f"ε at δ = {delta}", color=_INK)
+    axes.set_ylabel(_epsilon_at(lifetime.delta), color=_INK)
     axes.set_title(
-        f"Privacy budget of {budget.population}", color=_INK, parse_math=False
+        f"Privacy budget of {lifetime.population}", color=_INK, parse_math=False
     )
+
+
+def _draw_bars(axes: Axes, caps: Sequence[Cap]) -> None:
+    """A bar a cap, the first on top: what is spent, and what a run would make of it."""
+    most = max(
+        figure
+        for cap in caps
+        for figure in (cap.limit, cap.spent, cap.after or 0.0)
+        if figure < math.inf
+    )
+    for row, cap in enumerate(caps):
+        after = max(cap.spent, cap.after or 0.0)
+        if cap.spent < math.inf:
+            axes.barh(row, cap.spent, 0.5, color=_SPENT)
+        if cap.spent < after < math.inf:
+            axes.barh(row, after - cap.spent, 0.5, left=cap.spent, color=_ROUNDS)
+        if cap.limit < math.inf:
+            axes.plot([cap.limit] * 2, [row - 0.38, row + 0.38], color=_CAP, lw=2.5)
+        of = f" of {cap.limit:.3g}" if cap.limit < math.inf else ""
+        axes.annotate(
+            f"{after:.3g}{of}", (1.0, row), xycoords=("axes fraction", "data"),
+            xytext=(6, 0), textcoords="offset points", va="center",
+            color=_INK if cap.fits else _CAP, fontweight="normal" if cap.fits else "bold",
+        )  # fmt: skip
+    axes.set_xlim(0, most * 1.03)
+    axes.set_ylim(len(caps) - 0.5, -0.5)
+    axes.set_yticks(range(len(caps)), [cap.covers for cap in caps])
+    axes.tick_params(axis="y", length=0)
+    run = "" if caps[0].after is None else " with the whole run,"
+    axes.set_xlabel(
+        f"{_epsilon_at(caps[0].delta)}: spent,{run} and the cap on it", color=_INK
+    )
+
+
+def _dress(axes: Axes) -> None:
+    axes.set_facecolor(_GROUND)
     axes.tick_params(colors=_INK)
     axes.grid(color=_GRID, lw=0.8)
     axes.set_axisbelow(True)
     for side, spine in axes.spines.items():
         spine.set_visible(side in {"left", "bottom"})
         spine.set_color(_INK)
-    figure.legend(loc="outside lower center", ncols=3, frameon=False, labelcolor=_INK)
-    metadata = {"Date": None} if path.suffix == ".svg" else {}
-    with mpl.rc_context({"svg.hashsalt": "fedit"}):
-        figure.savefig(path, facecolor=_GROUND, metadata=metadata)
 
 
-def _spent(ledger: Ledger | None, delta: float) -> Curve:
-    events = [] if ledger is None else [intent.event() for intent in ledger.intents()]
-    return [(n, _epsilon(events[:n], delta)) for n in _points(0, len(events))]
+def _epsilon_at(delta: float) -> str:
+    return f"ε at δ = {delta:g}".replace("e-0", "e-")
 
 
-def _epsilon(events: Sequence[DpEvent], delta: float) -> float:
-    from dp_accounting import ComposedDpEvent
-
-    from fedit_secure.privacy.accountant import spent_epsilons
-
-    return spent_epsilons(ComposedDpEvent(events), delta).published
-
-
-def _points(first: int, last: int) -> list[int]:
-    """At most _MOST_POINTS numbers from first to last, both included."""
-    steps = min(last - first, _MOST_POINTS - 1)
-    if steps < 1:
-        return [first]
-    return [first + round(i * (last - first) / steps) for i in range(steps + 1)]
+def _spent(account: Account, delta: float) -> Curve:
+    intents = () if account.ledger is None else account.ledger.intents()
+    return spending(intents, delta, _MOST_POINTS)

@@ -86,7 +86,7 @@ def approve(
     loaded = load_silo_config(config)
     checked = check_charter(loaded)
     beside = beside_the_claim(checked.charter, loaded.name, checked.person_sizes)
-    show(checked.facts, format, {BESIDE: beside})
+    show(checked.facts, format, {"caps": checked.caps, BESIDE: beside})
     if not yes:
         note(
             "compare the fifteen words with the other operators, over a channel that the"

@@ -33,7 +33,7 @@ app = typer.Typer(
     epilog=(
         "Exit status: 0 ok, 1 run failed, 2 cannot connect or authenticate, 3 timeout, "
         "4 bad arguments or configuration, 5 our bug, 6 policy refused, 7 budget "
-        "exhausted, 8 quorum lost, 9 audit failed."
+        "exhausted, 8 quorum lost, 9 audit failed, 10 ledger lost."
     ),
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},

@@ -1,7 +1,8 @@
-"""Results on stdout, as a table or as JSON; everything else on stderr."""
+"""Results on stdout, as a table, as JSON or as CSV; everything else on stderr."""
 
 from __future__ import annotations
 
+import csv
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,14 +21,28 @@ class OutputFormat(StrEnum):
     JSON = "json"
 
 
+class TableFormat(StrEnum):
+    """How a command prints its result if that is one table."""
+
+    TABLE = "table"
+    JSON = "json"
+    CSV = "csv"
+
+
 FormatOption = Annotated[
     OutputFormat, typer.Option("--format", help="Print a table, or JSON for programs.")
+]
+TableFormatOption = Annotated[
+    TableFormat,
+    typer.Option(
+        "--format", help="Print a table, JSON for programs, or the rows as CSV."
+    ),
 ]
 
 
 def show(
     facts: Mapping[str, Any],
-    format: OutputFormat,
+    format: OutputFormat | TableFormat,
     tables: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
     *,
     one_line: bool = False,
@@ -35,9 +50,14 @@ def show(
     """Prints facts, then tables by title; in JSON they are keys of one object.
 
     A table is a list of rows with equal keys. None prints as "-". `one_line` is for
-    JSON that follows other lines of JSON.
+    JSON that follows other lines of JSON. CSV is the rows of the only table, after a line
+    of their names: without the facts, and with nothing where a value is None.
     """
-    if format is OutputFormat.JSON:
+    if format is TableFormat.CSV:
+        (rows,) = (tables or {}).values()
+        _write_csv(rows)
+        return
+    if format.value == OutputFormat.JSON.value:
         content = {**facts, **(tables or {})}
         indent = None if one_line else 2
         sys.stdout.write(json.dumps(content, indent=indent, default=str) + "\n")
@@ -68,6 +88,14 @@ def show(
         for row in rows:
             table.add_row(*(Text(_cell(value)) for value in row.values()))
         console.print(table)
+
+
+def _write_csv(rows: Sequence[Mapping[str, Any]]) -> None:
+    # RFC 4180 but for the line ends, which every reader takes, and diff prefers.
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    if rows:
+        writer.writerow(rows[0])
+    writer.writerows(row.values() for row in rows)
 
 
 def show_event(round: int, party: str, phase: str, format: OutputFormat) -> None:

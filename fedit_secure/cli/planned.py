@@ -8,99 +8,75 @@ from pathlib import Path
 from typing import Any
 
 from fedit_secure.cli.beside import beside_a_plan, beside_the_claim
-from fedit_secure.cli.standing import UNBOUNDED, identity_of, ledger_of, population_of
-from fedit_secure.config import PlanFile, SiloConfig, load_plan, load_policy
-from fedit_secure.errors import BudgetExhausted, ConfigError, PolicyRefusal
+from fedit_secure.cli.caps_table import figure
+from fedit_secure.cli.standing import account_of, identity_of, population_of
+from fedit_secure.config import PlanFile, SiloConfig, load_plan
+from fedit_secure.errors import ConfigError, PolicyRefusal
+from fedit_secure.federation.admission import Account, Asked
 from fedit_secure.federation.charter import Charter
 from fedit_secure.federation.drafting import (
     DEFAULT_RECORDS_PER_PERSON,
     silo_noise,
     unit_of,
 )
-from fedit_secure.federation.policy import Policy
+from fedit_secure.privacy.caps import PUBLISHED
 from fedit_secure.privacy.ledger import Ledger
 from fedit_secure.privacy.plan import DpPlan
 from fedit_secure.tuning.job import DataSource
 from fedit_secure.tuning.records import load_records
 from fedit_secure.tuning.units import count_units
 
-_SLACK = 1e-6  # two machines' rounding of one calibration
-
 
 @dataclass(frozen=True, slots=True)
 class PlannedRun:
-    """A run that may be asked of this silo, and where its ledger stands.
+    """A run that may be asked of this silo, and where its records stand."""
 
-    `charter`: its digest in hex, None where the run is a plan without a charter yet.
-    `ledger`: None before the population's first charter. `delta`: the ledger's, None
-    only without DP.
-    """
-
-    plan: DpPlan
-    charter: str | None
-    ledger: Ledger | None
-    policy: Policy
-    population: str
-    delta: float | None
+    asked: Asked
+    account: Account
 
     @property
-    def cap(self) -> float:
-        """The lower of the ledger's cap and the policy's; inf where there is none."""
-        own = math.inf if self.ledger is None else self.ledger.cap_epsilon
-        return min(own, self.policy.epsilon or math.inf)
+    def plan(self) -> DpPlan:
+        """What the run does, this silo's row of it."""
+        return self.asked.plan
+
+    @property
+    def ledger(self) -> Ledger | None:
+        """None before the population's first charter."""
+        return self.account.ledger
+
+    @property
+    def delta(self) -> float | None:
+        """The ledger's, None only without DP."""
+        return self.account.delta(self.asked)
 
     @property
     def left(self) -> int:
         """The charges that the run has still to make."""
-        if self.ledger is None or self.charter is None:
-            return self.plan.charges
-        return max(0, self.plan.charges - len(self.ledger.intents(self.charter)))
+        return self.asked.left(self.ledger)
 
     @property
     def filtered(self) -> bool:
         """Whether the Renyi filter decides: another charter was charged before."""
         charges = () if self.ledger is None else self.ledger.intents()
-        return any(intent.charter != self.charter for intent in charges)
+        return any(intent.charter != self.asked.charter for intent in charges)
 
     def afterwards(self) -> float:
         """Epsilon as the ledger counts it, once the whole run is charged.
 
         Raises PrivacyAccountingError out of the accountants' reach.
         """
-        from fedit_secure.privacy.accountant import epsilons
+        caps = self.account.caps(self.asked)
+        return caps[0].after if caps and caps[0].after is not None else math.inf
 
-        if self.plan.kind == "none" or self.delta is None:
-            return math.inf
-        if self.ledger is None:
-            return epsilons(self.plan.run_event(), self.delta).published
-        return self.ledger.would_cost(self.plan, charter=self.charter)
+    def require_fit(self) -> None:
+        """Raises BudgetExhausted or PolicyRefusal where the silo would refuse the run."""
+        if self.left or self.ledger is None:
+            self.account.require_room(self.asked)
 
-    def require_fit(self, afterwards: float) -> None:
-        """Raises BudgetExhausted or PolicyRefusal where the ledger would refuse the run."""
-        allowed = self.policy.allow_without_dp
-        if self.ledger is not None:
-            if self.left:
-                self.ledger.require_budget(
-                    self.plan,
-                    charter=self.charter,
-                    cap_epsilon=self.policy.epsilon,
-                    allow_without_dp=allowed,
-                )
-        elif self.plan.kind == "none":
-            if not allowed:
-                raise PolicyRefusal(
-                    "this silo's policy doesn't allow a run without differential privacy"
-                )
-        elif afterwards > self.cap + _SLACK:
-            raise BudgetExhausted(
-                f"the run costs epsilon {afterwards:.4g} at delta {self.delta:g}, and this "
-                f"silo's policy allows {self.cap:g} in all"
-            )
-
-    def fits(self, afterwards: float) -> bool:
-        """Whether the ledger would admit the run."""
+    def fits(self) -> bool:
+        """Whether the silo would admit the run."""
         try:
-            self.require_fit(afterwards)
+            self.require_fit()
         except PolicyRefusal:
             return False
         return True
@@ -122,29 +98,27 @@ def planned_run(config: SiloConfig, path: Path) -> PlannedRun:
         population = population_of(identity)
     else:
         raise ConfigError(f"{path} is neither a charter (.json) nor a plan (.yaml)")
-    policy = load_policy(config.policy)
-    ledger = ledger_of(config, population)
-    delta = policy.delta or plan.delta if ledger is None else ledger.delta
-    return PlannedRun(plan, digest, ledger, policy, population, delta)
+    return PlannedRun(Asked(plan, digest), account_of(config, population))
 
 
 def plan_facts(run: PlannedRun, afterwards: float) -> dict[str, Any]:
     """This run would cost; you have; afterwards."""
     spent = 0.0 if run.ledger is None else run.ledger.spent().published
+    limit = run.account.lifetime_limit
     return {
-        "population": run.population,
+        "population": run.account.population,
         "unit": run.plan.unit,
         "rate": run.plan.sample_rate,
         "noise": run.plan.noise_multiplier,
         "charges_left": run.left,
         "delta": run.delta,
-        "epsilon_cap": _figure(run.cap),
-        "run_costs_epsilon": _figure(_alone(run)),
-        "spent_epsilon": _figure(spent),
-        "left_epsilon": None if run.cap == math.inf else max(0.0, run.cap - spent),
-        "after_the_run_epsilon": _figure(afterwards),
+        "epsilon_cap": figure(limit),
+        "run_costs_epsilon": figure(_alone(run)),
+        "spent_epsilon": figure(spent),
+        "left_epsilon": None if limit == math.inf else max(0.0, limit - spent),
+        "after_the_run_epsilon": figure(afterwards),
         "counted_by": _counted_by(run),
-        "fits": run.fits(afterwards),
+        "fits": run.fits(),
     }
 
 
@@ -169,9 +143,9 @@ def accountants_table(run: PlannedRun, afterwards: float) -> list[dict[str, Any]
     rows: list[dict[str, Any]] = [
         {
             "accountant": name,
-            "this_run": _figure(getattr(found[0], field)),
-            "spent": _figure(getattr(found[1], field)),
-            "afterwards": _figure(getattr(found[2], field)),
+            "this_run": figure(getattr(found[0], field)),
+            "spent": figure(getattr(found[1], field)),
+            "afterwards": figure(getattr(found[2], field)),
         }
         for name, field in names.items()
     ]
@@ -181,7 +155,7 @@ def accountants_table(run: PlannedRun, afterwards: float) -> list[dict[str, Any]
                 "accountant": _counted_by(run),
                 "this_run": None,
                 "spent": None,
-                "afterwards": _figure(afterwards),
+                "afterwards": figure(afterwards),
             }
         )
     return rows
@@ -191,7 +165,7 @@ def beside_the_run(
     config: SiloConfig, path: Path, run: PlannedRun
 ) -> list[dict[str, Any]]:
     """What the run's epsilon doesn't say; a plan's other silo is taken for one like this."""
-    if run.charter is None:
+    if run.asked.charter is None:
         return beside_a_plan(run.plan, (run.plan,))
     return beside_the_claim(Charter.load(path), config.name)
 
@@ -205,9 +179,7 @@ def _alone(run: PlannedRun) -> float:
 
 
 def _counted_by(run: PlannedRun) -> str:
-    if not run.filtered or run.ledger is None:
-        return "max(PLD, PRV)"
-    return f"Renyi filter, order {run.ledger.opened.filter_order:g}"
+    return PUBLISHED if run.ledger is None else run.ledger.counted_by(run.asked.charter)
 
 
 def _drafted(config: SiloConfig, plan: PlanFile) -> DpPlan:
@@ -235,7 +207,3 @@ def _drafted(config: SiloConfig, plan: PlanFile) -> DpPlan:
         sizes=dp.sizes,
         records_per_person=most if unit == "person" else None,
     )
-
-
-def _figure(epsilon: float | None) -> float | str | None:
-    return UNBOUNDED if epsilon == math.inf else epsilon

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import math
-from pathlib import Path
+import time
 from typing import Any
 
-from fedit_secure.aggregator.run_folder import Progress
+from fedit_secure.cli.caps_table import figure
 from fedit_secure.config import AggregatorConfig, SiloConfig, load_policy
-from fedit_secure.errors import ConfigError, StorageError
+from fedit_secure.errors import ConfigError
+from fedit_secure.federation.admission import Account
 from fedit_secure.federation.approval import highest_approved, load_approvals
 from fedit_secure.federation.charter import Charter
 from fedit_secure.federation.identity import Identity, load_identity
+from fedit_secure.federation.policy import Policy
+from fedit_secure.federation.signed_ledger import verified_ledger
 from fedit_secure.privacy.ledger import Aborted, Intent, Ledger, Released
+from fedit_secure.silo.charge_clock import ChargeClock
+from fedit_secure.silo.ledger_opening import missing_journal
 from fedit_secure.storage.journal import Journal
-
-UNBOUNDED = "unbounded"
+from fedit_secure.storage.progress import Progress
 
 
 def identity_of(config: SiloConfig) -> Identity:
@@ -30,21 +33,29 @@ def identity_of(config: SiloConfig) -> Identity:
     return identity
 
 
-def ledger_of(config: SiloConfig, population: str) -> Ledger | None:
-    """The population's ledger, None before its first charter; takes no lock.
+def account_of(config: SiloConfig, population: str) -> Account:
+    """The population's ledger, None before its first charter, and what it is held to.
 
-    Raises StorageError if the journal is damaged, or gone after it was there.
+    Takes no lock. Raises ConfigError for a bad identity or policy, StorageError if the
+    journal is damaged, LedgerBehind if it is gone after it was there, LedgerCorrupt if its
+    ledger is.
     """
+    policy = load_policy(config.policy)
     path = config.state / "journal.sqlite"
     if not path.exists():
         if path.with_name("journal.made").exists():
-            raise StorageError(
-                f"the ledger {path} is missing; restore it from a backup"
-            )
-        return None
+            raise missing_journal(path)
+        return Account(population, policy, None)
     with Journal.open(path, read_only=True) as journal:
-        entries = journal.ledger(population)
-    return Ledger.from_entries(population, entries) if entries else None
+        return account_in(journal, population, policy)
+
+
+def account_in(journal: Journal, population: str, policy: Policy) -> Account:
+    """The same of an open journal."""
+    entries = journal.ledger(population)
+    ledger = verified_ledger(population, entries) if entries else None
+    times = ChargeClock(journal, population, time.time).times(ledger)
+    return Account(population, policy, ledger, times)
 
 
 def silo_facts(config: SiloConfig) -> dict[str, Any]:
@@ -63,7 +74,8 @@ def silo_facts(config: SiloConfig) -> dict[str, Any]:
         "rounds_without_release": None,
         "rounds_charged": None,
     }
-    ledger = ledger_of(config, population_of(identity))
+    account = account_of(config, population_of(identity))
+    ledger = account.ledger
     if charter is not None:
         last = highest_approved(config.state, charter.federation)
         own = charter.digest().hex()
@@ -72,42 +84,39 @@ def silo_facts(config: SiloConfig) -> dict[str, Any]:
             facts["rounds_released"] = len(_rounds(ledger, Released, own))
             facts["rounds_without_release"] = len(_rounds(ledger, Aborted, own))
             facts["rounds_charged"] = len({i.round for i in ledger.intents(own)})
-    return facts | budget_facts(config)
+    return facts | budget_facts(account)
 
 
-def budget_facts(config: SiloConfig) -> dict[str, Any]:
+def budget_facts(account: Account) -> dict[str, Any]:
     """Epsilon spent, the cap and what is left, by the ledger and every accountant."""
-    population = population_of(identity_of(config))
-    policy = load_policy(config.policy)
-    ledger = ledger_of(config, population)
+    population, ledger = account.population, account.ledger
     if ledger is None:
         return {
             "population": population,
             "ledger_entries": 0,
-            "delta": policy.delta,
-            "epsilon_cap": policy.epsilon,
+            "delta": account.policy.delta,
+            "epsilon_cap": account.policy.epsilon,
             "epsilon_spent": 0.0,
-            "epsilon_left": policy.epsilon,
+            "epsilon_left": account.policy.epsilon,
         }
     spent = ledger.spent()
-    cap = min(ledger.cap_epsilon, policy.epsilon or math.inf)
+    cap = account.lifetime_limit
     return {
         "population": population,
         "ledger_entries": ledger.sequence,
         "ledger_head": ledger.hash.hex(),
         "delta": ledger.delta,
-        "epsilon_cap": _figure(cap),
-        "epsilon_spent": _figure(spent.published),
+        "epsilon_cap": figure(cap),
+        "epsilon_spent": figure(spent.published),
         "epsilon_left": max(0.0, cap - spent.published) if cap < math.inf else None,
-        "epsilon_pld": _figure(spent.pld),
-        "epsilon_prv": _figure(spent.prv),
-        "epsilon_rdp_bound": _figure(spent.rdp),
+        "epsilon_pld": figure(spent.pld),
+        "epsilon_prv": figure(spent.prv),
+        "epsilon_rdp_bound": figure(spent.rdp),
     }
 
 
-def charges_table(config: SiloConfig) -> list[dict[str, Any]]:
+def charges_table(ledger: Ledger | None) -> list[dict[str, Any]]:
     """One row a charter: its charges, and what they cost by themselves."""
-    ledger = ledger_of(config, population_of(identity_of(config)))
     if ledger is None:
         return []
     by_charter: dict[str, list[Intent]] = {}
@@ -134,7 +143,7 @@ def aggregator_facts(config: AggregatorConfig) -> dict[str, Any]:
     approvals = load_approvals([config.approvals]) if config.approvals.exists() else ()
     good = {a.name for a in approvals if a.digest == charter.digest().hex()}
     folder = config.state / charter.digest().hex()[:16]
-    progress = _progress(folder / "progress.json")
+    progress = Progress.load(folder)
     return facts | {
         "federation": charter.federation,
         "epoch": charter.epoch,
@@ -144,15 +153,6 @@ def aggregator_facts(config: AggregatorConfig) -> dict[str, Any]:
         "run_folder": folder if progress else None,
         "adapter": folder / "adapter" if progress and progress.certified else None,
     }
-
-
-def _progress(path: Path) -> Progress | None:
-    if not path.exists():
-        return None
-    try:
-        return Progress(**json.loads(path.read_bytes()))
-    except (ValueError, TypeError) as error:
-        raise StorageError(f"{path} is damaged: {error}") from error
 
 
 def _charges_row(ledger: Ledger, charter: str, intents: list[Intent]) -> dict[str, Any]:
@@ -172,7 +172,7 @@ def _charges_row(ledger: Ledger, charter: str, intents: list[Intent]) -> dict[st
         "rate": first.sample_rate,
         "noise": first.noise_multiplier,
         "steps": first.steps,
-        "epsilon": _figure(spent_epsilons(event, ledger.delta).published),
+        "epsilon": figure(spent_epsilons(event, ledger.delta).published),
     }
 
 
@@ -189,7 +189,3 @@ def _rounds(
 def population_of(identity: Identity) -> str:
     """The population that a silo's card names, its own name by default."""
     return identity.card.population or identity.name
-
-
-def _figure(epsilon: float | None) -> float | str | None:
-    return UNBOUNDED if epsilon == math.inf else epsilon

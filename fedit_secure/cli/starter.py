@@ -33,6 +33,10 @@ POLICY = """\
 # What this silo allows. A charter may ask for less, never for more.
 epsilon: 8          # the most that this data set may ever cost
 delta: 1e-6         # at most 1 / (10 * records), or 1 / (10 * persons)
+# epsilon_per_run: 4       # the most that one run may cost, spares included
+# windows:                 # the most that any so many days may, by this machine's clock
+#   - {days: 90, epsilon: 4}
+# hours: {from: "20:00", until: "06:00", zone: Europe/Berlin}   # when tuning may begin
 minimum_silos: 3    # fewest updates in a sum
 allowed_base_models: any   # or a list of digests
 max_local_steps: 1000    # per round

@@ -131,6 +131,9 @@ def print_summary(
     console.print(f"\nadapter    {facts['adapter']}", soft_wrap=True)
     console.print(f"charter    {facts['charter']}", soft_wrap=True)
     console.print(f"ledgers    {facts['ledgers']}", soft_wrap=True)
+    console.print(f"audit      {facts['audit']}: {facts['bundle']}", soft_wrap=True)
+    if facts["report"] is not None:
+        console.print(f"report     {facts['report']}", soft_wrap=True)
     console.print(f"finished in {facts['seconds']:.0f} s", soft_wrap=True)
 
 

@@ -11,12 +11,13 @@ import asyncio
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedit_secure.config import PlanFile
+from fedit_secure.demo.audited import audit_run
 from fedit_secure.demo.base_model_files import base_model_path
 from fedit_secure.demo.display import Display, print_summary
 from fedit_secure.demo.material import Material, own_material, synthetic_material
@@ -66,7 +67,10 @@ def main(
     baselines = Baselines(federation, material)
     rows = baselines.table(say)
     samples = baselines.samples()
-    facts = _facts(federation, material, time.monotonic() - began)
+    facts = _facts(federation, material)
+    say("what an auditor would find: the run's bundle, exported and verified")
+    facts |= audit_run(federation, facts["ledgers"].parent, _beside(facts["budgets"]))
+    facts["seconds"] = round(time.monotonic() - began, 1)
     print_summary(facts, rows, samples, as_json=as_json)
 
 
@@ -131,9 +135,21 @@ async def _run(federation: LocalFederation, display: Display) -> None:
         await processes.wait()
 
 
-def _facts(
-    federation: LocalFederation, material: Material, seconds: float
-) -> dict[str, Any]:
+def _beside(budgets: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What a patient's epsilon is at each silo, which the claim per record leaves out."""
+    return [
+        {
+            "hidden": f"a patient with {budget['most_records_of_a_patient']} records at "
+            f"{name}, all of them",
+            "epsilon": budget["epsilon_per_patient"],
+            "stated_by": "PLD alone",
+        }
+        for name, budget in budgets.items()
+        if budget["epsilon_per_patient"] is not None
+    ]
+
+
+def _facts(federation: LocalFederation, material: Material) -> dict[str, Any]:
     charter = federation.charter
     run = federation.folder / "aggregator" / "state" / charter.digest().hex()[:16]
     budgets = {}
@@ -155,7 +171,6 @@ def _facts(
         "ledgers": run / "ledgers",
         "manifest": run / "manifest.json",
         "charter": federation.folder / "charter.json",
-        "seconds": round(seconds, 1),
     }
 
 

@@ -16,7 +16,7 @@ from pydantic import Field
 from fedit_secure.errors import ConfigError, PolicyRefusal, StorageError
 from fedit_secure.federation.charter import Charter
 from fedit_secure.federation.document import Document, Hex32, Hex64, Name
-from fedit_secure.federation.durable import write_durably
+from fedit_secure.federation.durable import make_folder, write_durably
 from fedit_secure.secagg.keys import BadSignature, SigningKey, verify
 from fedit_secure.secagg.transcript import digest, u64
 
@@ -185,12 +185,7 @@ def remember(state: Path, charter: Charter) -> None:
         digest=charter.digest().hex(),
     )
     path = _record(state, charter.federation)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError as error:
-        raise StorageError(
-            f"{path.parent} can't be written: {error.strerror}"
-        ) from error
+    make_folder(path.parent, 0o700)
     write_durably(path, record.to_bytes(), mode=0o600)
 
 

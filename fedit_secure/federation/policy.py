@@ -1,34 +1,38 @@
-"""A silo's own limits, and whether a charter keeps to them.
+"""A silo's own limits, and whether a charter's terms keep to them.
 
-A charter may ask for less than the policy allows, never for more. The check is pure:
-the same charter, policy and ledger always give the same answer, and it comes before
-anything is spent.
+A charter may ask for less than the policy allows, never for more. What it would cost, and
+whether the caps have room for that, is in `admission.py`.
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from fedit_secure.errors import BudgetExhausted, PolicyRefusal
+from fedit_secure.errors import PolicyRefusal
 from fedit_secure.federation.charter import Charter
 from fedit_secure.federation.document import Hex32, Part
+from fedit_secure.federation.hours import Hours
+from fedit_secure.federation.windows import Window
 
-if TYPE_CHECKING:
-    from fedit_secure.privacy.ledger import Ledger
-
-# Calibration keeps to its target only to the accountants' own rounding.
-_SLACK = 1e-6
 UNITS_PER_DELTA = 10
+
+
+def _one_of_each_length(windows: tuple[Window, ...]) -> tuple[Window, ...]:
+    days = [window.days for window in windows]
+    for length in days:
+        if days.count(length) > 1:
+            raise ValueError(f"names the window of {length} days twice")
+    return windows
 
 
 class Policy(Part):
     """policy.yaml. `epsilon` at `delta` is what the population may ever cost.
 
-    Both may be left out only where `allow_without_dp` is set. `max_lost_charges` is the
+    Both may be left out only where `allow_without_dp` is set. `epsilon_per_run` caps one
+    charter's whole plan and `windows` the last days, both at `delta` too; `hours` are
+    those in which a round's tuning may begin, any if None. `max_lost_charges` is the
     number of charged rounds, per run, that may end without a released sum.
     `tell_record_count` is about the number of records and of persons alike;
     `require_person_unit` refuses charters that protect single records only.
@@ -36,6 +40,11 @@ class Policy(Part):
 
     epsilon: Annotated[float, Field(gt=0)] | None = None
     delta: Annotated[float, Field(gt=0, lt=1)] | None = None
+    epsilon_per_run: Annotated[float, Field(gt=0)] | None = None
+    windows: Annotated[
+        tuple[Window, ...], Field(max_length=16), AfterValidator(_one_of_each_length)
+    ] = ()
+    hours: Hours | None = None
     minimum_silos: Annotated[int, Field(ge=1)] = 3
     allowed_base_models: Literal["any"] | tuple[Hex32, ...] = "any"
     max_local_steps: Annotated[int, Field(ge=1)] = 10_000
@@ -51,6 +60,8 @@ class Policy(Part):
             raise ValueError("epsilon and delta belong together")
         if self.epsilon is None and not self.allow_without_dp:
             raise ValueError("without allow_without_dp, epsilon and delta are needed")
+        if self.epsilon is None and (self.windows or self.epsilon_per_run):
+            raise ValueError("epsilon_per_run and windows need epsilon and delta")
         return self
 
 
@@ -109,60 +120,3 @@ def check_delta(charter: Charter, units: int) -> None:
             f"the charter's delta {delta:g} is too large for this silo's data: it must be "
             f"at most 1/({UNITS_PER_DELTA} * {charter.counted})"
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Admitted:
-    """What a charter costs a silo that may take part in it.
-
-    All are epsilons at `delta`, infinite where records are or were used without DP.
-    `run`: the whole plan, spares included. `spent`: every charge so far. `after`: once
-    all of the plan is charged.
-    """
-
-    delta: float | None
-    run: float
-    spent: float
-    after: float
-
-
-def admit(
-    charter: Charter, name: str, policy: Policy, ledger: Ledger | None
-) -> Admitted:
-    """Holds a charter's whole run against the policy and what the ledger has left.
-
-    `ledger` is None before the population's first charter. Raises PolicyRefusal or
-    BudgetExhausted with the reason; what was charged already may always be finished.
-    """
-    check_terms(charter, name, policy)
-    plan = charter.plan_for(name)
-    if plan.kind == "none" or plan.delta is None:
-        return Admitted(None, math.inf, math.inf, math.inf)
-    # The accountants take a second to import, and most refusals come before.
-    from fedit_secure.privacy.accountant import epsilons
-
-    claimed, run = charter.dp.epsilon or 0.0, plan.epsilons().published
-    if run > claimed + _SLACK:
-        raise PolicyRefusal(
-            f"the charter names epsilon {claimed:g}, but its noise for silo {name!r} gives "
-            f"{run:.4g}"
-        )
-    if policy.delta is not None and plan.delta > policy.delta * (1 + _SLACK):
-        raise PolicyRefusal(
-            f"the charter's delta is {plan.delta:g}, and this silo's policy allows at most "
-            f"{policy.delta:g}"
-        )
-    if ledger is None:
-        delta = plan.delta if policy.delta is None else policy.delta
-        after = epsilons(plan.run_event(), delta).published
-        if policy.epsilon is not None and after > policy.epsilon + _SLACK:
-            raise BudgetExhausted(
-                f"the run costs epsilon {after:.4g} at delta {delta:g}, and this silo's "
-                f"policy allows {policy.epsilon:g} in all"
-            )
-        return Admitted(delta, run, 0.0, after)
-    own = charter.digest().hex()
-    if len(ledger.intents(own)) < plan.charges:
-        ledger.require_budget(plan, charter=own, cap_epsilon=policy.epsilon)
-    after = ledger.would_cost(plan, charter=own)
-    return Admitted(ledger.delta, run, ledger.spent().published, after)

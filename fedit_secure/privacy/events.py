@@ -11,18 +11,22 @@ refuses the entry instead of misreading it.
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    TypeAdapter,
-    ValidationError,
-    model_validator,
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+from fedit_secure.privacy.carried_over import Inherited, Lost
+from fedit_secure.privacy.entry import (
+    Count,
+    Digest,
+    Entry,
+    Order,
+    Positive,
+    PublicKey,
+    Round,
+    Signature,
+    Text,
 )
-
 from fedit_secure.privacy.mechanisms import steps_event
 from fedit_secure.privacy.plan import DpPlan, Kind, Sizes, Unit
 
@@ -32,36 +36,10 @@ if TYPE_CHECKING:
 MAX_ENTRY_BYTES = 64 * 1024
 _EXCERPT = 200  # characters of what is wrong with an entry
 
-# In these patterns (Rust's regex) `$` matches the very end only.
-Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-PublicKey = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Signature = Annotated[str, Field(pattern=r"^[0-9a-f]{128}$")]
-Text = Annotated[
-    str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")
-]
-Round = Annotated[int, Field(ge=1, lt=2**53)]
-Count = Annotated[int, Field(ge=1, lt=2**53)]
-Positive = Annotated[float, Field(gt=0)]
-
 AbortReason = Literal["skipped", "tuning-failed", "interrupted", "withheld", "stopped"]
 
 
-class _Event(BaseModel):
-    """Digests, keys and signatures are lowercase hex."""
-
-    model_config: ClassVar[ConfigDict] = ConfigDict(
-        frozen=True, strict=True, extra="forbid", allow_inf_nan=False
-    )
-
-    def to_bytes(self) -> bytes:
-        """The entry: one canonical JSON object, without a line end."""
-        document = self.model_dump(mode="json")
-        return json.dumps(
-            document, sort_keys=True, separators=(",", ":"), allow_nan=False
-        ).encode("ascii")
-
-
-class Opened(_Event):
+class Opened(Entry):
     """The first entry: whose records these are, and what they may ever cost.
 
     `cap_epsilon` at `delta` is the lifetime cap, null where the silo's policy sets none;
@@ -80,12 +58,12 @@ class Opened(_Event):
     adjacency: Literal["zero-out", "add-or-remove"]
     delta: Annotated[float, Field(gt=0, lt=1)]
     cap_epsilon: Positive | None
-    filter_order: Annotated[float, Field(gt=1)]
+    filter_order: Order
     fingerprints: Digest
     software: Text
 
 
-class Intent(_Event):
+class Intent(Entry):
     """One charge, durable before the first record is sampled. Nothing takes it back.
 
     `state_digest` is of the adapter that tuning starts from; `charges` is what the
@@ -173,7 +151,7 @@ class Intent(_Event):
         )
 
 
-class Committed(_Event):
+class Committed(Entry):
     """Tuning has ended with an update; its digest is salted."""
 
     kind: Literal["committed"] = "committed"
@@ -183,7 +161,7 @@ class Committed(_Event):
     update_digest: Digest
 
 
-class Masked(_Event):
+class Masked(Entry):
     """The update was masked, once, for the attempt `ctx`."""
 
     kind: Literal["masked"] = "masked"
@@ -191,7 +169,7 @@ class Masked(_Event):
     ctx: Digest
 
 
-class Revealed(_Event):
+class Revealed(Entry):
     """The silo revealed shares in the attempt: its update may be in a sum now."""
 
     kind: Literal["revealed"] = "revealed"
@@ -199,7 +177,7 @@ class Revealed(_Event):
     ctx: Digest
 
 
-class Voided(_Event):
+class Voided(Entry):
     """The silo will never reveal in the attempt."""
 
     kind: Literal["voided"] = "voided"
@@ -207,7 +185,7 @@ class Voided(_Event):
     ctx: Digest
 
 
-class Renewed(_Event):
+class Renewed(Entry):
     """A void certificate freed the update masked in the attempt; `certificate` is its
     digest.
     """
@@ -218,7 +196,7 @@ class Renewed(_Event):
     certificate: Digest
 
 
-class Released(_Event):
+class Released(Entry):
     """A round ended in a state. `release_digest` binds ctx, key set, contributors, sum.
 
     `contributors`, sorted, and `sum_digest` are null at a silo that took the state from
@@ -242,7 +220,7 @@ class Released(_Event):
         return self
 
 
-class Aborted(_Event):
+class Aborted(Entry):
     """The round brought no sum. Its charge stays."""
 
     kind: Literal["aborted"] = "aborted"
@@ -252,7 +230,7 @@ class Aborted(_Event):
     reason: AbortReason = "skipped"
 
 
-class DataVersion(_Event):
+class DataVersion(Entry):
     """The population's records changed: the commitment before and after."""
 
     kind: Literal["data-version"] = "data-version"
@@ -261,7 +239,7 @@ class DataVersion(_Event):
     new: Digest
 
 
-class CapChanged(_Event):
+class CapChanged(Entry):
     """The operator changed the lifetime cap, for a reason, and signed that."""
 
     kind: Literal["cap-changed"] = "cap-changed"
@@ -271,7 +249,7 @@ class CapChanged(_Event):
     signature: Signature
 
 
-class KeyRotated(_Event):
+class KeyRotated(Entry):
     """The silo's signature key changed; signed by the old one."""
 
     kind: Literal["key-rotated"] = "key-rotated"
@@ -281,7 +259,7 @@ class KeyRotated(_Event):
     signature: Signature
 
 
-class AuditRun(_Event):
+class AuditRun(Entry):
     """A canary audit on records that are public or synthetic, which costs nothing.
 
     One on the population's own records is an intent under a charter of its own.
@@ -312,6 +290,8 @@ Event = (
     | CapChanged
     | KeyRotated
     | AuditRun
+    | Lost
+    | Inherited
 )
 
 _EVENTS: TypeAdapter[Event] = TypeAdapter(

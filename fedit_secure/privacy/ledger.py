@@ -1,29 +1,20 @@
 """The privacy ledger: what was ever done with one population's records, hash-chained.
 
 Pure values: `append` and `reserve` return a new ledger, and whoever holds the journal
-makes it durable. h_0 is 32 zero bytes, h_k = SHA-256(h_{k-1} || entry_k).
-
-What may be charged. Within one charter the plan is fixed before its first record is
-drawn, so its cost is max(PLD, PRV) of the whole plan, spares included. Charters that
-come after it may have been chosen in the light of what it released, where only a Renyi
-filter holds. So: a population's first charter is admitted if its plan's published
-epsilon is within the cap. From the second charter on, the filter's epsilon, at the order
-fixed in the opening entry, must be within the cap over everything: the first charter's
-*whole* plan, even if it stopped early (it claims its plan's epsilon either way), every
-other charge, and what remains of the charter asked for. Counting the first plan whole is
-the conservative reading: either it fits the filter, and then everything ever charged is
-under the filter, or there is never a second charter.
+makes it durable. h_0 is 32 zero bytes, h_k = SHA-256(h_{k-1} || entry_k). What the
+charges cost is in `charges.py`.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeVar
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Literal
 
 from fedit_secure.errors import BudgetExhausted, PolicyRefusal, StorageError
+from fedit_secure.privacy.caps import LIFETIME, PUBLISHED, SLACK, Cap
+from fedit_secure.privacy.carried_over import Inherited, Lost
+from fedit_secure.privacy.charges import Charges
 from fedit_secure.privacy.events import (
     Aborted,
     AuditRun,
@@ -41,7 +32,7 @@ from fedit_secure.privacy.events import (
     Voided,
     decode,
 )
-from fedit_secure.privacy.ledger_order import LedgerOrder
+from fedit_secure.privacy.history import History, Key
 from fedit_secure.privacy.plan import DpPlan
 
 if TYPE_CHECKING:
@@ -56,10 +47,12 @@ __all__ = [
     "Committed",
     "DataVersion",
     "Event",
+    "Inherited",
     "Intent",
     "KeyRotated",
     "Ledger",
     "LedgerCorrupt",
+    "Lost",
     "Masked",
     "Opened",
     "Released",
@@ -68,11 +61,6 @@ __all__ = [
     "Voided",
     "recompute",
 ]
-
-GENESIS = bytes(32)
-
-_SLACK = 1e-6  # two machines' rounding of one calibration
-_E = TypeVar("_E", bound=Event)
 
 
 class LedgerCorrupt(StorageError):
@@ -86,24 +74,31 @@ class LedgerCorrupt(StorageError):
         self.what = what
 
 
-@dataclass(frozen=True, slots=True, repr=False)
 class Ledger:
     """One population's entries, their events, and the chain's hash after each of them.
 
-    Make one by `open` or `from_entries` only: they check what the fields promise.
+    Make one by `open` or `from_entries` only: they check what it promises. Immutable, and
+    equal to every ledger of the same entries.
     """
 
-    entries: tuple[bytes, ...]
-    events: tuple[Event, ...]
-    hashes: tuple[bytes, ...]
+    __slots__ = ("_history", "_sequence")
+
+    def __init__(self, history: History, sequence: int) -> None:
+        self._history, self._sequence = history, sequence
 
     def __repr__(self) -> str:
         return f"<Ledger of {self.population!r}, {self.sequence} entries>"
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Ledger) and self.entries == other.entries
+
+    def __hash__(self) -> int:
+        return hash(self.hash)
+
     @classmethod
     def open(cls, opened: Opened) -> Ledger:
         """A population's new ledger."""
-        return cls((), (), ()).append(opened)
+        return cls(History().extended(0, opened), 1)
 
     @classmethod
     def from_entries(cls, population: str, entries: Iterable[bytes]) -> Ledger:
@@ -113,27 +108,49 @@ class Ledger:
         follow those before it, and the first opens this population. A ledger cut short
         is whole in itself: hold it against a head that somebody kept (`require_head`).
         """
-        order = LedgerOrder()
-        kept, events = tuple(bytes(entry) for entry in entries), []
-        if not kept:
-            raise LedgerCorrupt(population, 1, "there is none")
-        for number, entry in enumerate(kept, 1):
+        history, number = History(), 0
+        for number, entry in enumerate(entries, 1):
             try:
                 event = decode(entry)
-                order.take(event)
+                history.take(bytes(entry), event)
             except ValueError as wrong:
                 raise LedgerCorrupt(population, number, str(wrong)) from None
             if isinstance(event, Opened) and event.population != population:
                 what = f"it opens the ledger of {event.population!r}"
                 raise LedgerCorrupt(population, number, what)
-            events.append(event)
-        return cls(kept, tuple(events), _chain(GENESIS, kept))
+        if not number:
+            raise LedgerCorrupt(population, 1, "there is none")
+        return cls(history, number)
 
     # -------------------------------------------------------------------------- its state
 
     @property
+    def entries(self) -> tuple[bytes, ...]:
+        """Every entry's bytes, from the first."""
+        return self.entries_after(0)
+
+    def entries_after(self, sequence: int) -> tuple[bytes, ...]:
+        """The entries that follow the first `sequence` of them."""
+        return tuple(self._history.entries[sequence : self._sequence])
+
+    @property
+    def events(self) -> tuple[Event, ...]:
+        """The entries' events."""
+        return tuple(self._history.events[: self._sequence])
+
+    @property
+    def last(self) -> Event:
+        """The last entry's event."""
+        return self._history.events[self._sequence - 1]
+
+    @property
+    def hashes(self) -> tuple[bytes, ...]:
+        """The chain's hash after each entry, 32 bytes each."""
+        return tuple(self._history.hashes[: self._sequence])
+
+    @property
     def opened(self) -> Opened:
-        first = self.events[0]
+        first = self._history.events[0]
         assert isinstance(first, Opened)
         return first
 
@@ -149,21 +166,29 @@ class Ledger:
     @property
     def cap_epsilon(self) -> float:
         """The lifetime cap as it stands, inf where there is none."""
-        for event in reversed(self.events):
-            if isinstance(event, CapChanged):
-                return event.cap_epsilon
+        changed = self._history.last(CapChanged, self._sequence)
+        if isinstance(changed, CapChanged):
+            return changed.cap_epsilon
         cap = self.opened.cap_epsilon
         return math.inf if cap is None else cap
 
     @property
+    def fingerprints(self) -> str:
+        """The commitment to the records as they are now, in hex."""
+        version = self._history.last(DataVersion, self._sequence)
+        if isinstance(version, DataVersion):
+            return version.new
+        return self.opened.fingerprints
+
+    @property
     def sequence(self) -> int:
         """The number of entries."""
-        return len(self.entries)
+        return self._sequence
 
     @property
     def hash(self) -> bytes:
         """The chain's hash after the last entry, 32 bytes."""
-        return self.hashes[-1]
+        return self._history.hashes[self._sequence - 1]
 
     def head_bytes(self) -> bytes:
         """What a signature of the head covers: population, sequence and hash, each behind
@@ -181,32 +206,38 @@ class Ledger:
                 self.sequence + 1,
                 f"it ends here, but a head after {sequence} entries is known",
             )
-        if self.hashes[sequence - 1] != hash:
+        if self._history.hashes[sequence - 1] != hash:
             raise LedgerCorrupt(
                 self.population, sequence, "the known head has another hash"
             )
 
     def intents(self, charter: str | None = None) -> tuple[Intent, ...]:
         """All charges, or those of one charter (its digest in hex), in order."""
-        found = self._all(Intent)
-        return tuple(i for i in found if charter is None or i.charter == charter)
+        key: Key = Intent if charter is None else (Intent, charter)
+        found = self._history.of(key, self._sequence)
+        return tuple(i for i in found if isinstance(i, Intent))
+
+    def charged(self, charter: str) -> int:
+        """How often a charter was charged."""
+        return self._count((Intent, charter))
 
     def has_intent(self, charter: str, round: int) -> bool:
         """Whether this round of this charter was charged."""
-        return any(intent.round == round for intent in self.intents(charter))
+        return bool(self._count((Intent, charter, round)))
 
     def lost_charges(self, charter: str) -> int:
         """Charges of a charter that haven't ended in a release, one in progress included."""
-        released = [r for r in self._all(Released) if r.charter == charter]
-        return len(self.intents(charter)) - len(released)
+        return self.charged(charter) - self._count((Released, charter))
 
     # ------------------------------------------------------------------------ what it cost
 
+    def charges(self) -> Charges:
+        """All charges, for the accountants."""
+        return Charges.of(self._history, self._sequence)
+
     def charged_event(self) -> DpEvent:
         """The composition of all intents, whatever became of them."""
-        from dp_accounting import ComposedDpEvent
-
-        return ComposedDpEvent([intent.event() for intent in self.intents()])
+        return self.charges().event()
 
     def spent(self, delta: float | None = None) -> Epsilons:
         """The epsilons of all charges so far, at the ledger's own delta or another.
@@ -214,37 +245,22 @@ class Ledger:
         An odometer: what a run claims is its whole plan. It always has a figure: see
         `accountant.spent_epsilons`.
         """
-        from fedit_secure.privacy.accountant import spent_epsilons
-
-        return spent_epsilons(
-            self.charged_event(), self.delta if delta is None else delta
-        )
+        return self.charges().spent(self.delta if delta is None else delta)
 
     def would_cost(self, plan: DpPlan, *, charter: str | None = None) -> float:
         """Epsilon at the ledger's delta after the plan's whole run, spares included.
 
         `charter` (a digest in hex) says whose run it is; None: a charter not yet begun.
-        Published epsilon or the filter's: see the module. inf where anything had no
+        Published epsilon or the filter's: see `charges.py`. inf where anything had no
         privacy. Raises PrivacyAccountingError out of the accountants' reach.
         """
-        from dp_accounting import ComposedDpEvent
+        return self.charges().with_plan(plan, charter, self.delta)
 
-        from fedit_secure.privacy.accountant import epsilons
-        from fedit_secure.privacy.renyi import filter_epsilon
-
-        charges = self.intents()
-        if plan.kind == "none" or any(intent.dp == "none" for intent in charges):
-            return math.inf
-        if all(intent.charter == charter for intent in charges):
-            return epsilons(plan.run_event(), self.delta).published
-        first = charges[0]
-        counted = [first.event()] * first.charges
-        counted += [i.event() for i in charges if i.charter != first.charter]
-        left = plan.charges - len(self.intents(charter)) if charter else plan.charges
-        if charter != first.charter and left > 0:
-            counted.append(plan.event_of(left))
-        order = self.opened.filter_order
-        return filter_epsilon(ComposedDpEvent(counted), order, self.delta)
+    def counted_by(self, charter: str | None = None) -> str:
+        """How `would_cost` composes this charter's run with what was charged."""
+        if self.charges().fixed_beforehand(charter):
+            return PUBLISHED
+        return f"the Renyi filter of order {self.opened.filter_order:g}"
 
     # ----------------------------------------------------------------------- what it allows
 
@@ -270,7 +286,7 @@ class Ledger:
                 f"{self.opened.adjacency} ledger per {self.opened.unit} of "
                 f"{self.population!r}"
             )
-        if charter is not None and len(self.intents(charter)) >= plan.charges:
+        if charter is not None and self.charged(charter) >= plan.charges:
             raise BudgetExhausted(
                 f"the charter's {plan.rounds} rounds and {plan.spare_charges} spare charges "
                 f"are all charged to {self.population!r}"
@@ -285,13 +301,13 @@ class Ledger:
         own_cap = self.cap_epsilon
         cap = own_cap if cap_epsilon is None else min(own_cap, cap_epsilon)
         needed = self.would_cost(plan, charter=charter)
-        if needed > cap + _SLACK:
-            spent = self.spent().published
-            raise BudgetExhausted(
-                f"the run would bring the records of {self.population!r} to epsilon "
-                f"{needed:.4g} at delta {self.delta:g}, and {spent:.4g} of the cap of "
-                f"{cap:.4g} is spent"
-            )
+        if needed > cap + SLACK:
+            from fedit_secure.privacy.accountant import spent_epsilons
+
+            alone = spent_epsilons(plan.run_event(), self.delta).published
+            spent, by = self.spent().published, self.counted_by(charter)
+            terms = (self.population, LIFETIME, cap, self.delta, spent)
+            raise Cap(*terms, alone, needed, by).exhausted()
 
     def reserve(
         self,
@@ -352,19 +368,13 @@ class Ledger:
 
     def _with(self, event: Event) -> Ledger:
         try:
-            LedgerOrder(self.events).take(event)
+            history = self._history.extended(self._sequence, event)
         except ValueError as wrong:
             raise StorageError(f"the ledger can't take this entry: {wrong}") from None
-        entry = event.to_bytes()
-        last = self.hashes[-1] if self.hashes else GENESIS
-        return Ledger(
-            (*self.entries, entry),
-            (*self.events, event),
-            (*self.hashes, *_chain(last, [entry])),
-        )
+        return Ledger(history, self._sequence + 1)
 
-    def _all(self, kind: type[_E]) -> list[_E]:
-        return [event for event in self.events if isinstance(event, kind)]
+    def _count(self, key: Key) -> int:
+        return self._history.count(key, self._sequence)
 
 
 def recompute(entries: Iterable[bytes], delta: float) -> Epsilons:
@@ -379,11 +389,3 @@ def recompute(entries: Iterable[bytes], delta: float) -> Epsilons:
         first = None
     population = first.population if isinstance(first, Opened) else "?"
     return Ledger.from_entries(population, kept).spent(delta)
-
-
-def _chain(last: bytes, entries: Sequence[bytes]) -> tuple[bytes, ...]:
-    hashes = []
-    for entry in entries:
-        last = hashlib.sha256(last + entry).digest()
-        hashes.append(last)
-    return tuple(hashes)

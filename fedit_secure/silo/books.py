@@ -7,37 +7,41 @@ the charge at or above what was spent, and no step is ever taken twice.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedit_secure import __version__
 from fedit_secure.errors import StorageError
+from fedit_secure.federation.admission import Account, Asked, admit
 from fedit_secure.federation.charter import Charter
-from fedit_secure.federation.durable import write_durably
 from fedit_secure.federation.heads import sign_head
-from fedit_secure.federation.policy import Policy, admit
+from fedit_secure.federation.policy import Policy
 from fedit_secure.federation.update import GridState
 from fedit_secure.privacy import ledger as pl
-from fedit_secure.privacy.renyi import best_order
 from fedit_secure.secagg import messages as m
 from fedit_secure.secagg import transcript
 from fedit_secure.secagg.keys import SigningKey
 from fedit_secure.secagg.transcript import digest
+from fedit_secure.silo.charge_clock import ChargeClock
+from fedit_secure.silo.fingerprints import Prints
+from fedit_secure.silo.ledger_opening import (
+    keep_receipt,
+    new_ledger,
+    require_known,
+    require_open_charter,
+    stored_ledger,
+)
+from fedit_secure.silo.overlaps import prints_note, require_inherited
 from fedit_secure.storage.adapter_store import StateStore
 from fedit_secure.storage.journal import Journal
 from fedit_secure.storage.life import MASKED, REVEALED, VOIDED, Life, burn
 from fedit_secure.wire.codec import decode, encode
-from fedit_secure.wire.frames import HeadReceipt
 from fedit_secure.wire.limits import Limits
 
-DELTA_WITHOUT_DP = 1e-6  # of a ledger whose policy sets no budget; nothing is claimed
-ORDER_WITHOUT_DP = 32.0
 Record = m.Reveal | m.VoidStatement | m.Confirmation
-
 
 _EVENTS: dict[str, Callable[..., pl.Event]] = {
     "mask": pl.Masked,
@@ -52,22 +56,6 @@ def update_digest(update: NDArray[np.float32]) -> bytes:
     return digest("fedit/update/v1", data)
 
 
-def open_journal(state: Path) -> Journal:
-    """The journal of a state folder, made at the first start and never again.
-
-    Raises StorageError if it was there once and is gone: an empty one in its place would
-    forget what was spent.
-    """
-    state.mkdir(parents=True, exist_ok=True)
-    path, made = state / "journal.sqlite", state / "journal.made"
-    if made.exists() and not path.exists():
-        raise StorageError(f"the ledger {path} is missing; restore it from a backup")
-    journal = Journal.open(path, create=not made.exists())
-    if not made.exists():
-        write_durably(made, b"the journal beside this file was made once\n")
-    return journal
-
-
 class Books:
     """See the module. Also the driver's `FuseBox`."""
 
@@ -79,17 +67,18 @@ class Books:
         name: str,
         key: SigningKey,
         policy: Policy,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._journal, self._states, self._charter = journal, states, charter
         self._name, self._key, self._policy = name, key, policy
         self._digest = charter.digest()
+        self.folder = journal.path.parent  # all that this silo keeps
         self._row = charter.row(name)
         self._plan = charter.plan_for(name)
         self._limits = Limits.of(charter.secagg_params())
-        entries = journal.ledger(self._row.population)
-        self._ledger = (
-            pl.Ledger.from_entries(self._row.population, entries) if entries else None
-        )
+        self._ledger = stored_ledger(journal, charter, name)
+        self._records: tuple[bytes, Prints | None] | None = None
+        self._clock = ChargeClock(journal, self._row.population, clock)
         kept = journal.life(self._digest)
         self._kept_life = kept
         self._life = Life() if kept is None else Life.from_bytes(kept)
@@ -103,24 +92,56 @@ class Books:
         commits to its records. Raises PolicyRefusal and BudgetExhausted; nothing is
         written then.
         """
-        admit(self._charter, self._name, self._policy, self._ledger)
-        ledger = self._ledger or pl.Ledger.open(self._opening(fingerprints))
-        known = _commitment(ledger)
-        if known != fingerprints.hex():
-            version = pl.DataVersion(old=known, new=fingerprints.hex())
-            ledger = ledger.append(version)
-        if ledger is not self._ledger:
-            self._commit(ledger)
+        self.check(fingerprints)
+        self.open()
+
+    def check(self, fingerprints: bytes, prints: Prints | None = None) -> None:
+        """As `admit`, without a word in the journal yet: that is for `open`.
+
+        With the records' `prints` also that the ledger counts what other populations here
+        were charged for them; PolicyRefusal otherwise.
+        """
+        require_open_charter(self._journal, self._charter)
+        if prints is not None:
+            of = self._row.population
+            require_inherited(self._journal, of, self._ledger, prints)
+        admit(self._charter, self._name, self._account(self._ledger))
+        self._records = fingerprints, prints
+
+    def open(self) -> None:
+        """Write what `check` was told and is new: the ledger, other records, prints."""
+        if self._records is None:
+            return
+        fingerprints, prints = self._records
+        terms = (self._charter, self._name, self._key, self._policy, fingerprints)
+        before, ledger = self._ledger, self._ledger or new_ledger(*terms)
+        known, now = ledger.fingerprints, fingerprints.hex()
+        if known != now:
+            ledger = ledger.append(pl.DataVersion(old=known, new=now))
+        notes = dict(
+            prints_note(self._journal, ledger, before, prints) if prints else {}
+        )
+        # Always, for the time's sake: by the latest one a clock set back is noticed.
+        notes |= self._clock.note(self._account(before).times)
+        self._commit(ledger, notes=notes)
+        self._records = None
+
+    def require_known(self, head: m.LedgerHead | None) -> None:
+        """Raises LedgerBehind unless the ledger is at, or goes on from, a head that the
+        aggregator holds."""
+        require_known(self._ledger, self._row.population, self._name, head)
 
     def check_budget(self) -> None:
         """Raises BudgetExhausted or PolicyRefusal if `reserve` would."""
-        self._require_budget(self._open_ledger())
+        self._account(self._open_ledger()).require_room(self._asked)
 
     def reserve(self, round: int) -> None:
         """Charge one tuning of this round: durable before the first record is sampled.
 
         Raises PolicyRefusal or BudgetExhausted; nothing is written then.
         """
+        account = self._account(self._open_ledger())
+        account.require_room(self._asked)
         after = self._open_ledger().reserve(
             self._plan,
             run=self._charter.run,
@@ -132,56 +153,41 @@ class Books:
             allow_without_dp=self._policy.allow_without_dp,
             max_lost_charges=self._policy.max_lost_charges,
         )
-        self._commit(after)
+        self._commit(after, notes=self._clock.note(account.times.charged()))
 
     def spent(self) -> float:
         """Epsilon of every charge in the ledger at its own delta; inf without DP."""
         return self._open_ledger().spent().published
 
-    def _require_budget(self, ledger: pl.Ledger) -> None:
-        ledger.require_budget(
-            self._plan,
-            charter=self._digest.hex(),
-            cap_epsilon=self._policy.epsilon,
-            allow_without_dp=self._policy.allow_without_dp,
-        )
+    @property
+    def _asked(self) -> Asked:
+        return Asked(self._plan, self._digest.hex())
 
-    def _opening(self, fingerprints: bytes) -> pl.Opened:
-        public = self._charter.dp.sizes == "public"
-        policy, plan = self._policy, self._plan
-        delta = policy.delta or DELTA_WITHOUT_DP
-        return pl.Opened(
-            silo=self._name,
-            identity=self._key.public.hex(),
-            population=self._row.population,
-            unit=self._charter.dp.unit,
-            adjacency="zero-out" if public else "add-or-remove",
-            delta=delta,
-            cap_epsilon=policy.epsilon,
-            filter_order=(
-                best_order(plan.run_event(), delta, policy.epsilon)
-                if plan.kind != "none" and policy.epsilon is not None
-                else ORDER_WITHOUT_DP
-            ),
-            fingerprints=fingerprints.hex(),
-            software=f"fedit-secure {__version__}",
-        )
+    def _account(self, ledger: pl.Ledger | None) -> Account:
+        times = self._clock.times(ledger)
+        return Account(self._row.population, self._policy, ledger, times)
 
     def head(self) -> m.LedgerHead:
         """The ledger's head as adverts carry it."""
         ledger = self._open_ledger()
         return m.LedgerHead(self._row.population, ledger.sequence, ledger.hash)
 
-    def signed_ledger(self) -> tuple[m.LedgerHead, bytes, tuple[bytes, ...]]:
-        """The head, this silo's signature under it, and every entry."""
+    @property
+    def sequence(self) -> int:
+        """The ledger's number of entries, 0 before it is open."""
+        return 0 if self._ledger is None else self._ledger.sequence
+
+    def signed_ledger(
+        self, held: int = 0
+    ) -> tuple[m.LedgerHead, bytes, tuple[bytes, ...]]:
+        """The head, this silo's signature under it, and the entries after `held`."""
         head = self.head()
         signature = sign_head(self._key, self._name, head)
-        return head, signature, self._open_ledger().entries
+        return head, signature, self._open_ledger().entries_after(held)
 
     def countersigned(self, head: m.LedgerHead, signature: bytes) -> None:
         """Keep the aggregator's receipt."""
-        data = encode(HeadReceipt(head, signature))
-        self._journal.commit(population=head.population, receipt=data)
+        keep_receipt(self._journal, self._charter, head, signature)
 
     # ------------------------------------------------------------------ rounds and states
 
@@ -237,8 +243,11 @@ class Books:
                 if release
                 else pl.Aborted(**where)
             )
-        self._commit(after, notes={self._key_of("certificate"): encode(proof)})
-        self._journal.drop_update(self._digest, proof.round)
+        self._commit(
+            after,
+            notes={self._key_of("certificate"): encode(proof)},
+            over=(self._digest, proof.round),
+        )
 
     def _seen(self, published: m.PublishedSum | None) -> dict[str, Any]:
         if published is None:
@@ -259,13 +268,15 @@ class Books:
         """Keep the tuned update, and say in the ledger that it exists."""
         data = np.ascontiguousarray(update, dtype="<f4").tobytes()
         name = update_digest(update)
-        self._journal.save_update(self._digest, round, name, data)
         # Salted with the signature key's own digest under this name: the ledger travels.
         salted = digest("fedit/update-name/v1", self._key.sign(name))
         event = pl.Committed(
             round=round, charter=self._digest.hex(), update_digest=salted.hex()
         )
-        self._commit(self._open_ledger().append(event))
+        # Together: an update that the ledger doesn't know of could never be masked.
+        self._commit(
+            self._open_ledger().append(event), update=(self._digest, round, name, data)
+        )
 
     def _certificate(self) -> m.RoundCertificate | None:
         data = self._journal.note(self._key_of("certificate"))
@@ -366,6 +377,8 @@ class Books:
         life: Life | None = None,
         records: Mapping[str, bytes] | None = None,
         notes: Mapping[str, bytes] | None = None,
+        update: tuple[bytes, int, bytes, bytes] | None = None,
+        over: tuple[bytes, int] | None = None,
     ) -> None:
         """One transaction; only then does this object know better than before."""
         before = 0 if self._ledger is None else self._ledger.sequence
@@ -373,18 +386,13 @@ class Books:
         self._journal.commit(
             population=self._row.population,
             expected_sequence=before,
-            entries=after.entries[before:],
+            entries=after.entries_after(before),
             life=None if data is None else (self._digest, self._kept_life, data),
             records=records,
             notes=notes,
+            update=update,
+            over=over,
         )
         self._ledger = after
         if life is not None:
             self._life, self._kept_life = life, data
-
-
-def _commitment(ledger: pl.Ledger) -> str:
-    for event in reversed(ledger.events):
-        if isinstance(event, pl.DataVersion):
-            return event.new
-    return ledger.opened.fingerprints

@@ -26,12 +26,11 @@ from fedit_secure.errors import (
     FuseBlown,
     PolicyRefusal,
     ProtocolError,
-    QuorumLost,
     TuningFailed,
 )
 from fedit_secure.federation.approval import Approval, verify_approvals
 from fedit_secure.federation.charter import Charter
-from fedit_secure.federation.heads import check_head
+from fedit_secure.federation.hours import Hours
 from fedit_secure.federation.update import GridState, check_float_mode
 from fedit_secure.secagg import checks
 from fedit_secure.secagg import messages as m
@@ -40,8 +39,11 @@ from fedit_secure.secagg.keys import SigningKey
 from fedit_secure.secagg.protocol import confirmation, voided
 from fedit_secure.silo.attempts import Attempts
 from fedit_secure.silo.books import Books
+from fedit_secure.silo.claims import Claiming
+from fedit_secure.silo.countersigning import Countersigning
 from fedit_secure.silo.outbox import Outbox
 from fedit_secure.silo.slots import Slots
+from fedit_secure.silo.starting_hours import StartingHours
 from fedit_secure.storage.life import MASKED
 from fedit_secure.wire import frames as f
 from fedit_secure.wire.link import SiloLink
@@ -58,8 +60,8 @@ class SiloDaemon:
 
     `tune(round, state, charge)` runs DP-SGD and returns the noised update, float32 of
     shape (length,); it awaits `charge()` when everything that can fail has been tried,
-    and before it draws the first record. `on_event(round, phase)` is for a display and
-    must not block.
+    and before it draws the first record. It is called in the policy's `hours` only.
+    `on_event(round, phase)` is for a display and must not block.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class SiloDaemon:
         books: Books,
         tune: Tune,
         *,
+        hours: Hours | None = None,
         on_event: Callable[[int, str], None] = lambda round, phase: None,
     ) -> None:
         check_float_mode()
@@ -81,8 +84,10 @@ class SiloDaemon:
         self._outbox = Outbox()
         self._attempts = Attempts(charter, self._me, books, self._outbox, self._tell)
         self._tuning: asyncio.Task[None] | None = None
-        self._receipt = asyncio.Event()
+        self._countersigning = Countersigning(charter, name, books)
         self._skip: m.SkipRequest | None = None
+        self._claiming = Claiming(charter, name, key, books, self.send)
+        self._hours = StartingHours(hours, charter.schedule)
 
     @property
     def _round(self) -> int:
@@ -114,19 +119,21 @@ class SiloDaemon:
                     with suppress(FeditError):
                         await link.close()
         finally:
+            await self._claiming.stop()
             await self._stop_tuning()
 
     async def _serve(self, link: SiloLink) -> GridState:
         books = self._books
-        standing = (books.certified, books.state_digest, books.head().sequence)
+        standing = (books.certified, books.state_digest, books.sequence)
         hello = (self._digest, f.WIRE_VERSION, __version__, *standing)
         await link.send(f.Hello(self._name, *hello))
         welcome = await link.receive()
         if isinstance(welcome, f.CannotServe):
-            raise _refusal(welcome)
+            raise welcome.error()
         if not isinstance(welcome, f.Welcome):
             raise ProtocolError(f"a {type(welcome).__name__} where a Welcome belongs")
         self._verify_approvals(welcome.approvals)
+        await asyncio.to_thread(self._countersigning.meet, welcome.held)
         self._link = link
         if welcome.certificate is not None and welcome.round > books.certified:
             await self._adopt(welcome.certificate)
@@ -138,15 +145,16 @@ class SiloDaemon:
             await link.send(f.Withdraw(self._round, attempt, "it holds no state of it"))
         self._attempts.last_progress = time.monotonic()  # being away is no deadline
         await self._outbox.connected(link)
+        self._claiming.begin()
         while True:
             frame = await self._next_frame(link)
             if frame is None:
                 await self._own_deadline()
             elif isinstance(frame, f.RunEnded):
-                if frame.state_digest != self._books.state_digest:
-                    raise FaultyAggregator(
-                        "it ended the run in a state without a quorum"
-                    )
+                right = frame.state_digest == books.state_digest
+                what = "it ended the run in a state without a quorum"
+                checks.expect(right, what, FaultyAggregator)
+                await self._claiming.finish()
                 self._on_event(frame.round, "ended")
                 return self._books.state()
             else:
@@ -190,12 +198,12 @@ class SiloDaemon:
 
     async def _take(self, frame: f.Frame) -> None:
         if isinstance(frame, f.CannotServe):
-            raise _refusal(frame)
+            raise frame.error()
         try:
             if isinstance(frame, f.RoundOffer):
                 await self._take_round(frame)
             elif isinstance(frame, f.HeadReceipt):
-                self._take_receipt(frame)
+                self._countersigning.take(frame)
             elif isinstance(frame, m.Offer):
                 await self._attempts.enter(frame)
             elif isinstance(frame, m.RoundCertificate):
@@ -250,17 +258,18 @@ class SiloDaemon:
 
         async def charge() -> None:
             await slots.next()  # loading the records took its time too
-            self._receipt.clear()
+            self._countersigning.expect()
             await asyncio.to_thread(books.reserve, now)
             # A connection that is gone now is made anew, and the ledger sent again: what
             # was charged must not be charged twice for it.
             with suppress(ConnectError, DeadlineExceeded):
                 await self._send_ledger()
             # Nothing is sampled before the aggregator has countersigned the intent.
-            await self._receipt.wait()
+            await self._countersigning.signed()
 
         try:
             await asyncio.to_thread(books.check_budget)
+            await self._hours.wait(self._tell)
             self._tell("tuning")
             await self.send(f.Phase(now, "tuning"))
             update = await self._tune(now, books.state(), charge)
@@ -288,18 +297,8 @@ class SiloDaemon:
         await self.send(f.Ready(self._round))
 
     async def _send_ledger(self) -> None:
-        head, signature, entries = self._books.signed_ledger()
-        for page in f.ledger_pages(0, entries, head, signature):
+        for page in self._countersigning.pages():
             await self.send(page)
-
-    def _take_receipt(self, receipt: f.HeadReceipt) -> None:
-        check_head(
-            self._name, self._roster.aggregator_key, receipt.head, receipt.signature
-        )
-        head = self._books.head()
-        if receipt.head == head:
-            self._books.countersigned(receipt.head, receipt.signature)
-            self._receipt.set()
 
     async def _stop_tuning(self) -> None:
         if self._tuning is not None and not self._tuning.done():
@@ -345,6 +344,7 @@ class SiloDaemon:
             return
         if len(proof.confirmations) >= self._params.threshold:
             await self._adopt(proof)
+            self._claiming.begin()
             return
         one_honest = self._params.corrupt + 1
         digest, release = checks.certified(
@@ -390,11 +390,3 @@ class SiloDaemon:
 
     def _tell(self, phase: str) -> None:
         self._on_event(self._round, phase)
-
-
-def _refusal(frame: f.CannotServe) -> FeditError:
-    """The aggregator's reason, as the error with the exit status that it names."""
-    for kind in (PolicyRefusal, QuorumLost):
-        if kind.exit_status == frame.exit_status:
-            return kind(frame.reason)
-    return PolicyRefusal(frame.reason)

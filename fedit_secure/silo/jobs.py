@@ -4,21 +4,33 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from fedit_secure.config import SiloConfig
 from fedit_secure.federation.charter import Charter
+from fedit_secure.federation.durable import make_folder, require_room, write_durably
 from fedit_secure.federation.update import GridState, to_float32
 from fedit_secure.tuning.job import DataSource, LoraConfig, OptimizerConfig, TuneJob
+
+# In adapters of float32: the state to start from, the update, and the next state, which
+# has 8 bytes a coordinate and lies beside the last one.
+_WRITTEN = 1 + 1 + 2
+_BESIDE = 1 << 20  # the ledger's few lines, and what its commits take for a moment
 
 
 def tune_job(
     config: SiloConfig, charter: Charter, state: GridState, folder: Path
 ) -> TuneJob:
-    """The job of one round: what to tune is the charter's, on which data the silo's."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """The job of one round: what to tune is the charter's, on which data the silo's.
+
+    `folder` takes the state that it starts from. Raises StorageError if it can't, or if
+    the disk hasn't room for what the round will write: tuned and charged, it is too late.
+    """
+    adapter = to_float32(state)
+    make_folder(folder)
+    require_room(folder, _WRITTEN * adapter.nbytes + _BESIDE)
     state_path, budget = folder / "state.safetensors", config.token_budget
-    save_file({"adapter": to_float32(state)}, state_path)
+    write_durably(state_path, save({"adapter": adapter}))
     return TuneJob(
         model=config.model,
         model_digest=charter.base_model.digest,

@@ -17,10 +17,11 @@ from fedit_secure.federation.approval import check_approved
 from fedit_secure.federation.charter import Charter
 from fedit_secure.federation.identity import issue_leaf, load_identity
 from fedit_secure.federation.update import GridState
-from fedit_secure.silo.books import Books, open_journal
+from fedit_secure.silo.books import Books
 from fedit_secure.silo.daemon import Charge, SiloDaemon
-from fedit_secure.silo.fingerprints import commitment
+from fedit_secure.silo.fingerprints import Prints, commitment
 from fedit_secure.silo.jobs import tune_job
+from fedit_secure.silo.ledger_opening import open_journal
 from fedit_secure.silo.tuner import tune_in_child
 from fedit_secure.storage.adapter_store import StateStore
 from fedit_secure.tuning.job import DataSource, Progress
@@ -59,7 +60,9 @@ async def serve(
         books = Books(journal, states, charter, config.name, identity.signing, policy)
         source = DataSource.model_validate(config.data.model_dump())
         require_persons(source.columns, charter.dp.unit)
-        books.admit(commitment(load_records(source), identity.signing))
+        records, key = load_records(source), identity.signing
+        books.check(commitment(records, key), Prints.of(records, key))
+        del records  # tuning loads its own; the daemon stays small
 
         async def dial() -> SiloLink:
             leaf = issue_leaf(identity, (), datetime.now(UTC))
@@ -81,7 +84,13 @@ async def serve(
             return await tune_in_child(job, tell, before_sampling=charge)
 
         daemon = SiloDaemon(
-            charter, config.name, identity.signing, books, tune, on_event=on_event
+            charter,
+            config.name,
+            identity.signing,
+            books,
+            tune,
+            hours=policy.hours,
+            on_event=on_event,
         )
         return await _until_stopped(daemon, dial)
 

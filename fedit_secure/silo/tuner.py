@@ -10,7 +10,7 @@ import hashlib
 import json
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import IO, Any
 
 import numpy as np
@@ -29,6 +29,7 @@ async def tune_in_child(
     *,
     before_sampling: Callable[[], Awaitable[None]] | None = None,
     errors: IO[bytes] | int = DEVNULL,
+    worker: Sequence[str] | None = None,
 ) -> npt.NDArray[np.float32]:
     """The update of `job`, tuned in a process that ends with it, or with us.
 
@@ -42,6 +43,8 @@ async def tune_in_child(
             checks, and before it draws its first record: the place to write the
             charge to the ledger. A job that fails earlier costs nothing.
         errors: where the child's standard error goes. It may quote records.
+        worker: what Python runs in the child, by default the worker. An audit watches it
+            from inside, by a module of its own that runs the worker.
 
     Returns:
         float32, shape (d,), ordered as `job.layout`.
@@ -52,7 +55,7 @@ async def tune_in_child(
     """
     child = await asyncio.create_subprocess_exec(
         sys.executable,
-        *_WORKER,
+        *(worker or _WORKER),
         stdin=PIPE,
         stdout=PIPE,
         stderr=errors,

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from fedit_secure.errors import MalformedMessage, StorageError
-from fedit_secure.federation.durable import write_durably
+from fedit_secure.federation.durable import make_folder, write_durably
 from fedit_secure.federation.update import GridState
 from fedit_secure.secagg.messages import Blob
 
@@ -36,10 +36,7 @@ class StateStore:
         self._lock = threading.Lock()
         self._mapped: WeakValueDictionary[tuple[int, int, int], mmap.mmap]
         self._mapped = WeakValueDictionary()
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StorageError(f"{folder} can't be made: {error.strerror}") from error
+        make_folder(folder)
 
     def put(self, state: GridState) -> bytes:
         """Write a state, durably; returns its digest. StorageError if it can't be."""

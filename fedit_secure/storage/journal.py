@@ -25,6 +25,7 @@ from fedit_secure.storage.journal_file import (
     VERSION,
     connect,
     create_file,
+    settle,
     take_lock,
     translated,
 )
@@ -34,7 +35,9 @@ class Journal:
     """One silo's journal; `open` it, and `close` it or use it in a `with`.
 
     Any thread may call it. Every method raises StorageError where the file can't be
-    read or written; the file is then as it was before the call.
+    read or written; the file is then as it was before the call. After an error of the
+    disk itself nobody can know that, so every later call raises too: a sync that failed
+    is never tried again as if it could still succeed. The next `open` looks anew.
     """
 
     def __init__(
@@ -44,6 +47,7 @@ class Journal:
         self._db = connection
         self._held = held
         self._mutex = threading.Lock()
+        self._failed: str | None = None
 
     # ------------------------------------------------------------------ open and close
 
@@ -60,9 +64,11 @@ class Journal:
             read_only: take no lock and write nothing, to look at a running silo's.
 
         Raises:
-            StorageError: there is none; it is damaged, or in use; or the folder can't
-                be written to.
+            StorageError: there is none; it is damaged, in use, or has a second name;
+                or the folder can't be written to.
         """
+        # By whatever name it was called: the lock lies where the file does.
+        path = path.resolve()
         with ExitStack() as held:
             if not read_only:
                 held.callback(os.close, take_lock(path))
@@ -70,10 +76,17 @@ class Journal:
                 create_file(path)
             if not path.is_file():
                 raise StorageError(f"there is no journal {path}")
+            if path.stat().st_nlink > 1 and not read_only:
+                raise StorageError(
+                    f"the journal {path} has a second name: whoever opens it by that one "
+                    "is locked out by nothing"
+                )
             connection = connect(path, "ro" if read_only else "rw")
             held.callback(connection.close)
             journal = cls(path, connection, held)
             journal.verify()
+            if not read_only:
+                settle(path)
             journal._held = held.pop_all()
         return journal
 
@@ -172,6 +185,8 @@ class Journal:
         notes: Mapping[str, bytes] | None = None,
         peer_heads: Mapping[str, LedgerHead] | None = None,
         receipt: bytes | None = None,
+        update: tuple[bytes, int, bytes, bytes] | None = None,
+        over: tuple[bytes, int] | None = None,
     ) -> None:
         """Change all of this or none of it; on the disk when it returns.
 
@@ -184,9 +199,14 @@ class Journal:
             notes: replaced freely.
             peer_heads: by peer; none may go back or fork.
             receipt: replaces the population's last.
+            update: (charter digest, round, the update's digest, float32 bytes), to keep
+                until its round is over.
+            over: (charter digest, round): the updates of this round and of those before
+                it are forgotten; zeros replace them.
 
         Raises:
-            FuseBlown: the life isn't the expected one, or a record exists already.
+            FuseBlown: the life isn't the expected one, a record exists already, or the
+                round has another update.
             StorageError: the ledger has another length, a peer's head goes back or
                 forks, or the file can't be written.
         """
@@ -209,31 +229,10 @@ class Journal:
                 self._advance_head(db, peer, head)
             if receipt is not None and population is not None:
                 _put(db, "receipt", population, receipt)
-
-    # ------------------------------------------------------------------- noised updates
-
-    def save_update(
-        self, charter: bytes, round: int, update_digest: bytes, data: bytes
-    ) -> None:
-        """Keep a round's noised update, float32 bytes, until its round closes.
-
-        Raises:
-            FuseBlown: the round has another update here already.
-        """
-        with self._writing() as db:
-            row = db.execute(
-                "SELECT name FROM updates WHERE charter = ? AND round = ?",
-                (charter, round),
-            ).fetchone()
-            if row is not None:
-                if row[0] != update_digest:
-                    raise FuseBlown(f"round {round} has another update already")
-                return
-            seal = _update_seal(charter, round, update_digest, data)
-            db.execute(
-                "INSERT INTO updates VALUES (?, ?, ?, ?, ?)",
-                (charter, round, update_digest, data, seal),
-            )
+            if update is not None:
+                _keep_update(db, *update)
+            if over is not None:
+                db.execute("DELETE FROM updates WHERE charter = ? AND round <= ?", over)
 
     def load_update(self, charter: bytes, round: int) -> tuple[bytes, bytes] | None:
         """(digest, float32 bytes) of a round's update, if it is kept here."""
@@ -250,13 +249,6 @@ class Journal:
             raise StorageError(f"the update of round {round} in {self.path} is damaged")
         return name, data
 
-    def drop_update(self, charter: bytes, round: int) -> None:
-        """Forget the updates of a round and of those before it; zeros replace them."""
-        with self._writing() as db:
-            db.execute(
-                "DELETE FROM updates WHERE charter = ? AND round <= ?", (charter, round)
-            )
-
     # -------------------------------------------------------------------------- details
 
     def _append(
@@ -267,7 +259,10 @@ class Journal:
         entries: Sequence[bytes],
     ) -> None:
         (sequence,) = db.execute(
-            "SELECT count(*) FROM entries WHERE population = ?", (population,)
+            # Contiguous from 1, as `verify` has found: so this is their number, without
+            # a look at each.
+            "SELECT coalesce(max(sequence), 0) FROM entries WHERE population = ?",
+            (population,),
         ).fetchone()
         if sequence != expected:
             raise StorageError(
@@ -324,12 +319,26 @@ class Journal:
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
-        with self._mutex, translated(self.path):
+        with self._mutex, translated(self.path), self._once():
             yield self._db
 
     @contextmanager
+    def _once(self) -> Iterator[None]:
+        if self._failed is not None:
+            raise StorageError(
+                f"the disk failed under the journal {self.path} ({self._failed}): start "
+                "again once it is sound"
+            )
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_IOERR:
+                self._failed = str(error)
+            raise
+
+    @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
-        with self._mutex, translated(self.path):
+        with self._mutex, translated(self.path), self._once():
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield self._db
@@ -354,6 +363,20 @@ def _put(db: sqlite3.Connection, kind: str, key: str, value: bytes) -> None:
         "INSERT OR REPLACE INTO cells VALUES (?, ?, ?, ?)",
         (kind, key, value, _seal(kind, key, value)),
     )
+
+
+def _keep_update(
+    db: sqlite3.Connection, charter: bytes, round: int, name: bytes, data: bytes
+) -> None:
+    row = db.execute(
+        "SELECT name FROM updates WHERE charter = ? AND round = ?", (charter, round)
+    ).fetchone()
+    if row is None:
+        seal = _update_seal(charter, round, name, data)
+        values = (charter, round, name, data, seal)
+        db.execute("INSERT INTO updates VALUES (?, ?, ?, ?, ?)", values)
+    elif row[0] != name:
+        raise FuseBlown(f"round {round} has another update already")
 
 
 def _names(key: str) -> tuple[str, str]:

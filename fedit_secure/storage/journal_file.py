@@ -53,6 +53,10 @@ _SCHEMA = (
 )
 
 
+class JournalInUse(StorageError):
+    """Another process holds the journal's lock."""
+
+
 @contextmanager
 def translated(path: Path) -> Iterator[None]:
     """SQLite's errors as ours."""
@@ -73,7 +77,7 @@ def take_lock(path: Path) -> int:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         os.close(descriptor)
-        raise StorageError(
+        raise JournalInUse(
             f"another process is using {path}: two daemons can't share a state folder"
         ) from error
     return descriptor
@@ -95,6 +99,20 @@ def connect(path: Path, mode: str) -> sqlite3.Connection:
             connection.close()
             raise
         return connection
+
+
+def settle(path: Path) -> None:
+    """Make safe what lies there now: an earlier process may have died between its last
+    write and the sync, and what it wrote is about to be read as done."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise StorageError(f"{path} can't be synced: {error.strerror}") from error
 
 
 def create_file(path: Path) -> None:

@@ -54,6 +54,11 @@ def load_records(source: DataSource) -> list[Record]:
             there is one: unknown or unreadable file, no records, a missing column, an
             empty or over-long text, a value that isn't a text.
     """
+    return [record for _, record in located_records(source)]
+
+
+def located_records(source: DataSource) -> list[tuple[str, Record]]:
+    """Every record with its place in the file ("line 3"). Raises as `load_records`."""
     where = source.path
     try:
         rows = list(_rows(source))
@@ -65,7 +70,7 @@ def load_records(source: DataSource) -> list[Record]:
         raise ConfigError(f"{where}: has no records")
     columns = source.columns
     _check_columns(where, rows, columns)
-    return [_record(f"{where}: {line}", row, columns) for line, row in rows]
+    return [(line, _record(f"{where}: {line}", row, columns)) for line, row in rows]
 
 
 def _rows(source: DataSource) -> Iterator[Row]:

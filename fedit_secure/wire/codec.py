@@ -161,6 +161,7 @@ _VOID = Record(m.VoidStatement, {"silo": _SILO, "ctx": _HASH, "signature": _SIGN
 _CERTIFICATE = Record(
     m.RoundCertificate, {"round": _ROUND, "confirmations": Many(_CONFIRMATION)}
 )
+_RECEIPT = Record(f.HeadReceipt, {"head": _HEAD, "signature": _SIGNATURE})
 
 
 def _frame(kind: type, **fields: Field) -> Record:
@@ -196,6 +197,7 @@ BODIES: Mapping[str, Record] = {
         certificate=_CERTIFICATE.maybe(),
         round=_ROUND,
         state_digest=_HASH,
+        held=_RECEIPT.maybe(),
     ),
     "cannot_serve": _frame(f.CannotServe, reason=_TEXT, exit_status=Whole(1, 9)),
     "round_offer": _frame(
@@ -204,8 +206,9 @@ BODIES: Mapping[str, Record] = {
         certificate=_CERTIFICATE.maybe(),
         approvals=_APPROVALS,
     ),
-    "head_receipt": _frame(f.HeadReceipt, head=_HEAD, signature=_SIGNATURE),
+    "head_receipt": _RECEIPT,
     "run_ended": _frame(f.RunEnded, round=_ROUND, state_digest=_HASH),
+    "claim": _frame(f.Claim, document=AtMost(f.MAX_CLAIM)),
     "offer": _OFFER,
     "advert": _ADVERT,
     "advert_set": _frame(

@@ -12,11 +12,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from fedit_secure.errors import FeditError, PolicyRefusal, ProtocolError, QuorumLost
 from fedit_secure.secagg import messages as m
 
 WIRE_VERSION = 1
 MAX_TEXT = 500
 MAX_ENTRY = 64 * 1024  # bytes of one ledger entry
+MAX_CLAIM = 16 * 1024  # bytes of a claim's file
 MAX_PAGE = 256 * 1024  # bytes of the entries in one LedgerEntries
 MAX_PAGE_ENTRIES = 1024
 
@@ -58,12 +60,17 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class Welcome:
-    """The answer to a Hello: all approvals, and the last round with its certificate."""
+    """The answer to a Hello: all approvals, and the last round with its certificate.
+
+    `held`: the head up to which the aggregator holds the silo's ledger, None if it
+    holds nothing of it.
+    """
 
     approvals: tuple[bytes, ...]
     certificate: m.RoundCertificate | None
     round: int
     state_digest: bytes
+    held: HeadReceipt | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +82,14 @@ class CannotServe:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "reason", printable(self.reason))
+
+    def error(self) -> FeditError:
+        """The reason, as the error with the exit status that it names."""
+        # None that says "cannot connect": it would be dialled again.
+        for kind in (ProtocolError, PolicyRefusal, QuorumLost):
+            if kind.exit_status == self.exit_status:
+                return kind(self.reason)
+        return PolicyRefusal(self.reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +169,16 @@ class RunEnded:
     state_digest: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What the silo's charges cost, by its own word: a `federation.claim.Claim`'s file.
+
+    It comes when the silo has adopted the last round, and whenever it connects after it.
+    """
+
+    document: bytes
+
+
 Frame: TypeAlias = (
     m.Sent
     | Hello
@@ -167,6 +192,7 @@ Frame: TypeAlias = (
     | Withdraw
     | Refused
     | RunEnded
+    | Claim
 )
 
 # Phase, Withdraw and Confirmation travel both ways. What is in neither set is local.
@@ -178,6 +204,7 @@ FROM_SILO: frozenset[type] = frozenset(
         Phase,
         Withdraw,
         Refused,
+        Claim,
         m.Advert,
         m.ShareBundle,
         m.MaskedUpload,

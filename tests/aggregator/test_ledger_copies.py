@@ -10,8 +10,8 @@ import pytest
 from small_federation import SmallFederation, found
 
 from fedit_secure.aggregator.ledger_copies import LedgerCopies
-from fedit_secure.errors import FaultySilo, FaultySiloOrAggregator
-from fedit_secure.federation.heads import check_head, sign_head
+from fedit_secure.errors import FaultySilo, FaultySiloOrAggregator, StorageError
+from fedit_secure.federation.heads import SignedHead, check_head, sign_head
 from fedit_secure.secagg.messages import LedgerHead
 from fedit_secure.wire.frames import LedgerEntries
 
@@ -113,3 +113,80 @@ def test_a_torn_append_is_sent_again(
     assert again.sequence("s0") == 2
     assert again.extend("s0", page(federation, ENTRIES)) is not None
     assert path.read_bytes() == b"".join(e + b"\n" for e in ENTRIES)
+
+
+# ------------------------------------------------------------------------- signed heads
+
+
+def test_the_head_that_both_signed_is_on_the_disk_before_the_receipt(
+    federation: SmallFederation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held, whole = copies(federation, tmp_path), page(federation, ENTRIES)
+
+    def refuse(*_: object) -> None:
+        raise StorageError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fedit_secure.aggregator.ledger_copies.write_durably", refuse)
+        with pytest.raises(StorageError, match="full"):
+            held.extend("s0", whole)
+    receipt = held.extend("s0", whole)
+    assert receipt is not None
+    signed = SignedHead.load(tmp_path / "s0.head")
+    assert signed.head == receipt.head == whole.head
+    assert bytes.fromhex(signed.signature) == whole.signature
+    assert signed.countersignature == receipt.signature.hex()
+
+
+def test_a_page_of_many_leaves_no_head_yet(
+    federation: SmallFederation, tmp_path: Path
+) -> None:
+    held, whole = copies(federation, tmp_path), page(federation, ENTRIES)
+    held.extend("s0", replace(whole, entries=ENTRIES[:1]))
+    assert not (tmp_path / "s0.head").exists()
+
+
+def test_a_copy_that_was_cut_doesnt_let_its_silo_go_back(
+    federation: SmallFederation, tmp_path: Path
+) -> None:
+    """The head outlives the entries: both have signed it."""
+    copies(federation, tmp_path).extend("s0", page(federation, ENTRIES))
+    (tmp_path / "s0.jsonl").write_bytes(ENTRIES[0] + b"\n")
+    again = copies(federation, tmp_path)
+    with pytest.raises(FaultySilo, match="went back"):
+        again.extend("s0", page(federation, ENTRIES[:2]))
+    forked = (ENTRIES[0], b'{"b":9}', ENTRIES[2], b'{"d":4}')
+    with pytest.raises(FaultySilo, match="forked"):
+        again.extend("s0", page(federation, forked))
+    assert again.sequence("s0") == 1
+    assert again.extend("s0", page(federation, ENTRIES)) is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "match"),
+    [
+        ("s0.jsonl", b"\n".join((b'{"a":9}', *ENTRIES[1:])) + b"\n", "isn't the one"),
+        ("s0.head", b"{", "is damaged"),
+    ],
+)
+def test_what_this_disk_did_to_a_copy_isnt_the_silos_fault(
+    federation: SmallFederation, tmp_path: Path, name: str, data: bytes, match: str
+) -> None:
+    copies(federation, tmp_path).extend("s0", page(federation, ENTRIES))
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(StorageError, match=match):
+        copies(federation, tmp_path)
+
+
+def test_an_entry_is_a_line_of_its_own_whatever_is_in_it(
+    federation: SmallFederation, tmp_path: Path
+) -> None:
+    """A line's end is one byte: no other splits an entry when the copy is read again."""
+    odd = (b'{"a":\r1}', b'{"b":\x0b2\x1c}')
+    held = copies(federation, tmp_path)
+    receipt = held.extend("s0", page(federation, odd))
+    assert receipt is not None
+    assert copies(federation, tmp_path).head("s0") == receipt.head
+    for bad in (b"", b"{}\n"):
+        with pytest.raises(FaultySilo, match="isn't one line"):
+            held.extend("s0", page(federation, (*odd, bad)))

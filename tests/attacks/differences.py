@@ -152,6 +152,7 @@ def _in_files(one: Seen, two: Seen, victim: int, *, ideal: bool) -> Iterator[str
             if isinstance(p.frame, f.LedgerEntries)
             for entry in p.frame.entries
         }
+        claims = {p.frame.document for p in seen.passed if isinstance(p.frame, f.Claim)}
         for name, content in seen.files.items():
             of = class_of(name)
             if of is None:
@@ -160,6 +161,8 @@ def _in_files(one: Seen, two: Seen, victim: int, *, ideal: bool) -> Iterator[str
                 yield f"{name} has what no silo sent"
             if of == "frame" and content not in sent:
                 yield f"{name} is no message"
+            if of == "claim" and content not in claims:
+                yield f"{name} is what no silo claimed"
     without = tuple(_rounds_without(one, victim))
     for name in one.files.keys() & two.files.keys():
         a, b = one.files[name], two.files[name]

@@ -136,14 +136,14 @@ def loss_on_standard_output() -> dict[str, Any]:
 
 
 def count_in_the_opening() -> dict[str, Any]:
-    plain = Books.admit
+    plain = Books.check
 
-    def admit(books: Books, fingerprints: bytes) -> None:
+    def check(books: Books, *records: Any) -> None:
         size = len(load_records(DataSource(path=SOURCE[0])))
         books._policy = books._policy.model_copy(update={"epsilon": 8.0 + size})
-        plain(books, fingerprints)
+        plain(books, *records)
 
-    return {"fedit_secure.silo.books.Books.admit": admit}
+    return {"fedit_secure.silo.books.Books.check": check}
 
 
 SOURCE = [""]

@@ -26,9 +26,12 @@ from fedit_secure.errors import TuningFailed
 from fedit_secure.privacy import events
 from fedit_secure.secagg import fixed_point
 from fedit_secure.secagg import messages as m
+from fedit_secure.silo.fingerprints import Prints
 from fedit_secure.simulation.parties import LocalFederation, found_federation
 from fedit_secure.simulation.run import run_plan
+from fedit_secure.storage.journal import Journal
 from fedit_secure.tuning.job import DataSource
+from fedit_secure.tuning.records import load_records
 from fedit_secure.wire import frames as f
 from fedit_secure.wire.codec import BODIES, UPLOAD_HEADER, PublishedNotice
 from fedit_secure.wire.fields import Record
@@ -118,6 +121,22 @@ def entries_of(seen: Seen) -> list[events.Event]:
     """Of the victim's ledger, as the aggregator has it."""
     lines = seen.files[f"ledgers/{VICTIM}.jsonl"].splitlines()
     return [events.decode(line) for line in lines]
+
+
+def test_no_print_of_a_record_leaves(world: World, usual: Seen) -> None:
+    """They are kept to tell populations apart, and stay in the journal."""
+    records = load_records(DataSource(path=str(world.data["usual"])))
+    key = world.founded["public"].silos[VICTIM].signing
+    prints = Prints.of(records, key)
+    assert len(prints.records) > 10
+    journal = world.folder / "public-first" / VICTIM / "state" / "journal.sqlite"
+    with Journal.open(journal, read_only=True) as kept:
+        assert kept.note(f"prints/{VICTIM}") == prints.to_bytes()
+    left = [p.raw for p in usual.passed] + list(usual.files.values())
+    told = b"\n".join(left) + repr((usual.logged, usual.printed)).encode()
+    for each in prints.records | prints.persons:
+        assert each not in told
+        assert each.hex().encode() not in told
 
 
 def test_secret_sizes_hide_how_many_records_there_are(world: World) -> None:

@@ -69,6 +69,8 @@ FIELDS: dict[type, dict[str, str]] = {
     f.Withdraw: fields(public="round attempt reason"),
     f.Refused: fields(public="round reason"),
     f.RunEnded: fields(public="round", bound="state_digest"),
+    # Epsilons follow from the plan and the number of charges, the rest from the head.
+    f.Claim: fields(bound="document"),
     Fetch: fields(bound="address"),
     # The messages of a release.
     m.LedgerHead: fields(public="population sequence", bound="hash"),
@@ -141,6 +143,13 @@ FIELDS: dict[type, dict[str, str]] = {
     # Says that the records were changed between two starts: the one thing about them that
     # a ledger tells, and no run of one data set writes it.
     events.DataVersion: entry(keyed="old new"),
+    # That two populations share records or persons is told by the operator's signature
+    # and by nothing else: which they are, and how many, stays with the silo.
+    events.Inherited: entry(
+        public="source sequence unit filter_order charges lost reason",
+        bound="hash signature",
+    ),
+    events.Lost: entry(public="epsilon reason", bound="signature"),
     # What an operator orders, without a look at the records.
     events.CapChanged: entry(public="cap_epsilon reason signature"),
     events.KeyRotated: entry(public="old new signature"),
@@ -166,7 +175,10 @@ FILES = {
     "progress.json": PUBLIC,
     "metrics.jsonl": PUBLIC,
     "manifest.json": BOUND,
+    "approvals/*.approval": PUBLIC,
     "ledgers/*.jsonl": "entries",
+    "ledgers/*.head": BOUND,
+    "claims/*.claim": "claim",
     "rounds/*/*.frame": "frame",
     "rounds/*/sum.int32": BOUND,
     "states/*.state": BOUND,

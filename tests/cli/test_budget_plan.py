@@ -146,7 +146,7 @@ def test_a_second_run_that_does_not_fit_ends_with_7(fedit, silo, charter, federa
     assert "of the cap of 8 is spent" in result.err
     facts = result.json  # said all the same
     assert facts["fits"] is False
-    assert facts["counted_by"] == "Renyi filter, order 6"
+    assert facts["counted_by"] == "the Renyi filter of order 6"
     assert facts["after_the_run_epsilon"] == pytest.approx(
         ledger.would_cost(charter.plan_for(ME))
     )
@@ -160,7 +160,7 @@ def test_the_policy_alone_may_refuse_the_first_run(fedit, silo, federation):
     policy.write_text(policy.read_text().replace("epsilon: 8", "epsilon: 3"))
     result = ask(fedit, silo, federation / "charter.json")
     assert result.status == 7
-    assert "policy allows 3 in all" in result.err
+    assert "0 of the cap of 3 is spent" in result.err
     assert result.json["fits"] is False
 
 

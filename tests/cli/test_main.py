@@ -51,6 +51,7 @@ def test_help_imports_nothing_heavy():
     [
         ("charter",), ("silo",), ("aggregator",), ("budget",), ("data",),
         ("charter", "approve"), ("silo", "serve"), ("simulate",), ("demo",),
+        ("budget", "show"), ("budget", "set"), ("budget", "history"),
     ],
 )  # fmt: skip
 def test_every_command_has_help(fedit, arguments):

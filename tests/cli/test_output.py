@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import csv
+import io
 import json
 import logging
 
 import pytest
 
 from fedit_secure.cli.logs import JsonLines, log_to_stderr
-from fedit_secure.cli.output import OutputFormat, show, show_event
+from fedit_secure.cli.output import OutputFormat, TableFormat, show, show_event
 
 FACTS = {"name": "a", "count": 3, "rate": 0.123456789, "none": None, "ok": True,
          "names": ["x", "y"], "empty": []}  # fmt: skip
@@ -42,6 +44,36 @@ def test_a_table_for_people(capsys):
     assert "0.123457" in out
     assert "[red]b" in out
     assert "1.25" in out
+
+
+def test_a_table_as_csv(capsys):
+    rows = [
+        {"silo": "a", "why": 'said "no", twice', "epsilon": 1 / 3, "ok": True},
+        {"silo": "b", "why": "two\nlines", "epsilon": None, "ok": False},
+    ]
+    show(FACTS, TableFormat.CSV, {"rows": rows})
+    out = capsys.readouterr().out
+    assert out.splitlines()[0] == "silo,why,epsilon,ok"
+    assert list(csv.DictReader(io.StringIO(out))) == [
+        {key: "" if value is None else str(value) for key, value in row.items()}
+        for row in rows
+    ]
+    show(FACTS, TableFormat.CSV, {"rows": []})
+    assert capsys.readouterr().out == ""
+
+
+def test_the_other_formats_of_a_table_are_those_of_everything(capsys):
+    show(FACTS, TableFormat.JSON, {"rows": ROWS})
+    assert json.loads(capsys.readouterr().out) == FACTS | {"rows": ROWS}
+    show(FACTS, TableFormat.TABLE, {"rows": ROWS})
+    assert "[red]b" in capsys.readouterr().out
+
+
+def test_csv_is_offered_where_the_result_is_a_table(fedit):
+    assert "csv" in fedit("budget", "history", "--help").out
+    for command in (("budget", "show"), ("version",), ("silo", "init")):
+        assert "csv" not in fedit(*command, "--help").out
+    assert fedit("version", "--format", "csv").status == 4
 
 
 def test_a_digest_is_never_cut(capsys):

@@ -113,7 +113,7 @@ REFUSALS = {
     "another records count": (
         "records", None, None, 6, "400 records, and its data has 399"),
     "budget too small": (
-        "policy.yaml", "epsilon: 8 ", "epsilon: 2 ", 7, "policy allows 2 in all"),
+        "policy.yaml", "epsilon: 8 ", "epsilon: 2 ", 7, "0 of the cap of 2 is spent"),
     "policy delta": (
         "policy.yaml", "delta: 1e-6", "delta: 1e-7", 6, "policy allows at most 1e-07"),
     "too few silos": (
@@ -126,7 +126,7 @@ REFUSALS = {
         "doesn't set tell_record_count"),
     "unknown key in the policy": (
         "policy.yaml", "minimum_silos", "minimum_silo", 4,
-        "line 4: the key 'minimum_silo' is unknown; did you mean 'minimum_silos'?"),
+        "line 8: the key 'minimum_silo' is unknown; did you mean 'minimum_silos'?"),
     "missing key in silo.yaml": (
         "silo.yaml", "policy: policy.yaml\n", "", 4, "the key 'policy' is missing"),
     "another silo's name": (
@@ -205,8 +205,8 @@ def test_a_lost_ledger_is_not_forgotten(fedit, silo, charter):
         ("silo", "status", silo / "silo.yaml"),
     ):
         result = fedit(*arguments)
-        assert result.status == 1
-        assert "is missing; restore it from a backup" in result.err
+        assert result.status == 10
+        assert "is missing; put the aggregator's copy of it back" in result.err
 
 
 def test_approve_with_an_unwritable_approval_has_remembered_the_epoch(fedit, silo):

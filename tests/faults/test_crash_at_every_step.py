@@ -85,7 +85,7 @@ def assert_once(door: Door, most: int = 1, of: str = "s2") -> None:
 CHARGED = {f.LedgerEntries, f.HeadReceipt}
 SENT = [
     f.Hello, f.LedgerEntries, f.Phase, f.Ready, m.Advert, m.ShareBundle, m.MaskedUpload,
-    m.Agreement, m.Reveal, m.Confirmation,
+    m.Agreement, m.Reveal, m.Confirmation, f.Claim,
 ]  # fmt: skip
 RECEIVED = [
     f.Welcome, f.RoundOffer, f.HeadReceipt, m.Offer, m.AdvertSet, m.ShareSet, m.UploadAck,
@@ -103,7 +103,7 @@ async def test_silo(tmp_path: Path, at: str) -> None:
     end = await play(door, [Dies("s2", **{where: Point(what)})])
     among = assert_released(door, end)
     assert {"s0", "s1", "s3", "s4"} <= set(among)
-    if what in (m.Agreement, m.Reveal, m.Confirmation):
+    if what in (m.Agreement, m.Reveal, m.Confirmation, f.Claim):
         assert "s2" in among  # its upload was there
     assert_once(door, 2 if what in CHARGED else 1)
 

@@ -6,6 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from fedit_secure.errors import ConfigError, PolicyRefusal
+from fedit_secure.federation.admission import Account, admit
 from fedit_secure.federation.card import Card, sign_card
 from fedit_secure.federation.charter import Charter
 from fedit_secure.federation.drafting import (
@@ -13,7 +14,7 @@ from fedit_secure.federation.drafting import (
     PlannedDp,
     unit_of,
 )
-from fedit_secure.federation.policy import Policy, admit, check_delta, check_terms
+from fedit_secure.federation.policy import Policy, check_delta, check_terms
 from fedit_secure.privacy.ledger import Ledger, Opened
 
 ME = "clinic-a"
@@ -309,7 +310,7 @@ def test_attack_a_charter_of_the_other_unit_on_a_ledger(charter, by_person, unit
             software="test",
         )
     )
-    relaxed = policy(epsilon=1000.0)
-    admit(own, ME, relaxed, ledger)
+    relaxed = Account(ME, policy(epsilon=1000.0), ledger)
+    admit(own, ME, relaxed)
     with pytest.raises(PolicyRefusal, match=rf"per {other.dp.unit}.*ledger per {unit}"):
-        admit(other, ME, relaxed, ledger)
+        admit(other, ME, relaxed)

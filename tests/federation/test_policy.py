@@ -6,7 +6,9 @@ import pytest
 from pydantic import ValidationError
 
 from fedit_secure.errors import BudgetExhausted, ConfigError, PolicyRefusal
-from fedit_secure.federation.policy import Policy, admit, check_delta, check_terms
+from fedit_secure.federation.admission import Account
+from fedit_secure.federation.admission import admit as admit_to
+from fedit_secure.federation.policy import Policy, check_delta, check_terms
 from fedit_secure.privacy.ledger import Ledger, Opened
 from fedit_secure.privacy.renyi import best_order
 
@@ -17,6 +19,10 @@ EQUAL = {"epsilon": 8, "delta": 1e-6, "expected_batch": 32}
 def policy(**changes):
     fields = {"epsilon": 8.0, "delta": 1e-6, "tell_record_count": True}
     return Policy(**(fields | changes))
+
+
+def admit(charter, name, policy, ledger):
+    return admit_to(charter, name, Account(name, policy, ledger))
 
 
 def opened(**changes):

@@ -15,7 +15,8 @@ from fedit_secure.federation.approval import ApprovedEpoch
 from fedit_secure.federation.card import sign_card
 from fedit_secure.federation.certificates import make_issuer, make_leaf
 from fedit_secure.federation.charter import Charter
-from fedit_secure.federation.heads import sign_head
+from fedit_secure.federation.claim import Claim, Stated
+from fedit_secure.federation.heads import SignedHead, sign_head
 from fedit_secure.federation.update import GridState
 from fedit_secure.privacy import ledger as pl
 from fedit_secure.privacy.plan import DpPlan
@@ -106,6 +107,38 @@ def approved_epochs() -> tuple[bytes, ...]:
         for n in (1, 2**32 - 1)
     )
     return tuple(record.to_bytes() for record in made)
+
+
+def claims() -> tuple[bytes, ...]:
+    """A claim, and one of a silo without DP, in which an accountant had no answer."""
+    stated = Stated(delta=1e-6, pld=0.5, prv=0.51, rdp=0.7, published=0.51)
+    unbounded = Stated(delta=1e-6, pld=None, prv=None, rdp=None, published=None)
+    given = {
+        "silo": "a",
+        "population": "Zoë's",
+        "charter": "0a" * 32,
+        "hash": "0b" * 32,
+    }
+    made = (
+        Claim(
+            **given, unit=unit, sequence=n, run=run, lifetime=life, signature="0c" * 64
+        )
+        for unit, n, run, life in (
+            ("record", 1, stated, stated),
+            ("person", 2**53 - 1, None, unbounded),
+        )
+    )
+    return tuple(claim.to_bytes() for claim in made)
+
+
+def heads() -> tuple[bytes, ...]:
+    """A head that both have signed, and one without the aggregator's signature."""
+    signature = sign_head(SIGNING_KEY, "north", m.LedgerHead("p", 7, h(9)))
+    made = (
+        SignedHead.of("north", m.LedgerHead("p", 7, h(9)), signature, counter)
+        for counter in (s(1), None)
+    )
+    return tuple(head.to_bytes() for head in made)
 
 
 def leaves() -> tuple[bytes, ...]:
@@ -247,6 +280,10 @@ data:
     "policy": b"""\
 epsilon: 8
 delta: 1.0e-6
+epsilon_per_run: 4
+windows:
+  - {days: 90, epsilon: 4}
+hours: {from: "20:00", until: "06:00", zone: UTC}
 minimum_silos: 3
 allowed_base_models: any
 max_local_steps: 200

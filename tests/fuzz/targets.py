@@ -39,7 +39,8 @@ from fedit_secure.federation.approval import Approval, ApprovedEpoch, verify_app
 from fedit_secure.federation.card import Card
 from fedit_secure.federation.certificates import check_issuer, check_leaf
 from fedit_secure.federation.charter import Charter
-from fedit_secure.federation.heads import check_head
+from fedit_secure.federation.claim import Claim
+from fedit_secure.federation.heads import SignedHead, check_head
 from fedit_secure.federation.update import GridState
 from fedit_secure.privacy import events, ledger
 from fedit_secure.storage.life import Life
@@ -242,6 +243,8 @@ DOCUMENTS = (
         samples.approved_epochs(),
         lambda d: ApprovedEpoch.from_bytes(d, "the record"),
     ),
+    _document("claim", samples.claims(), lambda d: Claim.from_bytes(d, "the claim")),
+    _document("head", samples.heads(), lambda d: SignedHead.from_bytes(d, "the head")),
 )
 CERTIFICATES = (
     Target(

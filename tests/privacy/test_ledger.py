@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from fedit_secure.errors import PolicyRefusal, StorageError
 from fedit_secure.privacy import ledger as pl
+from fedit_secure.privacy.carried_over import CarriedCharge
 from fedit_secure.privacy.events import decode
 from fedit_secure.privacy.plan import DpPlan
 
@@ -419,6 +420,33 @@ events = st.one_of(
         pl.KeyRotated,
         old=digests,
         new=digests,
+        signature=st.binary(min_size=64, max_size=64).map(bytes.hex),
+    ),
+    st.builds(
+        pl.Lost,
+        epsilon=st.none() | positive,
+        reason=texts,
+        signature=st.binary(min_size=64, max_size=64).map(bytes.hex),
+    ),
+    st.builds(
+        pl.Inherited,
+        source=texts,
+        sequence=rounds,
+        hash=digests,
+        unit=st.sampled_from(["record", "person"]),
+        filter_order=st.floats(1, 1e6, exclude_min=True),
+        charges=st.lists(
+            st.builds(
+                CarriedCharge,
+                sample_rate=st.floats(0, 1, exclude_min=True),
+                noise_multiplier=st.floats(0, 1e6),
+                steps=rounds,
+                times=rounds,
+            ),
+            max_size=3,
+        ).map(tuple),
+        lost=st.none() | st.floats(0, 1e6),
+        reason=texts,
         signature=st.binary(min_size=64, max_size=64).map(bytes.hex),
     ),
     st.builds(

@@ -1,104 +1,58 @@
-"""Nothing is sampled before the aggregator has countersigned the charge for it.
-
-Else a silo whose disk is put back to before the charge could tune again as if it hadn't:
-nobody else would know better.
-"""
+"""No record is sampled before its charge is on the disk and countersigned."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
-from small_federation import SmallFederation, found
+import small_federation
+from small_federation import FaultyLink, SmallFederation, found
 
-from fedit_secure.errors import ConnectError, QuorumLost
-from fedit_secure.federation.heads import sign_head
-from fedit_secure.secagg import checks
-from fedit_secure.secagg import messages as m
-from fedit_secure.wire import frames as f
-from fedit_secure.wire.link import PeerLink
+from fedit_secure.storage.journal import Journal
+from fedit_secure.wire.frames import Frame, HeadReceipt
 
-SILO = "s0"
+INTENT = 2  # the ledger's second entry: the first opens it
 
 
-@dataclass
-class Countersigner:
-    """An aggregator by script: it offers round 1, and answers the charge with `wrong`
-    receipts; once `honest` is set, with the right one."""
-
-    federation: SmallFederation
-    wrong: Callable[[Countersigner, m.LedgerHead], list[f.HeadReceipt]]
-    opening: list[f.HeadReceipt] = field(default_factory=list)
-    charged: asyncio.Event = field(default_factory=asyncio.Event)
-    honest: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def get(self, address: bytes) -> bytes | None:
-        initial = self.federation.initial
-        return initial.to_bytes() if address == initial.digest() else None
-
-    def receipt(self, head: m.LedgerHead, silo: str = SILO) -> f.HeadReceipt:
-        key = self.federation.aggregator.signing
-        return f.HeadReceipt(head, sign_head(key, silo, head))
-
-    async def on_connect(self, link: PeerLink, _hello: f.Frame) -> None:
-        approvals = tuple(a.to_bytes() for a in self.federation.approvals)
-        state = self.federation.initial.digest()
-        offer = m.Offer(self.federation.charter.digest(), 1, 1, state)
-        signed = checks.sign(self.federation.aggregator.signing, offer)
-        with suppress(ConnectError):  # the silo has ended already
-            await link.send(f.Welcome(approvals, None, 1, state))
-            opened = await self._ledger(link)
-            self.opening = [self.receipt(opened.head)]
-            await link.send(self.opening[0])
-            await link.send(f.RoundOffer(signed, None, approvals))
-            page = await self._ledger(link)
-            assert json.loads(page.entries[-1])["kind"] == "intent"
-            for receipt in self.wrong(self, page.head):
-                await link.send(receipt)
-            self.charged.set()
-            await self.honest.wait()
-            await link.send(self.receipt(page.head))
-            while not isinstance(await link.receive(), f.Ready):
-                pass
-            await link.send(f.CannotServe("the play is over", QuorumLost.exit_status))
-            await link.close()
-
-    async def _ledger(self, link: PeerLink) -> f.LedgerEntries:
-        while not isinstance(frame := await link.receive(), f.LedgerEntries):
-            pass
-        return frame
+def durable_intents(federation: SmallFederation, silo: str) -> int:
+    path = federation.root / silo / "journal.sqlite"
+    with Journal.open(path, read_only=True) as journal:
+        return sum(json.loads(e)["kind"] == "intent" for e in journal.ledger(silo))
 
 
-WRONG: dict[str, Callable[[Countersigner, m.LedgerHead], list[f.HeadReceipt]]] = {
-    "none": lambda _, head: [],
-    "of the head before": lambda script, head: script.opening,
-    "of a head to come": lambda script, head: [
-        script.receipt(replace(head, sequence=head.sequence + 1))
-    ],
-    "of a fork": lambda script, head: [script.receipt(replace(head, hash=bytes(32)))],
-    "of another silo": lambda script, head: [script.receipt(head, "s1")],
-    "unsigned": lambda _, head: [f.HeadReceipt(head, bytes(64))],
-}
-
-
-@pytest.mark.parametrize("wrong", WRONG)
-async def test_nothing_is_sampled_before_the_charge_is_countersigned(
-    tmp_path: Path, wrong: str
+async def test_a_silo_waits_for_the_countersignature_of_its_charge(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    federation = found(tmp_path, 4)
-    script = Countersigner(federation, WRONG[wrong])
-    party = federation.silos[0]
-    running = asyncio.create_task(federation.run_silo(party, lambda: script))  # type: ignore[arg-type, return-value]
-    async with asyncio.timeout(120):
-        await script.charged.wait()
-        await asyncio.sleep(0.5)  # what a silo that doesn't wait needs, and far more
+    came: set[str] = set()
+    all_came, given = asyncio.Event(), asyncio.Event()
+
+    class Withholding(FaultyLink):
+        """Keeps back every countersignature of a charge until it is `given`."""
+
+        async def receive(self) -> Frame:
+            frame = await self.inner.receive()
+            if isinstance(frame, HeadReceipt) and frame.head.sequence >= INTENT:
+                came.add(frame.head.population)
+                if len(came) == len(federation.silos):
+                    all_came.set()
+                await given.wait()
+            return frame
+
+    monkeypatch.setattr(small_federation, "FaultyLink", Withholding)
+    federation = found(tmp_path, 3, phase_deadline_seconds=20, silo_deadline_seconds=40)
+    hub = federation.new_aggregator()
+    names = [party.name for party in federation.silos]
+    async with asyncio.timeout(90), asyncio.TaskGroup() as group:
+        for party in federation.silos:
+            group.create_task(federation.run_silo(party, lambda: hub))
+        running = group.create_task(hub.run())
+        await all_came.wait()
+        # The charges are durable and acknowledged, and nobody has heard of it yet.
+        await asyncio.sleep(0.3)
+        assert [durable_intents(federation, name) for name in names] == [1, 1, 1]
         assert federation.updates == {}
-        script.honest.set()
-        with pytest.raises(QuorumLost, match="the play is over"):
-            await running
-    assert len(federation.updates[SILO, 1]) == 1
+        given.set()
+        await running
+    assert sorted(federation.updates) == [(name, 1) for name in names]

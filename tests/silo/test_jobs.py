@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
-from small_federation import found
+import pytest
+from safetensors.numpy import load_file
+from small_federation import LENGTH, found
 
 from fedit_secure.config import DataConfig, SiloConfig
+from fedit_secure.errors import StorageError
 from fedit_secure.federation.update import from_float32
 from fedit_secure.silo.jobs import tune_job
+from fedit_secure.tuning.job import TuneJob
 
 
-def test_the_silo_chooses_how_its_base_model_is_kept(tmp_path: Path) -> None:
-    charter = found(tmp_path, 4).charter
+def job_in(folder: Path) -> TuneJob:
+    charter = found(folder.parent, 4).charter
     layout = charter.adapter.layout
     paths = ("identity", "state", "charter", "approval", "policy")
     config = SiloConfig(
@@ -23,10 +28,33 @@ def test_the_silo_chooses_how_its_base_model_is_kept(tmp_path: Path) -> None:
         device="auto",
         precision="bfloat16",
         quantization="nf4",
-        **{name: tmp_path / name for name in paths},
+        **{name: folder.parent / name for name in paths},
     )
     length = sum(int(np.prod(shape)) for _, shape in layout)
-    state = from_float32(layout, np.zeros(length, np.float32))
-    job = tune_job(config, charter, state, tmp_path / "tuning")
+    state = from_float32(layout, np.ones(length, np.float32))
+    return tune_job(config, charter, state, folder)
+
+
+def test_the_silo_chooses_how_its_base_model_is_kept(tmp_path: Path) -> None:
+    job = job_in(tmp_path / "tuning")
     assert (job.device, job.precision, job.quantization) == ("auto", "bfloat16", "nf4")
-    assert job.model_digest == charter.base_model.digest
+    assert job.model_digest == "00" * 32
+    kept = load_file(job.state_path)
+    assert kept["adapter"].tolist() == [1.0] * LENGTH
+
+
+def test_a_full_disk_is_noticed_before_tuning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After it, a charge would be lost with the update that has no room."""
+    usage = shutil.disk_usage(tmp_path)._replace(free=1 << 20)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(StorageError, match="has 1 MiB left, and 1 MiB are needed"):
+        job_in(tmp_path / "tuning")
+    assert not list((tmp_path / "tuning").iterdir())
+
+
+def test_a_state_that_cant_be_written_is_a_storage_error(tmp_path: Path) -> None:
+    (tmp_path / "tuning").write_text("a file in the folder's place")
+    with pytest.raises(StorageError, match="tuning can't be made: File exists"):
+        job_in(tmp_path / "tuning")

@@ -49,7 +49,7 @@ def fill(journal: Journal) -> None:
         peer_heads={"east": head(3)},
         receipt=b"receipt",
     )
-    journal.save_update(CHARTER, 1, b"d" * 32, b"\x00\x01" * 500)
+    journal.commit(update=(CHARTER, 1, b"d" * 32, b"\x00\x01" * 500))
 
 
 def contents(journal: Journal) -> tuple[object, ...]:
@@ -183,13 +183,13 @@ def test_entries_cant_be_edited_or_deleted(journal: Journal) -> None:
 
 
 def test_updates_are_kept_until_their_round_closes(journal: Journal) -> None:
-    journal.save_update(CHARTER, 1, b"d" * 32, b"one")
-    journal.save_update(CHARTER, 1, b"d" * 32, b"one")
+    journal.commit(update=(CHARTER, 1, b"d" * 32, b"one"))
+    journal.commit(update=(CHARTER, 1, b"d" * 32, b"one"))
     with pytest.raises(FuseBlown, match="round 1 has another update"):
-        journal.save_update(CHARTER, 1, b"e" * 32, b"two")
-    journal.save_update(CHARTER, 2, b"e" * 32, b"two")
-    journal.save_update(b"o" * 32, 1, b"f" * 32, b"three")
-    journal.drop_update(CHARTER, 1)
+        journal.commit(update=(CHARTER, 1, b"e" * 32, b"two"))
+    journal.commit(update=(CHARTER, 2, b"e" * 32, b"two"))
+    journal.commit(update=(b"o" * 32, 1, b"f" * 32, b"three"))
+    journal.commit(over=(CHARTER, 1))
     assert journal.load_update(CHARTER, 1) is None
     assert journal.load_update(CHARTER, 2) == (b"e" * 32, b"two")
     assert journal.load_update(b"o" * 32, 1) == (b"f" * 32, b"three")
@@ -199,9 +199,9 @@ def test_a_dropped_update_leaves_no_trace_in_the_file(
     journal: Journal, path: Path
 ) -> None:
     secret = bytes(range(1, 256)) * 64
-    journal.save_update(CHARTER, 1, b"d" * 32, secret)
+    journal.commit(update=(CHARTER, 1, b"d" * 32, secret))
     assert secret[:64] in path.read_bytes()
-    journal.drop_update(CHARTER, 1)
+    journal.commit(over=(CHARTER, 1))
     assert secret[:64] not in path.read_bytes()
 
 
@@ -360,7 +360,7 @@ def test_a_full_disk_leaves_the_journal_as_it_was(journal: Journal) -> None:
     (pages,) = journal._db.execute("PRAGMA page_count").fetchone()
     journal._db.execute(f"PRAGMA max_page_count={pages}")
     with pytest.raises(StorageError, match="full"):
-        journal.save_update(CHARTER, 2, b"e" * 32, bytes(100_000))
+        journal.commit(update=(CHARTER, 2, b"e" * 32, bytes(100_000)))
     with pytest.raises(StorageError, match="full"):
         journal.commit(
             population="patients", expected_sequence=2, entries=(bytes(60_000),) * 9
@@ -368,6 +368,36 @@ def test_a_full_disk_leaves_the_journal_as_it_was(journal: Journal) -> None:
     assert contents(journal) == FILLED
     journal._db.execute("PRAGMA max_page_count=100000")
     journal.commit(population="patients", expected_sequence=2, entries=(b"x",))
+
+
+def test_a_disk_that_failed_is_not_asked_again(journal: Journal, path: Path) -> None:
+    """What the kernel couldn't sync it has dropped, and the next sync succeeds."""
+    fill(journal)
+    real = journal._db
+
+    class Failing:
+        def execute(self, statement: str, *values: object) -> sqlite3.Cursor:
+            if statement == "COMMIT":
+                error = sqlite3.OperationalError("disk I/O error")
+                error.sqlite_errorcode = sqlite3.SQLITE_IOERR_FSYNC
+                raise error
+            return real.execute(statement, *values)
+
+        in_transaction = True
+
+    journal._db = Failing()  # type: ignore[assignment]
+    with pytest.raises(StorageError, match="disk I/O error"):
+        journal.commit(notes={"certificate": b"second"})
+    journal._db = real
+    for again in (
+        lambda: journal.commit(notes={"certificate": b"third"}),
+        lambda: journal.note("certificate"),
+    ):
+        with pytest.raises(StorageError, match=r"failed under .*disk I/O error"):
+            again()
+    journal.close()
+    with Journal.open(path) as fresh:
+        assert contents(fresh) == FILLED
 
 
 def test_a_folder_that_cant_be_written_to() -> None:

@@ -177,6 +177,7 @@ BAD = {
         ),
         "entries: 65537 bytes",
     ),
+    "claim": (f.Claim(b"x" * (f.MAX_CLAIM + 1)), "document: 16385 bytes, above 16384"),
     "entries": (
         f.LedgerEntries(0, (b"",) * 1025, m.LedgerHead("p", 1, h(1)), s(1)),
         "entries: 1025 entries, above 1024",

@@ -141,6 +141,7 @@ FRAMES: tuple[f.Frame, ...] = (
         approvals=(b"{}", b'{"a":1}'), certificate=None, round=0, state_digest=h(1)
     ),
     f.Welcome(approvals=(), certificate=CERTIFICATE, round=2, state_digest=h(1)),
+    f.Welcome((), None, 0, h(1), f.HeadReceipt(m.LedgerHead("p", 7, h(2)), s(3))),
     f.CannotServe(reason="no", exit_status=2),
     f.RoundOffer(offer=OFFER, certificate=CERTIFICATE, approvals=(b"x",)),
     f.RoundOffer(offer=OFFER, certificate=None, approvals=()),
@@ -151,6 +152,7 @@ FRAMES: tuple[f.Frame, ...] = (
     f.Withdraw(round=4, attempt=2, reason="tired"),
     f.Refused(round=4, reason="ε is spent"),
     f.RunEnded(round=4, state_digest=h(1)),
+    f.Claim(document=b'{"silo": "north"}'),
     OFFER,
     ADVERT,
     m.AdvertSet(ctx=h(4), adverts=(ADVERT, ADVERT), signature=s(1)),

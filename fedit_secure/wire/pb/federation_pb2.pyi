@@ -69,7 +69,7 @@ class BlobChunk(_message.Message):
     def __init__(self, size: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class Envelope(_message.Message):
-    __slots__ = ("hello", "ledger_entries", "ready", "refused", "phase", "withdraw", "welcome", "cannot_serve", "round_offer", "head_receipt", "run_ended", "offer", "advert", "advert_set", "share_bundle", "share_set", "upload_ack", "survivor_set", "agreement", "agreement_set", "reveal", "published_sum", "confirmation", "void_request", "void_statement", "void_certificate", "skip_request", "round_certificate")
+    __slots__ = ("hello", "ledger_entries", "ready", "refused", "phase", "withdraw", "welcome", "cannot_serve", "round_offer", "head_receipt", "run_ended", "claim", "offer", "advert", "advert_set", "share_bundle", "share_set", "upload_ack", "survivor_set", "agreement", "agreement_set", "reveal", "published_sum", "confirmation", "void_request", "void_statement", "void_certificate", "skip_request", "round_certificate")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     LEDGER_ENTRIES_FIELD_NUMBER: _ClassVar[int]
     READY_FIELD_NUMBER: _ClassVar[int]
@@ -81,6 +81,7 @@ class Envelope(_message.Message):
     ROUND_OFFER_FIELD_NUMBER: _ClassVar[int]
     HEAD_RECEIPT_FIELD_NUMBER: _ClassVar[int]
     RUN_ENDED_FIELD_NUMBER: _ClassVar[int]
+    CLAIM_FIELD_NUMBER: _ClassVar[int]
     OFFER_FIELD_NUMBER: _ClassVar[int]
     ADVERT_FIELD_NUMBER: _ClassVar[int]
     ADVERT_SET_FIELD_NUMBER: _ClassVar[int]
@@ -109,6 +110,7 @@ class Envelope(_message.Message):
     round_offer: RoundOffer
     head_receipt: HeadReceipt
     run_ended: RunEnded
+    claim: Claim
     offer: Offer
     advert: Advert
     advert_set: AdvertSet
@@ -126,7 +128,7 @@ class Envelope(_message.Message):
     void_certificate: VoidCertificate
     skip_request: SkipRequest
     round_certificate: RoundCertificate
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., ledger_entries: _Optional[_Union[LedgerEntries, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ..., phase: _Optional[_Union[Phase, _Mapping]] = ..., withdraw: _Optional[_Union[Withdraw, _Mapping]] = ..., welcome: _Optional[_Union[Welcome, _Mapping]] = ..., cannot_serve: _Optional[_Union[CannotServe, _Mapping]] = ..., round_offer: _Optional[_Union[RoundOffer, _Mapping]] = ..., head_receipt: _Optional[_Union[HeadReceipt, _Mapping]] = ..., run_ended: _Optional[_Union[RunEnded, _Mapping]] = ..., offer: _Optional[_Union[Offer, _Mapping]] = ..., advert: _Optional[_Union[Advert, _Mapping]] = ..., advert_set: _Optional[_Union[AdvertSet, _Mapping]] = ..., share_bundle: _Optional[_Union[ShareBundle, _Mapping]] = ..., share_set: _Optional[_Union[ShareSet, _Mapping]] = ..., upload_ack: _Optional[_Union[UploadAck, _Mapping]] = ..., survivor_set: _Optional[_Union[SurvivorSet, _Mapping]] = ..., agreement: _Optional[_Union[Agreement, _Mapping]] = ..., agreement_set: _Optional[_Union[AgreementSet, _Mapping]] = ..., reveal: _Optional[_Union[Reveal, _Mapping]] = ..., published_sum: _Optional[_Union[PublishedSum, _Mapping]] = ..., confirmation: _Optional[_Union[Confirmation, _Mapping]] = ..., void_request: _Optional[_Union[VoidRequest, _Mapping]] = ..., void_statement: _Optional[_Union[VoidStatement, _Mapping]] = ..., void_certificate: _Optional[_Union[VoidCertificate, _Mapping]] = ..., skip_request: _Optional[_Union[SkipRequest, _Mapping]] = ..., round_certificate: _Optional[_Union[RoundCertificate, _Mapping]] = ...) -> None: ...
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., ledger_entries: _Optional[_Union[LedgerEntries, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ..., phase: _Optional[_Union[Phase, _Mapping]] = ..., withdraw: _Optional[_Union[Withdraw, _Mapping]] = ..., welcome: _Optional[_Union[Welcome, _Mapping]] = ..., cannot_serve: _Optional[_Union[CannotServe, _Mapping]] = ..., round_offer: _Optional[_Union[RoundOffer, _Mapping]] = ..., head_receipt: _Optional[_Union[HeadReceipt, _Mapping]] = ..., run_ended: _Optional[_Union[RunEnded, _Mapping]] = ..., claim: _Optional[_Union[Claim, _Mapping]] = ..., offer: _Optional[_Union[Offer, _Mapping]] = ..., advert: _Optional[_Union[Advert, _Mapping]] = ..., advert_set: _Optional[_Union[AdvertSet, _Mapping]] = ..., share_bundle: _Optional[_Union[ShareBundle, _Mapping]] = ..., share_set: _Optional[_Union[ShareSet, _Mapping]] = ..., upload_ack: _Optional[_Union[UploadAck, _Mapping]] = ..., survivor_set: _Optional[_Union[SurvivorSet, _Mapping]] = ..., agreement: _Optional[_Union[Agreement, _Mapping]] = ..., agreement_set: _Optional[_Union[AgreementSet, _Mapping]] = ..., reveal: _Optional[_Union[Reveal, _Mapping]] = ..., published_sum: _Optional[_Union[PublishedSum, _Mapping]] = ..., confirmation: _Optional[_Union[Confirmation, _Mapping]] = ..., void_request: _Optional[_Union[VoidRequest, _Mapping]] = ..., void_statement: _Optional[_Union[VoidStatement, _Mapping]] = ..., void_certificate: _Optional[_Union[VoidCertificate, _Mapping]] = ..., skip_request: _Optional[_Union[SkipRequest, _Mapping]] = ..., round_certificate: _Optional[_Union[RoundCertificate, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("silo", "charter", "wire_version", "package_version", "round", "state_digest", "ledger_sequence")
@@ -147,16 +149,18 @@ class Hello(_message.Message):
     def __init__(self, silo: _Optional[str] = ..., charter: _Optional[bytes] = ..., wire_version: _Optional[int] = ..., package_version: _Optional[str] = ..., round: _Optional[int] = ..., state_digest: _Optional[bytes] = ..., ledger_sequence: _Optional[int] = ...) -> None: ...
 
 class Welcome(_message.Message):
-    __slots__ = ("approvals", "certificate", "round", "state_digest")
+    __slots__ = ("approvals", "certificate", "round", "state_digest", "held")
     APPROVALS_FIELD_NUMBER: _ClassVar[int]
     CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     STATE_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    HELD_FIELD_NUMBER: _ClassVar[int]
     approvals: _containers.RepeatedScalarFieldContainer[bytes]
     certificate: RoundCertificate
     round: int
     state_digest: bytes
-    def __init__(self, approvals: _Optional[_Iterable[bytes]] = ..., certificate: _Optional[_Union[RoundCertificate, _Mapping]] = ..., round: _Optional[int] = ..., state_digest: _Optional[bytes] = ...) -> None: ...
+    held: HeadReceipt
+    def __init__(self, approvals: _Optional[_Iterable[bytes]] = ..., certificate: _Optional[_Union[RoundCertificate, _Mapping]] = ..., round: _Optional[int] = ..., state_digest: _Optional[bytes] = ..., held: _Optional[_Union[HeadReceipt, _Mapping]] = ...) -> None: ...
 
 class CannotServe(_message.Message):
     __slots__ = ("reason", "exit_status")
@@ -235,6 +239,12 @@ class RunEnded(_message.Message):
     round: int
     state_digest: bytes
     def __init__(self, round: _Optional[int] = ..., state_digest: _Optional[bytes] = ...) -> None: ...
+
+class Claim(_message.Message):
+    __slots__ = ("document",)
+    DOCUMENT_FIELD_NUMBER: _ClassVar[int]
+    document: bytes
+    def __init__(self, document: _Optional[bytes] = ...) -> None: ...
 
 class LedgerHead(_message.Message):
     __slots__ = ("population", "sequence", "hash")

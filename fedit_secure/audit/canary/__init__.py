@@ -1,0 +1,1 @@
+"""The canary audit: production code run on canaries, and seen from outside."""

@@ -1,0 +1,31 @@
+"""`python -m fedit_secure.audit.canary.watched_worker NOTE`: the worker, watched.
+
+It is the silo's own worker. Beside doing its job it writes into the file NOTE when it
+begins to sample: `time.monotonic_ns()`, a clock that all processes of a machine share.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from fedit_secure.tuning import local_round, worker
+
+
+def watch(note: Path) -> None:
+    """From now on the first round that begins to sample is noted, and goes on as ever."""
+    run_round = local_round.run_round
+
+    def noted(*given: Any, **options: Any) -> Any:
+        if not note.exists():
+            note.write_text(str(time.monotonic_ns()), encoding="ascii")
+        return run_round(*given, **options)
+
+    local_round.run_round = noted
+
+
+if __name__ == "__main__":
+    watch(Path(sys.argv[1]))
+    sys.exit(worker.main())

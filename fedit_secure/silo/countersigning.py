@@ -1,0 +1,59 @@
+"""Hands a silo's ledger on to the aggregator, and knows what it has signed for.
+
+A charge counts once the aggregator holds it: nothing is sampled before. So whatever was
+sampled is in the aggregator's copy, and a silo that loses its disk can get it back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+from fedit_secure.federation.charter import Charter
+from fedit_secure.federation.heads import check_head
+from fedit_secure.silo.books import Books
+from fedit_secure.wire import frames as f
+
+
+class Countersigning:
+    """See the module; for one daemon, over all its connections."""
+
+    def __init__(self, charter: Charter, name: str, books: Books) -> None:
+        self._name, self._books = name, books
+        self._aggregator = bytes.fromhex(charter.aggregator.identity)
+        self._held = 0
+        self._signed = asyncio.Event()
+
+    def meet(self, receipt: f.HeadReceipt | None) -> None:
+        """What the aggregator holds at the start of a connection; None: nothing.
+
+        Opens a ledger that is new, now that nobody knows of an older one. Raises
+        LedgerBehind, which ends the daemon, if the aggregator knows more than is here.
+        """
+        self._held = 0 if receipt is None else self._known(receipt)
+        self._books.open()
+
+    def pages(self) -> Iterator[f.LedgerEntries]:
+        """Every entry that isn't receipted yet; the head alone, if all are."""
+        head, signature, entries = self._books.signed_ledger(self._held)
+        return f.ledger_pages(self._held, entries, head, signature)
+
+    def take(self, receipt: f.HeadReceipt) -> None:
+        """Keep a receipt for all of the ledger. Raises as `meet`."""
+        self._held = self._known(receipt)
+        if receipt.head == self._books.head():
+            self._books.countersigned(receipt.head, receipt.signature)
+            self._signed.set()
+
+    def expect(self) -> None:
+        """Before a charge: receipts that came earlier don't cover it."""
+        self._signed.clear()
+
+    async def signed(self) -> None:
+        """Wait until the aggregator has signed for everything since `expect`."""
+        await self._signed.wait()
+
+    def _known(self, receipt: f.HeadReceipt) -> int:
+        check_head(self._name, self._aggregator, receipt.head, receipt.signature)
+        self._books.require_known(receipt.head)
+        return receipt.head.sequence
