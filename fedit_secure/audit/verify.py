@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from fedit_secure.audit import costs, heads, releases
+from fedit_secure.audit import claims, costs, heads, releases
 from fedit_secure.audit.adapters import adapter_of
 from fedit_secure.audit.beside import children, shares
 from fedit_secure.audit.bundle import (
@@ -27,7 +27,8 @@ from fedit_secure.audit.bundle import (
 )
 from fedit_secure.audit.facts import Audit, RoundFacts, SiloFacts
 from fedit_secure.audit.findings import Fault, verdicts
-from fedit_secure.audit.histories import History, read_history
+from fedit_secure.audit.histories import History
+from fedit_secure.audit.ledger_reader import read_history
 from fedit_secure.audit.parties import check_delta, check_parties
 from fedit_secure.audit.rounds import Ended, Terms, read_rounds
 from fedit_secure.audit.states import Followed, follow
@@ -212,10 +213,10 @@ class _Auditor:
         run = costs.run_cost(self.charter, history.silo)
         self.faults += costs.check_run(self.charter, history.silo, run)
         self.faults += costs.check_caps(history)
-        claim, wrong = costs.read_claim(self.bundle, self.charter, history.silo)
+        claim, wrong = claims.read_claim(self.bundle, self.charter, history.silo)
         self.faults += wrong
         if claim is not None:
-            self.faults += costs.check_claim(self.own, history, claim, run)
+            self.faults += claims.check_claim(self.own, history, claim, run)
         elif own and not wrong:
             self._lack("epsilon", f"claims/{history.silo}.claim")
         released = sum(charter == self.own for charter, _ in history.releases)
@@ -230,11 +231,11 @@ class _Auditor:
             lost=len(own) - released,
             before=len(history.charges) - len(own),
             run=run,
-            lifetime=costs.cost(costs.counted(history.charges), opened.delta),
-            counted=costs.filtered(history, history.charges, self.own),
+            lifetime=costs.cost_at(history, history.entries),
+            counted=costs.filtered(history, history.entries, self.own),
             cap=costs.cap_at(history, history.entries),
             claimed=None if claim is None else claim.lifetime.published,
-            curve=costs.curve(history, opened.delta, self.points),
+            curve=costs.curve(history, self.points),
         )
 
     def _missing(self, rounds: Sequence[Ended]) -> None:

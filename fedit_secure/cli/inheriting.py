@@ -12,9 +12,8 @@ from fedit_secure.config import SiloConfig, load_policy
 from fedit_secure.federation.charter import Charter
 from fedit_secure.privacy.ledger import Ledger
 from fedit_secure.secagg.keys import SigningKey
-from fedit_secure.silo.books import open_journal
 from fedit_secure.silo.fingerprints import Prints, commitment
-from fedit_secure.silo.ledger_opening import stored_ledger
+from fedit_secure.silo.ledger_opening import open_journal, stored_ledger
 from fedit_secure.silo.overlaps import Overlap, inherit, owed
 from fedit_secure.storage.journal import Journal
 from fedit_secure.tuning.job import DataSource

@@ -24,7 +24,6 @@ from fedit_secure.config import SiloConfig, load_policy
 from fedit_secure.errors import ConfigError, StorageError
 from fedit_secure.federation.charter import Charter
 from fedit_secure.federation.durable import write_durably
-from fedit_secure.privacy.ledger import DataVersion
 from fedit_secure.silo.books import Books
 from fedit_secure.silo.fingerprints import commitment
 from fedit_secure.silo.jobs import lora_of
@@ -127,11 +126,8 @@ def _as_charged(
     ledger = ledger_of(config, charter.row(config.name).population)
     if ledger is None:
         return None
-    known = ledger.opened.fingerprints
-    for event in ledger.events:
-        known = event.new if isinstance(event, DataVersion) else known
-    key = identity_of(config).signing
-    return commitment((record for _, record in own), key).hex() == known
+    now = commitment((record for _, record in own), identity_of(config).signing)
+    return now.hex() == ledger.fingerprints
 
 
 def leakage_facts(ready: Prepared, result: Leakage) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,6 @@ from numpy.typing import NDArray
 from fedit_secure.errors import StorageError
 from fedit_secure.federation.admission import Account, Asked, admit
 from fedit_secure.federation.charter import Charter
-from fedit_secure.federation.durable import make_folder, write_durably
 from fedit_secure.federation.heads import sign_head
 from fedit_secure.federation.policy import Policy
 from fedit_secure.federation.update import GridState
@@ -31,7 +29,6 @@ from fedit_secure.silo.charge_clock import ChargeClock
 from fedit_secure.silo.fingerprints import Prints
 from fedit_secure.silo.ledger_opening import (
     keep_receipt,
-    missing_journal,
     new_ledger,
     require_known,
     require_open_charter,
@@ -57,22 +54,6 @@ def update_digest(update: NDArray[np.float32]) -> bytes:
     """The name of an update before encoding: what its life is keyed by."""
     data = np.ascontiguousarray(update, dtype="<f4").data.cast("B")
     return digest("fedit/update/v1", data)
-
-
-def open_journal(state: Path) -> Journal:
-    """The journal of a state folder, made at the first start and never again.
-
-    Raises LedgerBehind if it was there once and is gone: an empty one in its place would
-    forget what was spent.
-    """
-    make_folder(state)
-    path, made = state / "journal.sqlite", state / "journal.made"
-    if made.exists() and not path.exists():
-        raise missing_journal(path)
-    journal = Journal.open(path, create=not made.exists())
-    if not made.exists():
-        write_durably(made, b"the journal beside this file was made once\n")
-    return journal
 
 
 class Books:

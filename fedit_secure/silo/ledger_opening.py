@@ -12,6 +12,7 @@ from pathlib import Path
 from fedit_secure import __version__
 from fedit_secure.errors import LedgerBehind, PolicyRefusal, ProtocolError, StorageError
 from fedit_secure.federation.charter import Charter
+from fedit_secure.federation.durable import make_folder, write_durably
 from fedit_secure.federation.heads import check_head
 from fedit_secure.federation.policy import Policy
 from fedit_secure.federation.signed_ledger import verified_ledger
@@ -34,6 +35,22 @@ def missing_journal(path: Path) -> LedgerBehind:
         f"the ledger {path} is missing; put the aggregator's copy of it back with "
         "`fedit budget restore`"
     )
+
+
+def open_journal(state: Path) -> Journal:
+    """The journal of a state folder, made at the first start and never again.
+
+    Raises LedgerBehind if it was there once and is gone: an empty one in its place would
+    forget what was spent.
+    """
+    make_folder(state)
+    path, made = state / "journal.sqlite", state / "journal.made"
+    if made.exists() and not path.exists():
+        raise missing_journal(path)
+    journal = Journal.open(path, create=not made.exists())
+    if not made.exists():
+        write_durably(made, b"the journal beside this file was made once\n")
+    return journal
 
 
 def stored_ledger(journal: Journal, charter: Charter, name: str) -> Ledger | None:

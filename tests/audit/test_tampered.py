@@ -22,7 +22,7 @@ from audit.tampering import main
 
 from fedit_secure.audit.facts import Audit
 from fedit_secure.audit.findings import FAULTS, Fault
-from fedit_secure.audit.histories import _Reader
+from fedit_secure.audit.ledger_reader import _Reader
 from fedit_secure.audit.verify import audit_bundle
 from fedit_secure.errors import ConfigError
 from fedit_secure.federation.claim import Claim, sign_claim

@@ -15,7 +15,8 @@ from fedit_secure.secagg import checks
 from fedit_secure.secagg import messages as m
 from fedit_secure.secagg.keys import ExchangeKey
 from fedit_secure.secagg.transcript import digest, encode
-from fedit_secure.silo.books import open_journal, update_digest
+from fedit_secure.silo.books import update_digest
+from fedit_secure.silo.ledger_opening import open_journal
 
 CTX = b"c" * 32
 
