@@ -15,8 +15,8 @@ from fedit_secure.aggregator.run_folder import RunFolder
 from fedit_secure.aggregator.service import Aggregator
 from fedit_secure.federation.identity import issue_leaf
 from fedit_secure.federation.update import GridState
-from fedit_secure.silo.books import open_journal
 from fedit_secure.silo.daemon import SiloDaemon
+from fedit_secure.silo.ledger_opening import open_journal
 from fedit_secure.storage.spool import Spool
 from fedit_secure.wire import frames as f
 from fedit_secure.wire.client import connect

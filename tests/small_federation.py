@@ -34,8 +34,9 @@ from fedit_secure.federation.identity import Identity, create_identity
 from fedit_secure.federation.policy import Policy
 from fedit_secure.federation.release_sizes import release_sizes
 from fedit_secure.federation.update import GridState, from_float32
-from fedit_secure.silo.books import Books, open_journal
+from fedit_secure.silo.books import Books
 from fedit_secure.silo.daemon import Charge, SiloDaemon
+from fedit_secure.silo.ledger_opening import open_journal
 from fedit_secure.storage.adapter_store import StateStore
 from fedit_secure.storage.journal import Journal
 from fedit_secure.wire.frames import Frame

@@ -22,6 +22,7 @@ from fedit_secure.aggregator.inbox import Inbox, sender_of
 from fedit_secure.aggregator.ledger_copies import LedgerCopies
 from fedit_secure.aggregator.post import Post
 from fedit_secure.aggregator.run_folder import RunFolder
+from fedit_secure.aggregator.skipping import skip_certificate
 from fedit_secure.aggregator.sums import Sums
 from fedit_secure.driver import Resume, drive_aggregator
 from fedit_secure.errors import (
@@ -378,23 +379,14 @@ class Aggregator:
         self._teller.tell("", "skipped")
         _log.warning("round %d is skipped: %s", now, reason)
         await self._broadcast(request)
-        words: dict[int, m.Confirmation] = {}
-        schedule = self._charter.schedule
+        schedule, t = self._charter.schedule, self._params.threshold
         patience = schedule.silo_deadline_seconds + 2 * schedule.phase_deadline_seconds
         try:
-            async with asyncio.timeout(patience):
-                while len(words) < self._params.threshold:
-                    word = await self._words.get()  # or it came before we asked again
-                    if (word.round, word.state_digest) == (now, digest):
-                        checks.confirmation(self._roster, self._digest, now, word)
-                        words[word.silo] = word
-        except TimeoutError:
-            raise QuorumLost(
-                f"round {now}: {len(words)} of {self._params.threshold} silos skip it"
-            ) from None
+            certificate = await skip_certificate(
+                request, self._words, self._roster, t, patience
+            )
         finally:
             self._pending = None
-        certificate = m.RoundCertificate(now, tuple(words.values()))
         await asyncio.to_thread(self._folder.certify, now, certificate)
         await self._sums.save(now, before)
         await self._broadcast(certificate)

@@ -20,8 +20,9 @@ from fedit_secure.audit.findings import Fault
 from fedit_secure.audit.rounds import Ended, Terms, read_rounds
 from fedit_secure.errors import ConfigError
 
-_LEDGERS = 0.25
-"""The share of all reading that ledgers take; rounds, with their signatures, the rest."""
+_LEDGERS = 0.35
+"""The share that ledgers and accountants take of all; rounds, with their signatures, the
+rest."""
 
 
 def shares(rounds: Sequence[int], jobs: int) -> list[Sequence[int]]:

@@ -38,13 +38,16 @@ def read_claim(
 
 
 def check_claim(
-    charter: Charter, history: History, claim: Claim, run: Cost | None
+    own: str, history: History, claim: Claim, run: Cost | None
 ) -> Iterator[Fault]:
-    """A claim says of exactly the charges below its head what they cost."""
+    """A claim says of exactly the charges below its head what they cost.
+
+    `own`: the charter's digest in hex.
+    """
     opened, where = history.opened, f"claims/{history.silo}.claim"
     assert opened is not None
     about = (claim.silo, claim.population, claim.charter, claim.unit)
-    due = (history.silo, opened.population, charter.digest().hex(), opened.unit)
+    due = (history.silo, opened.population, own, opened.unit)
     if about != due:
         what = "it is of another silo, population, charter or unit"
         yield Fault("claim-of-another-head", where, what)
@@ -58,7 +61,7 @@ def check_claim(
         what = f"its head of {claim.sequence} entries isn't on the ledger"
         yield Fault("claim-of-another-head", where, what)
         return
-    charged = {c.entry for c in history.of(charter.digest().hex())}
+    charged = {c.entry for c in history.of(own)}
     left = sorted(entry for entry in charged if entry > claim.sequence)
     if left:
         what = f"it leaves out the charge at entry {left[0]}"

@@ -61,6 +61,13 @@ def run_cost(charter: Charter, silo: str) -> Cost | None:
     return Cost(plan.delta, found.pld, found.prv, found.rdp, found.published)
 
 
+def foresee(charter: Charter, history: History) -> None:
+    """Ask the accountants, who remember it, while other processes read rounds."""
+    if history.opened is not None:
+        run_cost(charter, history.silo)
+        cost_at(history, history.entries)
+
+
 def filtered(history: History, entry: int, planning: str) -> float | None:
     """What stood against the cap after an entry: the Renyi filter's epsilon.
 

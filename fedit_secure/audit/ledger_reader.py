@@ -93,6 +93,7 @@ class _Reader:
         self.committed: Counter[Key] = Counter()
         self.counts: Counter[str] = Counter()
         self.terms: dict[str, Terms] = {}
+        self.sets: dict[tuple[str, ...], tuple[str, ...]] = {}
         self.last: dict[str, int] = {}
 
     def take(self, number: int, event: e.Event) -> None:
@@ -182,14 +183,11 @@ class _Reader:
         self.state, self.attempt = "free", ""
 
     def _release(self, number: int, event: e.Released) -> None:
-        key = self._ended(event)
-        self.history.releases[key] = Release(
-            number,
-            event.release_digest,
-            event.state_digest,
-            event.contributors,
-            event.sum_digest,
-        )
+        key, names = self._ended(event), event.contributors
+        # Mostly the same silos, round by round: one tuple for all of them.
+        kept = None if names is None else self.sets.setdefault(names, names)
+        said = (event.release_digest, event.state_digest, kept, event.sum_digest)
+        self.history.releases[key] = Release(number, *said)
 
     def _abort(self, _: int, event: e.Aborted) -> None:
         self.history.aborted.add(self._ended(event))

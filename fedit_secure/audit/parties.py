@@ -23,8 +23,9 @@ def check_parties(
     for name in expected:
         if name not in approved:
             yield Fault("approval-missing", f"silo {name}", "it hasn't approved")
+    own = charter.digest()
     for name in sorted(approved):
-        yield from _approval(bundle, charter, name)
+        yield from _approval(bundle, charter, own, name)
     for name in bundle.stems("cards", ".card"):
         yield from _card(bundle, charter, name)
 
@@ -40,14 +41,16 @@ def check_delta(charter: Charter) -> Iterator[Fault]:
             yield Fault("delta-too-large", f"silo {row.name}", what)
 
 
-def _approval(bundle: Bundle, charter: Charter, name: str) -> Iterator[Fault]:
+def _approval(
+    bundle: Bundle, charter: Charter, own: bytes, name: str
+) -> Iterator[Fault]:
     where = f"approvals/{name}.approval"
     try:
         approval = Approval.from_bytes(bundle.read(where, _SMALL) or b"", where)
         if approval.name != name:
             yield Fault("approval-wrong", where, f"it is {approval.name}'s")
             return
-        verify_approval(charter, approval)
+        verify_approval(charter, approval, own)
     except (ConfigError, PolicyRefusal) as wrong:
         yield Fault("approval-wrong", where, str(wrong))
 

@@ -15,9 +15,12 @@ from fedit_secure.federation.charter import Charter
 from fedit_secure.privacy.events import Intent
 
 
-def check_plan(charter: Charter, history: History) -> Iterator[Fault]:
-    """Every charge under this charter is on its terms; others are taken as entered."""
-    own, row = charter.digest().hex(), charter.row(history.silo)
+def check_plan(charter: Charter, own: str, history: History) -> Iterator[Fault]:
+    """Every charge under this charter is on its terms; others are taken as entered.
+
+    `own`: the charter's digest in hex.
+    """
+    row = charter.row(history.silo)
     charges = history.of(own)
     if not charges:
         return
@@ -52,16 +55,17 @@ def check_plan(charter: Charter, history: History) -> Iterator[Fault]:
 
 def check_charges(
     charter: Charter,
+    own: str,
     rounds: Sequence[Ended],
     histories: Mapping[str, History],
     states: Mapping[int, bytes],
 ) -> Iterator[Fault]:
     """Every silo in every sum had charged for it, and says the same of what came of it.
 
-    `histories`: the ledgers that are sound, by silo. `states`: the state before each
-    round, where it is known.
+    `own`: the charter's digest in hex. `histories`: the ledgers that are sound, by silo.
+    `states`: the state before each round, where it is known.
     """
-    own = charter.digest().hex()
+    quorum = charter.secagg_params().threshold
     intents = {name: _states_of(history, own) for name, history in histories.items()}
     for ended in rounds:
         shown = {index: (sequence, hash) for index, sequence, hash in ended.heads}
@@ -73,10 +77,11 @@ def check_charges(
             charged = intents[name].get(ended.round, [])
             where = (ended, history, (own, ended.round), charged, sequence)
             yield from _contribution(*where, states.get(ended.round))
-        yield from _voided(ended, histories, charter.secagg_params().threshold)
+        yield from _voided(ended, histories, quorum)
         if ended.state:
+            names = tuple(sorted(charter.roster[i].name for i in ended.contributors))
             for history in histories.values():
-                yield from _said(charter, ended, history, (own, ended.round))
+                yield from _said(ended, names, history, (own, ended.round))
     known = {ended.round for ended in rounds if ended.state and ended.release}
     unread = {ended.round for ended in rounds if not ended.state}
     for name, history in histories.items():
@@ -144,8 +149,9 @@ def _went_on(history: History, key: Key) -> bool:
 
 
 def _said(
-    charter: Charter, ended: Ended, history: History, key: Key
+    ended: Ended, names: tuple[str, ...], history: History, key: Key
 ) -> Iterator[Fault]:
+    """`names`: of the silos in the round's sum, sorted."""
     where = f"ledger of {history.silo}, round {ended.round}"
     said = history.releases.get(key)
     if not ended.release:
@@ -160,8 +166,7 @@ def _said(
         return
     if not ended.ctx:
         return  # the sum itself is at fault
-    names = sorted(charter.roster[index].name for index in ended.contributors)
-    if said.contributors is not None and list(said.contributors) != names:
+    if said.contributors is not None and said.contributors != names:
         yield Fault("release-differs", where, "it names other silos in the sum")
     elif said.sum is not None and said.sum != ended.total.hex():
         yield Fault("release-differs", where, "it names another sum")

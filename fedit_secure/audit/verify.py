@@ -101,12 +101,14 @@ class _Auditor:
             self.faults += heads.check_witness(witness, self.charter, sound)
             self.faults += heads.check_seen(witness, self.charter, sound)
         for history in sound.values():
-            self.faults += releases.check_plan(self.charter, history)
+            self.faults += releases.check_plan(self.charter, self.own, history)
         for ended in rounds:
             self.faults += ended.faults
         if not self.alone:
             states = _states_before(terms, rounds)
-            self.faults += releases.check_charges(self.charter, rounds, sound, states)
+            self.faults += releases.check_charges(
+                self.charter, self.own, rounds, sound, states
+            )
         followed = self._follow(terms, rounds)
         silos = tuple(self._cost(history) for history in sound.values())
         self._missing(rounds)
@@ -135,6 +137,8 @@ class _Auditor:
         mine, *theirs = shares(numbers, jobs)
         with children(self.bundle.path, theirs) as beside:
             histories = [self._history(name) for name in names]
+            for history in histories:
+                costs.foresee(self.charter, history)
             rounds = list(read_rounds(self.bundle, terms, mine))
             rounds += [ended for child in beside for ended in child.result()]
         return {history.silo: history for history in histories}, rounds
@@ -212,7 +216,7 @@ class _Auditor:
         claim, wrong = claims.read_claim(self.bundle, self.charter, history.silo)
         self.faults += wrong
         if claim is not None:
-            self.faults += claims.check_claim(self.charter, history, claim, run)
+            self.faults += claims.check_claim(self.own, history, claim, run)
         elif own and not wrong:
             self._lack("epsilon", f"claims/{history.silo}.claim")
         released = sum(charter == self.own for charter, _ in history.releases)

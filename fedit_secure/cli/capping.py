@@ -20,7 +20,7 @@ from fedit_secure.federation.identity import Identity
 from fedit_secure.federation.signed_ledger import identity_of as ledger_identity
 from fedit_secure.federation.signed_ledger import next_change
 from fedit_secure.privacy.ledger import Ledger
-from fedit_secure.silo.books import open_journal
+from fedit_secure.silo.ledger_opening import open_journal
 from fedit_secure.storage.journal import Journal
 from fedit_secure.storage.journal_file import JournalInUse
 

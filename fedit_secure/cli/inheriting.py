@@ -7,14 +7,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from fedit_secure.cli.standing import figure, identity_of
+from fedit_secure.cli.caps_table import figure
+from fedit_secure.cli.standing import identity_of
 from fedit_secure.config import SiloConfig, load_policy
 from fedit_secure.federation.charter import Charter
 from fedit_secure.privacy.ledger import Ledger
 from fedit_secure.secagg.keys import SigningKey
-from fedit_secure.silo.books import open_journal
 from fedit_secure.silo.fingerprints import Prints, commitment
-from fedit_secure.silo.ledger_opening import stored_ledger
+from fedit_secure.silo.ledger_opening import open_journal, stored_ledger
 from fedit_secure.silo.overlaps import Overlap, inherit, owed
 from fedit_secure.storage.journal import Journal
 from fedit_secure.tuning.job import DataSource

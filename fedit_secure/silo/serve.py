@@ -17,10 +17,11 @@ from fedit_secure.federation.approval import check_approved
 from fedit_secure.federation.charter import Charter
 from fedit_secure.federation.identity import issue_leaf, load_identity
 from fedit_secure.federation.update import GridState
-from fedit_secure.silo.books import Books, open_journal
+from fedit_secure.silo.books import Books
 from fedit_secure.silo.daemon import Charge, SiloDaemon
 from fedit_secure.silo.fingerprints import Prints, commitment
 from fedit_secure.silo.jobs import tune_job
+from fedit_secure.silo.ledger_opening import open_journal
 from fedit_secure.silo.tuner import tune_in_child
 from fedit_secure.storage.adapter_store import StateStore
 from fedit_secure.tuning.job import DataSource, Progress

@@ -26,10 +26,11 @@ from fedit_secure.config import PlanFile
 from fedit_secure.errors import ConfigError, ConnectError, FeditError
 from fedit_secure.federation.charter import Charter
 from fedit_secure.federation.update import GridState, to_float32
-from fedit_secure.silo.books import Books, open_journal
+from fedit_secure.silo.books import Books
 from fedit_secure.silo.daemon import Charge, SiloDaemon
 from fedit_secure.silo.fingerprints import commitment
 from fedit_secure.silo.jobs import lora_of, optimizer_of
+from fedit_secure.silo.ledger_opening import open_journal
 from fedit_secure.simulation.parties import LocalFederation, found_federation
 from fedit_secure.storage.adapter_store import StateStore
 from fedit_secure.tuning.adapter import attach_adapter

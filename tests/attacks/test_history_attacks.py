@@ -29,7 +29,7 @@ from fedit_secure.errors import (
 from fedit_secure.federation.update import GridState
 from fedit_secure.secagg import checks
 from fedit_secure.secagg import messages as m
-from fedit_secure.silo.books import open_journal
+from fedit_secure.silo.ledger_opening import open_journal
 from fedit_secure.wire import frames as f
 from fedit_secure.wire.link import PeerLink
 

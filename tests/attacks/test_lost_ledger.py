@@ -25,8 +25,8 @@ from fedit_secure.federation.heads import sign_head
 from fedit_secure.federation.update import GridState
 from fedit_secure.secagg import checks
 from fedit_secure.secagg import messages as m
-from fedit_secure.silo.books import open_journal
 from fedit_secure.silo.daemon import Charge, SiloDaemon
+from fedit_secure.silo.ledger_opening import open_journal
 from fedit_secure.wire import frames as f
 from fedit_secure.wire.codec import decode, encode
 from fedit_secure.wire.limits import Limits

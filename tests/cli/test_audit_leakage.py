@@ -20,8 +20,8 @@ from fedit_secure.federation.identity import load_identity
 from fedit_secure.federation.update import from_float32
 from fedit_secure.privacy.ledger import Ledger, Opened
 from fedit_secure.secagg import messages as m
-from fedit_secure.silo.books import open_journal
 from fedit_secure.silo.fingerprints import commitment
+from fedit_secure.silo.ledger_opening import open_journal
 from fedit_secure.storage.adapter_store import StateStore
 from fedit_secure.tuning.job import DataSource
 from fedit_secure.tuning.records import load_records

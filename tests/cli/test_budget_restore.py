@@ -15,8 +15,8 @@ from fedit_secure.federation.identity import load_identity
 from fedit_secure.federation.signed_ledger import verified_ledger
 from fedit_secure.privacy.ledger import Inherited, Ledger, Lost, Opened
 from fedit_secure.secagg.messages import LedgerHead
-from fedit_secure.silo.books import open_journal
 from fedit_secure.silo.fingerprints import Prints
+from fedit_secure.silo.ledger_opening import open_journal
 from fedit_secure.silo.overlaps import prints_note
 from fedit_secure.storage.journal import Journal
 from fedit_secure.tuning.job import DataSource

@@ -13,7 +13,7 @@ from fedit_secure.federation.charter import Charter
 from fedit_secure.federation.identity import load_identity
 from fedit_secure.federation.signed_ledger import check_signatures
 from fedit_secure.privacy.ledger import CapChanged, Ledger, LedgerCorrupt, Opened
-from fedit_secure.silo.books import open_journal
+from fedit_secure.silo.ledger_opening import open_journal
 from fedit_secure.storage.journal import Journal
 
 ME = "clinic-a"

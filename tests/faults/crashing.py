@@ -26,7 +26,7 @@ from fedit_secure.aggregator.service import Aggregator
 from fedit_secure.errors import ConnectError, FeditError, QuorumLost
 from fedit_secure.federation.update import GridState, to_float32
 from fedit_secure.secagg import messages as m
-from fedit_secure.silo.books import open_journal
+from fedit_secure.silo.ledger_opening import open_journal
 from fedit_secure.wire.codec import PublishedNotice, decode, encode
 from fedit_secure.wire.frames import Frame
 from fedit_secure.wire.limits import Limits

@@ -16,7 +16,7 @@ from faults.verdict import assert_charged_for_all
 
 from fedit_secure.privacy.ledger import Ledger
 from fedit_secure.secagg import messages as m
-from fedit_secure.silo.books import open_journal
+from fedit_secure.silo.ledger_opening import open_journal
 from fedit_secure.storage.journal import Journal
 from fedit_secure.storage.life import FRESH, Life
 from fedit_secure.wire import frames as f

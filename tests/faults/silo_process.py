@@ -29,8 +29,9 @@ from fedit_secure.federation.identity import Identity, load_identity
 from fedit_secure.federation.policy import Policy
 from fedit_secure.federation.update import GridState
 from fedit_secure.secagg import messages as m
-from fedit_secure.silo.books import Books, open_journal
+from fedit_secure.silo.books import Books
 from fedit_secure.silo.daemon import Charge, SiloDaemon
+from fedit_secure.silo.ledger_opening import open_journal
 from fedit_secure.storage.adapter_store import StateStore
 from fedit_secure.wire.limits import Limits
 

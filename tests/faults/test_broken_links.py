@@ -18,7 +18,7 @@ from streams import step_of
 from fedit_secure.errors import ConnectError
 from fedit_secure.federation.update import GridState, to_float32
 from fedit_secure.secagg import messages as m
-from fedit_secure.silo.books import open_journal
+from fedit_secure.silo.ledger_opening import open_journal
 from fedit_secure.wire.frames import Frame
 from fedit_secure.wire.link import SiloLink
 

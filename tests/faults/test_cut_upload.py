@@ -20,8 +20,8 @@ from fedit_secure.aggregator.run_folder import RunFolder
 from fedit_secure.aggregator.service import Aggregator
 from fedit_secure.federation.identity import Identity, issue_leaf
 from fedit_secure.federation.update import GridState, to_float32
-from fedit_secure.silo.books import open_journal
 from fedit_secure.silo.daemon import Charge, SiloDaemon
+from fedit_secure.silo.ledger_opening import open_journal
 from fedit_secure.storage.spool import Spool
 from fedit_secure.wire.client import connect
 from fedit_secure.wire.limits import CHUNK, Limits

@@ -15,7 +15,7 @@ from fedit_secure.aggregator.events import Event
 from fedit_secure.errors import QuorumLost
 from fedit_secure.federation.update import to_float32
 from fedit_secure.secagg import messages as m
-from fedit_secure.silo.books import open_journal
+from fedit_secure.silo.ledger_opening import open_journal
 from fedit_secure.storage.life import MASKED, Life
 from fedit_secure.wire import frames as f
 

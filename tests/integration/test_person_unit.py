@@ -12,7 +12,8 @@ import pytest
 import fedit_secure
 from fedit_secure.errors import BudgetExhausted, ConfigError, PolicyRefusal
 from fedit_secure.federation.policy import Policy
-from fedit_secure.silo.books import Books, open_journal
+from fedit_secure.silo.books import Books
+from fedit_secure.silo.ledger_opening import open_journal
 from fedit_secure.simulation.parties import found_federation
 from fedit_secure.simulation.run import Tuner, run_plan
 from fedit_secure.storage.adapter_store import StateStore

@@ -13,8 +13,9 @@ from fedit_secure.errors import BudgetExhausted, StorageError
 from fedit_secure.federation.policy import Policy
 from fedit_secure.federation.windows import ChargeTimes
 from fedit_secure.privacy.ledger import Ledger
-from fedit_secure.silo.books import Books, open_journal
+from fedit_secure.silo.books import Books
 from fedit_secure.silo.charge_clock import ChargeClock
+from fedit_secure.silo.ledger_opening import open_journal
 from fedit_secure.storage import journal as journal_module
 from fedit_secure.storage.adapter_store import StateStore
 from fedit_secure.storage.journal import Journal

@@ -15,8 +15,8 @@ from fedit_secure.federation.claim import Claim, verify_claim
 from fedit_secure.privacy.ledger import Ledger
 from fedit_secure.privacy.mechanisms import PrivacyAccountingError
 from fedit_secure.silo import claims as silo_claims
-from fedit_secure.silo.books import open_journal
 from fedit_secure.silo.claims import claim_path, keep_claim
+from fedit_secure.silo.ledger_opening import open_journal
 from fedit_secure.wire import frames as f
 
 NAMES = tuple(f"s{i}" for i in range(4))

@@ -23,8 +23,9 @@ from fedit_secure.federation.signed_ledger import verified_ledger
 from fedit_secure.privacy.ledger import Inherited, Ledger, LedgerCorrupt
 from fedit_secure.privacy.renyi import filter_epsilon
 from fedit_secure.secagg.keys import SigningKey
-from fedit_secure.silo.books import Books, open_journal
+from fedit_secure.silo.books import Books
 from fedit_secure.silo.fingerprints import Prints, commitment
+from fedit_secure.silo.ledger_opening import open_journal
 from fedit_secure.silo.overlaps import inherit, inheritance, owed
 from fedit_secure.storage.adapter_store import StateStore
 from fedit_secure.storage.journal import Journal

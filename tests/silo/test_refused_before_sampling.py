@@ -11,7 +11,8 @@ from small_federation import POLICY, found
 from fedit_secure.errors import BudgetExhausted
 from fedit_secure.federation.policy import Policy
 from fedit_secure.privacy.ledger import Ledger
-from fedit_secure.silo.books import Books, open_journal
+from fedit_secure.silo.books import Books
+from fedit_secure.silo.ledger_opening import open_journal
 
 SECONDS = 60
 TIGHT = {

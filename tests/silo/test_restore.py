@@ -22,8 +22,7 @@ from fedit_secure.federation.policy import Policy
 from fedit_secure.federation.signed_ledger import verified_ledger
 from fedit_secure.privacy.ledger import CapChanged, Ledger, Lost
 from fedit_secure.secagg.messages import LedgerHead
-from fedit_secure.silo.books import open_journal
-from fedit_secure.silo.ledger_opening import keep_receipt
+from fedit_secure.silo.ledger_opening import keep_receipt, open_journal
 from fedit_secure.silo.restore import KnownHead, charge_full_cap, restore
 
 VICTIM = "s3"

@@ -17,7 +17,7 @@ from fedit_secure.federation.charter import Schedule
 from fedit_secure.federation.hours import Hours
 from fedit_secure.federation.policy import Policy
 from fedit_secure.privacy.ledger import Ledger
-from fedit_secure.silo.books import open_journal
+from fedit_secure.silo.ledger_opening import open_journal
 from fedit_secure.silo.starting_hours import StartingHours
 from fedit_secure.wire import frames as f
 

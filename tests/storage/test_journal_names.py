@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from fedit_secure.errors import StorageError
-from fedit_secure.silo.books import open_journal
+from fedit_secure.silo.ledger_opening import open_journal
 from fedit_secure.storage.journal import Journal
 
 NAME = "journal.sqlite"
@@ -55,7 +55,7 @@ NAMES: dict[str, Callable[[Path, Path], Path]] = {
 OPENER = """
 import sys
 from pathlib import Path
-from fedit_secure.silo.books import open_journal
+from fedit_secure.silo.ledger_opening import open_journal
 open_journal(Path(sys.argv[1]))
 print("opened")
 """

@@ -1,0 +1,39 @@
+"""How a round ends without a sum: t silos say so, each at its own deadline."""
+
+from __future__ import annotations
+
+import asyncio
+
+from fedit_secure.errors import QuorumLost
+from fedit_secure.secagg import checks
+from fedit_secure.secagg import messages as m
+from fedit_secure.secagg.params import Roster
+
+
+async def skip_certificate(
+    request: m.SkipRequest,
+    words: asyncio.Queue[m.Confirmation],
+    roster: Roster,
+    threshold: int,
+    patience: float,
+) -> m.RoundCertificate:
+    """The certificate of `threshold` silos that the round ended in the state it began with.
+
+    `words` are what silos confirm without a release, of whatever round. Raises QuorumLost
+    when `patience` seconds pass before enough of them came, ProtocolError for a word that
+    isn't signed.
+    """
+    now, here = request.round, (request.round, request.state_digest)
+    found: dict[int, m.Confirmation] = {}
+    try:
+        async with asyncio.timeout(patience):
+            while len(found) < threshold:
+                word = await words.get()  # or it came before we asked again
+                if (word.round, word.state_digest) == here:
+                    checks.confirmation(roster, request.charter, now, word)
+                    found[word.silo] = word
+    except TimeoutError:
+        raise QuorumLost(
+            f"round {now}: {len(found)} of {threshold} silos skip it"
+        ) from None
+    return m.RoundCertificate(now, tuple(found.values()))
