@@ -18,7 +18,7 @@ import pytest
 import small_federation
 from small_federation import SmallFederation, found
 
-from fedit_secure.errors import ConnectError, QuorumLost
+from fedit_secure.errors import ConnectError, LedgerBehind, QuorumLost
 from fedit_secure.federation.heads import sign_head
 from fedit_secure.secagg import checks
 from fedit_secure.secagg import messages as m
@@ -90,6 +90,10 @@ WRONG: dict[str, Callable[[Countersigner, m.LedgerHead], list[f.HeadReceipt]]] =
 }
 
 
+ANOTHER_HISTORY = {"of a head to come", "of a fork"}
+"""The aggregator signs that it holds entries which this ledger lacks: the daemon ends."""
+
+
 @pytest.mark.parametrize("wrong", WRONG)
 async def test_nothing_is_sampled_before_the_charge_is_countersigned(
     tmp_path: Path, wrong: str
@@ -132,6 +136,11 @@ async def _waits(federation: SmallFederation, script: Countersigner) -> None:
         await asyncio.sleep(0.5)  # what a silo that doesn't wait needs, and far more
         assert federation.updates == {}
         script.honest.set()
+        if wrong in ANOTHER_HISTORY:
+            with pytest.raises(LedgerBehind):
+                await running
+            assert federation.updates == {}
+            return
         with pytest.raises(QuorumLost, match="the play is over"):
             await running
     assert len(federation.updates[SILO, 1]) == 1
