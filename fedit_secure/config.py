@@ -184,6 +184,19 @@ def load_aggregator_config(
     return _load(AggregatorConfig, path, options or {}, _environment(AggregatorConfig))
 
 
+def role_of(path: Path) -> Literal["silo", "aggregator"]:
+    """Whose configuration a file is, by the keys that only one of them has.
+
+    Raises ConfigError if it can't be read, or has as many of the one as of the other.
+    """
+    keys = set(_read_yaml(path)[0])
+    silo, aggregator = set(SiloConfig.model_fields), set(AggregatorConfig.model_fields)
+    more = len(keys & (silo - aggregator)) - len(keys & (aggregator - silo))
+    if not more:
+        raise ConfigError(f"{path} is neither a silo.yaml nor an aggregator.yaml")
+    return "silo" if more > 0 else "aggregator"
+
+
 def load_policy(path: Path) -> Policy:
     """Reads policy.yaml. Raises ConfigError."""
     return _load(Policy, path, {}, {})

@@ -76,6 +76,17 @@ class Piece:
         return hashed.hexdigest()
 
 
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """The pieces of a bundle. `rounds`: the last one of which the transcript is there,
+    None where its maker has none. `lacks` says, for people, what an auditor may miss.
+    """
+
+    pieces: tuple[Piece, ...]
+    rounds: int | None
+    lacks: tuple[str, ...] = ()
+
+
 def export_bundle(
     path: Path,
     pieces: Iterable[Piece],

@@ -7,14 +7,13 @@ up to a head that its silo and the aggregator have signed.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
 from fedit_secure.audit.adapters import digest_of_file
 from fedit_secure.audit.bundle import AdapterDigests, SignedHead, round_name
 from fedit_secure.audit.enclosures import card_pieces, claims_in
-from fedit_secure.audit.export import Piece
+from fedit_secure.audit.export import Evidence, Piece
 from fedit_secure.audit.ledger_file import below
 from fedit_secure.errors import ConfigError, FeditError, StorageError
 from fedit_secure.federation.approval import load_approvals, verify_approvals
@@ -28,17 +27,6 @@ from fedit_secure.wire.limits import Limits
 
 _TRIES: Final = 20
 _Frame = TypeVar("_Frame", bound=OnWire)
-
-
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """The pieces of a bundle, and the last round in it; `lacks` says, for people, what an
-    auditor may miss.
-    """
-
-    pieces: tuple[Piece, ...]
-    rounds: int
-    lacks: tuple[str, ...] = ()
 
 
 def run_evidence(
@@ -59,9 +47,8 @@ def run_evidence(
     """
     _require_charter(folder, charter)
     approvals = _approvals(folder, charter)
-    sent = claims_in(
-        folder / "claims", charter
-    )  # before the ledgers that they are about
+    # Before the ledgers: no claim may be about entries that aren't exported.
+    sent = claims_in(folder / "claims", charter)
     certified, heads = _settled(folder, charter)
     ledgers = list(_ledger_pieces(folder, heads))
     rounds = _Rounds(folder, charter, frozenset(heads))

@@ -34,12 +34,13 @@ def export(
     """Write the evidence of the charter's run into one signed file.
 
     From an aggregator: all that its run folder holds up to the last certified round,
-    while the run goes on or after it. No record, update or key is in it.
+    while the run goes on or after it. From a silo: its own ledger and what it claims,
+    what it saw of the others, and its approval. No record, update or key is in either.
     """
-    from fedit_secure.cli.exported import export_aggregator
+    from fedit_secure.cli.exported import export_run
 
-    facts, lacks = export_aggregator(
-        config or _here(), output, run, cards, claims, force
+    facts, lacks = export_run(
+        config or _here(), output, run=run, cards=cards, claims=claims, replace=force
     )
     show(facts, format)
     for text in lacks:

@@ -23,8 +23,8 @@ def inherit(
     The daemon mustn't run. Their charges count in this population's ledger from then on,
     under your signature.
     """
+    from fedit_secure.cli.caps_table import figure
     from fedit_secure.cli.inheriting import open_estate
-    from fedit_secure.cli.standing import figure
     from fedit_secure.config import load_silo_config
 
     with open_estate(load_silo_config(config)) as estate:

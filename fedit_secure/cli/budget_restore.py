@@ -39,8 +39,8 @@ def restore(
     The daemon mustn't run. The silo takes part again from the next charter epoch on:
     what it had signed under this one is lost with its disk.
     """
+    from fedit_secure.cli.caps_table import figure
     from fedit_secure.cli.restoring import restore_by_charging, restore_copy
-    from fedit_secure.cli.standing import figure
     from fedit_secure.config import load_silo_config
 
     if (copy is None) != charge_full_cap:

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from fedit_secure.cli.standing import figure, identity_of
+from fedit_secure.cli.caps_table import figure
+from fedit_secure.cli.standing import identity_of
 from fedit_secure.config import SiloConfig, load_policy
 from fedit_secure.federation.charter import Charter
 from fedit_secure.privacy.ledger import Ledger

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -18,8 +17,9 @@ from fedit_secure.audit.membership import TARGETS, Attack, Membership
 from fedit_secure.audit.model_under_test import ModelUnderTest
 from fedit_secure.audit.names import read_secrets
 from fedit_secure.audit.sampled_units import Located
+from fedit_secure.cli.caps_table import figure
 from fedit_secure.cli.output import OutputFormat
-from fedit_secure.cli.standing import UNBOUNDED, identity_of, ledger_of
+from fedit_secure.cli.standing import account_of, identity_of
 from fedit_secure.config import SiloConfig, load_policy
 from fedit_secure.errors import ConfigError, StorageError
 from fedit_secure.federation.charter import Charter
@@ -123,7 +123,7 @@ def _certified(config: SiloConfig, charter: Charter) -> AdapterUnderTest:
 def _as_charged(
     config: SiloConfig, charter: Charter, own: Sequence[Located]
 ) -> bool | None:
-    ledger = ledger_of(config, charter.row(config.name).population)
+    ledger = account_of(config, charter.row(config.name).population).ledger
     if ledger is None:
         return None
     now = commitment((record for _, record in own), identity_of(config).signing)
@@ -140,7 +140,7 @@ def leakage_facts(ready: Prepared, result: Leakage) -> dict[str, Any]:
         "adapter_digest": ready.adapter.digest,
         "charter": ready.charter.digest().hex()[:16],
         "unit": result.unit,
-        "epsilon": _figure(plan.epsilons().published),
+        "epsilon": figure(plan.epsilons().published),
         "delta": plan.delta,
         "records": len(result.members.records),
         "records_in_all": len(ready.own),
@@ -197,7 +197,7 @@ def _membership_json(told: Membership | None) -> dict[str, Any] | None:
     if told is None:
         return None
     # JSON has no infinity.
-    return asdict(told) | {"epsilon": _figure(told.epsilon)}
+    return asdict(told) | {"epsilon": figure(told.epsilon)}
 
 
 def _scores_table(told: Membership | None) -> list[dict[str, Any]]:
@@ -255,7 +255,3 @@ def write_report(config: SiloConfig, ready: Prepared, result: Leakage) -> Path:
     text = json.dumps(report, indent=2, default=str) + "\n"
     write_durably(path, text.encode(), mode=0o600)
     return path
-
-
-def _figure(epsilon: float) -> float | str:
-    return UNBOUNDED if epsilon == math.inf else epsilon

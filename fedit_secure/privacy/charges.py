@@ -147,10 +147,14 @@ class Charges:
             counted.append(plan.event_of(left))
         # Each record is in this population alone or in a source as well, and its order
         # was fixed before its first release either way.
-        orders = {self.order, *(i.filter_order for i in self.inherited)}
         whole = _composed(counted)
-        most = max(filter_epsilon(whole, order, delta) for order in sorted(orders))
+        most = max(filter_epsilon(whole, order, delta) for order in self.orders)
         return most + self.carried_over
+
+    @property
+    def orders(self) -> tuple[float, ...]:
+        """Every filter order that a record here may have: the costliest decides."""
+        return tuple(sorted({self.order, *(i.filter_order for i in self.inherited)}))
 
     def fixed_beforehand(self, charter: str | None) -> bool:
         """Whether nothing but this charter was ever charged: no filter is needed."""

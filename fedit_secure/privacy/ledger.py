@@ -258,9 +258,11 @@ class Ledger:
 
     def counted_by(self, charter: str | None = None) -> str:
         """How `would_cost` composes this charter's run with what was charged."""
-        if self.charges().fixed_beforehand(charter):
+        charges = self.charges()
+        if charges.fixed_beforehand(charter):
             return PUBLISHED
-        return f"the Renyi filter of order {self.opened.filter_order:g}"
+        orders = " and ".join(f"{order:g}" for order in charges.orders)
+        return f"the Renyi filter of order {orders}"
 
     # ----------------------------------------------------------------------- what it allows
 

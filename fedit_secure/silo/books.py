@@ -30,6 +30,7 @@ from fedit_secure.silo.fingerprints import Prints
 from fedit_secure.silo.ledger_opening import (
     keep_receipt,
     new_ledger,
+    open_journal,
     require_known,
     require_open_charter,
     stored_ledger,
@@ -40,6 +41,8 @@ from fedit_secure.storage.journal import Journal
 from fedit_secure.storage.life import MASKED, REVEALED, VOIDED, Life, burn
 from fedit_secure.wire.codec import decode, encode
 from fedit_secure.wire.limits import Limits
+
+__all__ = ["Books", "open_journal", "update_digest"]
 
 Record = m.Reveal | m.VoidStatement | m.Confirmation
 
@@ -127,8 +130,7 @@ class Books:
         self._records = None
 
     def require_known(self, head: m.LedgerHead | None) -> None:
-        """Raises LedgerBehind unless the ledger is at, or goes on from, a head that the
-        aggregator holds."""
+        """Raises LedgerBehind unless the ledger is at a known head, or goes on from it."""
         require_known(self._ledger, self._row.population, self._name, head)
 
     def check_budget(self) -> None:

@@ -22,16 +22,16 @@ class Countersigning:
         self._name, self._books = name, books
         self._aggregator = bytes.fromhex(charter.aggregator.identity)
         self._held = 0
-        self._signed = asyncio.Event()
+        self._news = asyncio.Event()
 
-    def meet(self, receipt: f.HeadReceipt | None) -> None:
+    async def meet(self, receipt: f.HeadReceipt | None) -> None:
         """What the aggregator holds at the start of a connection; None: nothing.
 
         Opens a ledger that is new, now that nobody knows of an older one. Raises
         LedgerBehind, which ends the daemon, if the aggregator knows more than is here.
         """
-        self._held = 0 if receipt is None else self._known(receipt)
-        self._books.open()
+        self._hold(0 if receipt is None else self._known(receipt))
+        await asyncio.to_thread(self._books.open)
 
     def pages(self) -> Iterator[f.LedgerEntries]:
         """Every entry that isn't receipted yet; the head alone, if all are."""
@@ -40,18 +40,23 @@ class Countersigning:
 
     def take(self, receipt: f.HeadReceipt) -> None:
         """Keep a receipt for all of the ledger. Raises as `meet`."""
-        self._held = self._known(receipt)
+        self._hold(self._known(receipt))
         if receipt.head == self._books.head():
             self._books.countersigned(receipt.head, receipt.signature)
-            self._signed.set()
 
-    def expect(self) -> None:
-        """Before a charge: receipts that came earlier don't cover it."""
-        self._signed.clear()
+    async def signed(self, sequence: int) -> None:
+        """Wait until the aggregator has signed that it holds this many entries.
 
-    async def signed(self) -> None:
-        """Wait until the aggregator has signed for everything since `expect`."""
-        await self._signed.wait()
+        By their number: a receipt that comes while a charge is being written is one for
+        the head before it.
+        """
+        while self._held < sequence:
+            self._news.clear()
+            await self._news.wait()
+
+    def _hold(self, sequence: int) -> None:
+        self._held = sequence
+        self._news.set()
 
     def _known(self, receipt: f.HeadReceipt) -> int:
         check_head(self._name, self._aggregator, receipt.head, receipt.signature)

@@ -133,7 +133,7 @@ class SiloDaemon:
         if not isinstance(welcome, f.Welcome):
             raise ProtocolError(f"a {type(welcome).__name__} where a Welcome belongs")
         self._verify_approvals(welcome.approvals)
-        await asyncio.to_thread(self._countersigning.meet, welcome.held)
+        await self._countersigning.meet(welcome.held)
         self._link = link
         if welcome.certificate is not None and welcome.round > books.certified:
             await self._adopt(welcome.certificate)
@@ -258,14 +258,14 @@ class SiloDaemon:
 
         async def charge() -> None:
             await slots.next()  # loading the records took its time too
-            self._countersigning.expect()
             await asyncio.to_thread(books.reserve, now)
+            charged = books.sequence
             # A connection that is gone now is made anew, and the ledger sent again: what
             # was charged must not be charged twice for it.
             with suppress(ConnectError, DeadlineExceeded):
                 await self._send_ledger()
             # Nothing is sampled before the aggregator has countersigned the intent.
-            await self._countersigning.signed()
+            await self._countersigning.signed(charged)
 
         try:
             await asyncio.to_thread(books.check_budget)

@@ -111,7 +111,10 @@ class Journal:
                 raise StorageError(f"{self.path} has format {version}, not {VERSION}")
             findings = [row[0] for row in db.execute("PRAGMA integrity_check(1)")]
             if findings != ["ok"]:
-                raise StorageError(f"the journal {self.path} is damaged: {findings[0]}")
+                first = findings[0].removeprefix("*** in database main ***").split()
+                raise StorageError(
+                    f"the journal {self.path} is damaged: {' '.join(first)}"
+                )
             expected: dict[str, int] = {}
             for population, sequence, value, seal in db.execute(
                 "SELECT * FROM entries ORDER BY population, sequence"

@@ -63,6 +63,13 @@ def translated(path: Path) -> Iterator[None]:
     try:
         yield
     except (sqlite3.Error, UnicodeError) as error:
+        code = getattr(error, "sqlite_errorcode", 0)
+        if code == sqlite3.SQLITE_READONLY_ROLLBACK:
+            # Only who may write can take back what was half-written.
+            raise StorageError(
+                f"a process died while it wrote to {path}: fedit silo serve puts it right "
+                "when it starts"
+            ) from error
         raise StorageError(f"the journal {path} can't be used: {error}") from error
 
 

@@ -18,6 +18,17 @@ initial_state: initial.state
 listen: 127.0.0.1:7443
 """
 
+SILO = """\
+name: s0
+identity: s0/identity
+state: s0
+charter: charter.json
+approval: s0.approval
+policy: policy.yaml
+model: base
+data: {path: records.jsonl}
+"""
+
 
 @pytest.fixture(scope="module")
 def ended(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -29,6 +40,8 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Path:
     charter = federation.charter
     (root / "charter.json").write_bytes(charter.to_bytes())
     (root / "aggregator.yaml").write_text(AGGREGATOR)
+    (root / "s0.yaml").write_text(SILO)
+    (root / "s0.approval").write_bytes(federation.approvals[0].to_bytes())
     (root / "cards").mkdir()
     for party in federation.silos:
         path = root / "cards" / f"{party.name}.card"
@@ -110,6 +123,71 @@ def test_a_charter_without_a_run_has_nothing_to_export(fedit, root):
     result = fedit("audit", "export", root / "aggregator.yaml", "-o", root / "b.zip")
     assert result.status == 4
     assert "there is no run of this charter" in result.err
+
+
+def test_a_claim_that_a_silo_gave_us_takes_the_place_of_what_it_sent(fedit, root):
+    """Or is added, where it sent none."""
+    claims = run_folder(root) / "claims"
+    (root / "given").mkdir()
+    (claims / "s1.claim").rename(root / "given" / "from-their-mail.claim")
+    export = ("audit", "export", root / "aggregator.yaml", "-o", root / "b.zip")
+    result = fedit(*export, "--cards", root / "cards")
+    assert "not in it: the claim of s1" in result.err
+    result = fedit(*export, "--force", "--claims", root / "given")
+    assert "claim" not in result.err
+    with zipfile.ZipFile(root / "b.zip") as archive:
+        assert "claims/s1.claim" in archive.namelist()
+    altered = root / "given" / "from-their-mail.claim"
+    altered.write_bytes(altered.read_bytes().replace(b"record", b"person"))
+    result = fedit(*export, "--force", "--claims", root / "given")
+    assert result.status == 4
+    assert "from-their-mail.claim: the claim of silo 's1' isn't signed" in result.err
+
+
+def test_a_silo_exports_what_it_has(fedit, root):
+    output = root / "s0.zip"
+    result = fedit(
+        "audit", "export", root / "s0.yaml", "-o", output, "--format", "json"
+    )
+    assert result.status == 0, result.err
+    assert result.json["maker"] == "silo s0"
+    assert result.json["rounds"] is None
+    with zipfile.ZipFile(output) as archive:
+        assert set(archive.namelist()) == {
+            "approvals/s0.approval",
+            "cards/s0.card",
+            "charter.json",
+            "claims/s0.claim",
+            "heads/s0.json",
+            "ledgers/s0.jsonl",
+            "manifest.json",
+            "manifest.sig",
+            "seen/s0.json",
+        }
+    result = fedit("audit", "export", root / "s0.yaml", "--run", root, "-o", root / "x")
+    assert result.status == 4
+    assert "are for an aggregator's bundle" in result.err
+
+
+def test_a_silo_without_a_ledger_or_approval_has_nothing_to_export(fedit, root):
+    export = ("audit", "export", root / "s0.yaml", "-o", root / "s0.zip")
+    (root / "s0.approval").unlink()
+    result = fedit(*export)
+    assert result.status == 4
+    assert "s0.approval can't be read" in result.err
+    for name in ("journal.sqlite", "journal.made"):
+        (root / "s0" / name).unlink()
+    result = fedit(*export)
+    assert result.status == 4
+    assert "there is no ledger" in result.err
+    assert not (root / "s0.zip").exists()
+
+
+def test_a_file_that_is_no_configuration_is_said_to_be_none(fedit, root):
+    (root / "other.yaml").write_text("rounds: 3\n")
+    result = fedit("audit", "export", root / "other.yaml", "-o", root / "b.zip")
+    assert result.status == 4
+    assert "neither a silo.yaml nor an aggregator.yaml" in result.err
 
 
 def test_a_run_folder_elsewhere_is_given(fedit, root):

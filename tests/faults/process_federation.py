@@ -46,6 +46,7 @@ TESTS = Path(__file__).parents[1]
 # the second the others go on without whoever is away for long.
 PATIENT = {"phase_deadline_seconds": 20.0, "silo_deadline_seconds": 40.0}
 HASTY = {"phase_deadline_seconds": 2.0, "silo_deadline_seconds": 4.0}
+HASTY |= {"tune_deadline_seconds": 8.0}
 _SECONDS = 90.0  # after which a process hangs
 _LAST_WORDS = 0.2
 

@@ -12,9 +12,12 @@ from pathlib import Path
 
 import pytest
 from faults.crashing import ends_of
-from faults.process_federation import VICTIM, VOIDED, Nursery, Story, tell
+from faults.process_federation import VICTIM, VOIDED, Nursery, Story, copy_of, tell
 from faults.syscalls import AFTER, BEFORE, HALF, Fate, Kind, kinds, record_of
 from faults.verdict import charged, check, ledger_in, look
+
+from fedit_secure.errors import StorageError
+from fedit_secure.storage.journal import Journal
 
 ALL = ("s0", "s1", "s2")
 KILLED = -signal.SIGKILL
@@ -74,6 +77,25 @@ async def test_killed_as_it_renews(nursery: Nursery, tmp_path: Path) -> None:
     # Whether it was back for the next attempt or not, that is when its update can enter.
     assert set(ends_of(story.federation, 1) or ()) >= {"s1", "s2", "s3"}
     assert VICTIM in (ends_of(story.federation, 2) or ())
+
+
+async def test_looked_at_between_death_and_repair(
+    nursery: Nursery, tmp_path: Path
+) -> None:
+    """`fedit budget show` may not repair what was half-written, and says who does."""
+
+    def between(story: Story, life: int) -> None:
+        path = copy_of(story, "seen") / "journal.sqlite"
+        before = path.read_bytes()
+        with pytest.raises(StorageError, match="fedit silo serve puts it right"):
+            Journal.open(path, read_only=True)
+        assert path.read_bytes() == before
+        Journal.open(path).close()
+        Journal.open(path, read_only=True).close()
+
+    fates = [fate("reserve", "before")]
+    story = await tell(nursery, tmp_path, fates, between=between)
+    assert story.ends == [KILLED, 0], story.reports
 
 
 async def test_killed_again_and_again(nursery: Nursery, tmp_path: Path) -> None:

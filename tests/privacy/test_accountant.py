@@ -242,6 +242,20 @@ def test_calibration_finds_the_least_noise_that_keeps_to_the_target(
     assert round(sigma * 10_000) == pytest.approx(sigma * 10_000, abs=1e-6)
 
 
+def test_calibration_is_held_by_pld_where_that_is_the_larger_figure(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    usual = calibrate(2.0, 1e-6, 0.05, 100)
+    for cached in ("_figures", "_calibrate"):
+        monkeypatch.setattr(accountant, cached, getattr(accountant, cached).__wrapped__)
+    honest = prv.epsilon
+    monkeypatch.setattr(accountant, "pld_epsilon", lambda m, d: honest(m, d) + 0.002)
+    sigma = calibrate(2.0, 1e-6, 0.05, 100)
+    found = epsilons(event(0.05, sigma, 100), 1e-6)
+    assert found.published == found.pld <= 2.0
+    assert sigma > usual
+
+
 def test_a_created_plan_keeps_to_its_target_with_its_spares() -> None:
     plan = DpPlan.create(
         target_epsilon=8.0,
@@ -304,6 +318,10 @@ def test_the_filter_is_rdp_at_one_order() -> None:
     theirs = dpa.rdp.RdpAccountant(ORDERS, dpa.NeighboringRelation.REPLACE_SPECIAL)
     expected = theirs.compose(run).get_epsilon(1e-5)
     assert min(by_order.values()) == pytest.approx(expected, abs=1e-9)
+    for order in (2.0, 8.0, 40.0):  # at that one, not at the best of all
+        theirs = dpa.rdp.RdpAccountant([order], dpa.NeighboringRelation.REPLACE_SPECIAL)
+        expected = theirs.compose(run).get_epsilon(1e-5)
+        assert filter_epsilon(run, order, 1e-5) == pytest.approx(expected, abs=1e-9)
     assert filter_epsilon(dpa.ComposedDpEvent([]), 8.0, 1e-5) == 0
 
 

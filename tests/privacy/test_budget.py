@@ -145,6 +145,15 @@ def test_attack_intent_uncharged_by_what_follows() -> None:
     assert again.spent().published > before.published
 
 
+def test_attack_a_release_uncharges_what_brought_none() -> None:
+    """Round 1 was drawn and lost: it stays charged beside the round that came out."""
+    ledger = charge(charge(opened(), 1), 2)
+    ledger = ledger.append(
+        pl.Released(charter=FIRST, round=2, release_digest=DIGEST, state_digest=STATE)
+    )
+    assert ledger.spent() == epsilons(PLAN.event_of(2), DELTA)
+
+
 def test_an_unopened_budget_is_whole() -> None:
     ledger = opened()
     assert ledger.spent().published == 0

@@ -10,7 +10,7 @@ import pytest
 from small_federation import LENGTH, SmallFederation, found
 
 from fedit_secure.errors import FaultySilo
-from fedit_secure.privacy.ledger import Ledger, Renewed
+from fedit_secure.privacy.ledger import Committed, Ledger, Renewed
 from fedit_secure.secagg import checks
 from fedit_secure.secagg import messages as m
 from fedit_secure.secagg.keys import ExchangeKey
@@ -79,3 +79,23 @@ def test_the_ledger_names_the_void_certificate_as_anybody_can_compute_it(
         event = Ledger.from_entries(own.name, journal.ledger(own.name)).events[-1]
     expected = digest("fedit/void-certificate/v1", encode(proof))
     assert event == Renewed(ctx=CTX.hex(), certificate=expected.hex())
+
+
+def test_an_update_in_the_ledger_has_a_name_that_only_its_silo_can_make(
+    federation: SmallFederation,
+) -> None:
+    """The ledger travels: else whoever guesses an update could see whether it was it."""
+    update, names = np.ones(LENGTH, np.float32), set()
+    for own in federation.silos[:2]:
+        with open_journal(federation.root / own.name) as journal:
+            books = federation.books(own, journal)
+            books.admit(bytes(32))
+            books.reserve(1)
+            books.commit_update(1, update)
+            event = Ledger.from_entries(own.name, journal.ledger(own.name)).events[-1]
+        assert isinstance(event, Committed)
+        names.add(event.update_digest)
+    assert len(names) == 2
+    public = update_digest(update)
+    guesses = (public, digest("fedit/update-name/v1", public))
+    assert names.isdisjoint(guess.hex() for guess in guesses)

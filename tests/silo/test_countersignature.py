@@ -12,14 +12,18 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import small_federation
 from small_federation import SmallFederation, found
 
 from fedit_secure.errors import ConnectError, QuorumLost
 from fedit_secure.federation.heads import sign_head
 from fedit_secure.secagg import checks
 from fedit_secure.secagg import messages as m
+from fedit_secure.silo.books import Books
+from fedit_secure.silo.daemon import SiloDaemon
 from fedit_secure.wire import frames as f
 from fedit_secure.wire.link import PeerLink
 
@@ -91,7 +95,36 @@ async def test_nothing_is_sampled_before_the_charge_is_countersigned(
     tmp_path: Path, wrong: str
 ) -> None:
     federation = found(tmp_path, 4)
-    script = Countersigner(federation, WRONG[wrong])
+    await _waits(federation, Countersigner(federation, WRONG[wrong]))
+
+
+async def test_a_receipt_that_comes_while_the_charge_is_written_is_not_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one of the head before: an aggregator that writes it down slowly sends it late."""
+    federation = found(tmp_path, 4)
+    script = Countersigner(federation, WRONG["none"])
+    loop, daemons = asyncio.get_running_loop(), []
+
+    class Seen(SiloDaemon):
+        def __init__(self, *given: Any, **options: Any) -> None:
+            super().__init__(*given, **options)
+            daemons.append(self)
+
+    right = Books.reserve
+
+    def reserve(books: Books, round: int) -> None:
+        late = daemons[0]._take(script.opening[0])
+        asyncio.run_coroutine_threadsafe(late, loop).result(30)
+        right(books, round)
+
+    monkeypatch.setattr(small_federation, "SiloDaemon", Seen)
+    monkeypatch.setattr(Books, "reserve", reserve)
+    await _waits(federation, script)
+
+
+async def _waits(federation: SmallFederation, script: Countersigner) -> None:
+    """The silo samples nothing until the script is honest, and then once."""
     party = federation.silos[0]
     running = asyncio.create_task(federation.run_silo(party, lambda: script))  # type: ignore[arg-type, return-value]
     async with asyncio.timeout(120):

@@ -331,11 +331,18 @@ def test_the_worker_ends_with_its_standard_input(job_files) -> None:
 def test_the_worker_dies_with_its_parent() -> None:
     # Somebody else holds the pipe open, so the end of standard input can't be the cause.
     reader, writer = os.pipe()
+    # However slowly it starts: it says when it has asked the kernel.
+    worker_says = (
+        "import os, sys; from fedit_secure.tuning import worker;"
+        "ask = worker.die_with_parent;"
+        "worker.die_with_parent = lambda parent: (ask(parent), os.write(2, b'.'));"
+        "sys.exit(worker.main())"
+    )
     code = (
         "import subprocess, sys, time;"
-        "child = subprocess.Popen("
-        f"[sys.executable, '-m', 'fedit_secure.tuning.worker'], stdin={reader});"
-        "time.sleep(2); print(child.pid, flush=True); time.sleep(60)"
+        f"command = [sys.executable, '-c', {worker_says!r}];"
+        f"child = subprocess.Popen(command, stdin={reader}, stderr=subprocess.PIPE);"
+        "child.stderr.read(1); print(child.pid, flush=True); time.sleep(60)"
     )
     parent = subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, pass_fds=[reader]
