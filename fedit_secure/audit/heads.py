@@ -113,9 +113,11 @@ def check_adverts(
 
 
 def check_seen(
-    bundle: Bundle, charter: Charter, histories: Mapping[str, History]
+    bundle: Bundle, charter: Charter, histories: Mapping[str, History], *, own: bool
 ) -> Iterator[Fault]:
-    """The heads that silos say they saw of their peers, in this or another bundle."""
+    """The heads that silos say they saw of their peers, in this bundle, its `own`, or in
+    another one, which may have been made when the ledgers had gone on.
+    """
     populations = {row.name: row.population for row in charter.roster}
     for witness in bundle.stems("seen", ".json"):
         where = f"seen/{witness}.json"
@@ -126,6 +128,8 @@ def check_seen(
         for head in heads.heads:
             history, population = histories.get(head.silo), populations.get(head.silo)
             if history is None or population is None or head.sequence < 1:
+                continue
+            if not own and head.sequence > history.entries:
                 continue
             if head.population != population:
                 continue  # of an earlier charter

@@ -96,10 +96,10 @@ class _Auditor:
         self._absent(histories, rounds)
         sound = self._ledgers(histories)
         self.faults += heads.check_adverts(self.charter, rounds, sound)
-        self.faults += heads.check_seen(self.bundle, self.charter, sound)
+        self.faults += heads.check_seen(self.bundle, self.charter, sound, own=True)
         for witness in self.witnesses:
             self.faults += heads.check_witness(witness, self.charter, sound)
-            self.faults += heads.check_seen(witness, self.charter, sound)
+            self.faults += heads.check_seen(witness, self.charter, sound, own=False)
         for history in sound.values():
             self.faults += releases.check_plan(self.charter, self.own, history)
         for ended in rounds:
