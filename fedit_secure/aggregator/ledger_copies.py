@@ -126,11 +126,13 @@ class LedgerCopies:
         return LedgerHead(row.population, len(chain) - 1, chain[-1])
 
     def lies_on(self, silo: str, sequence: int, hash: bytes) -> bool | None:
-        """Whether a head is on this silo's ledger; None beyond what both have signed."""
-        signed = self._signed.get(silo)
-        if signed is None or sequence > signed.sequence:
+        """Whether a head is on this silo's ledger; None beyond what both have signed, and
+        what is here.
+        """
+        signed, chain = self._signed.get(silo), self._hashes[silo]
+        if signed is None or sequence > min(signed.sequence, len(chain) - 1):
             return None
-        return self._hashes[silo][sequence] == hash
+        return chain[sequence] == hash
 
     def _keep_head(self, silo: str, page: LedgerEntries, receipt: HeadReceipt) -> None:
         if page.head.sequence == 0:

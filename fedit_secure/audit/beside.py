@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
@@ -54,21 +55,29 @@ class Child:
         command += [str(rounds[0]), str(rounds[-1])]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE)
         self._rounds = rounds
+        self._lines: list[bytes] = []
+        # A pipe holds a few rounds only: unread, it would make the child wait for us.
+        self._reader = threading.Thread(target=self._drain, daemon=True)
+        self._reader.start()
+
+    def _drain(self) -> None:
+        assert self._process.stdout is not None
+        self._lines.extend(self._process.stdout)
 
     def result(self) -> list[Ended]:
         """What it read; raises ConfigError if it couldn't."""
-        assert self._process.stdout is not None
-        found = [_ended(json.loads(line)) for line in self._process.stdout]
-        if self._process.wait() or len(found) != len(self._rounds):
+        self._reader.join()
+        if self._process.wait() or len(self._lines) != len(self._rounds):
             first, last = self._rounds[0], self._rounds[-1]
             raise ConfigError(f"rounds {first} to {last} of the bundle can't be read")
-        return found
+        return [_ended(json.loads(line)) for line in self._lines]
 
     def stop(self) -> None:
         """End it, if it hasn't."""
         if self._process.poll() is None:
             self._process.kill()
         self._process.wait()
+        self._reader.join()
         assert self._process.stdout is not None
         self._process.stdout.close()
 

@@ -10,12 +10,13 @@ from fedit_secure.audit.enclosures import cards_in
 from fedit_secure.audit.export import Evidence, export_bundle
 from fedit_secure.audit.run_evidence import run_evidence
 from fedit_secure.audit.silo_evidence import silo_evidence
-from fedit_secure.cli.standing import identity_of, ledger_of
+from fedit_secure.cli.standing import identity_of
 from fedit_secure.config import load_aggregator_config, load_silo_config, role_of
 from fedit_secure.errors import ConfigError
 from fedit_secure.federation.charter import Charter
 from fedit_secure.federation.identity import Identity, load_identity
 from fedit_secure.silo.claims import keep_claim
+from fedit_secure.silo.ledger_opening import missing_journal, stored_ledger
 from fedit_secure.storage.journal import Journal
 
 Written = tuple[dict[str, Any], tuple[str, ...]]
@@ -67,19 +68,21 @@ def _of_silo(config: Path, output: Path, cards: Path | None, replace: bool) -> W
     identity = identity_of(loaded)
     charter = Charter.load(loaded.charter)
     charter.check_card(identity.card)
-    ledger = ledger_of(loaded, charter.row(loaded.name).population)
-    if ledger is None:
-        raise ConfigError(f"there is no ledger in {loaded.state} yet")
-    given = (charter, loaded.name)
-    claim = keep_claim(loaded.state, *given, ledger, identity.signing)
+    path = loaded.state / "journal.sqlite"
+    if not path.exists() and path.with_name("journal.made").exists():
+        raise missing_journal(path)
     known = [identity.card, *(cards_in(cards, charter) if cards else ())]
-    with Journal.open(loaded.state / "journal.sqlite", read_only=True) as journal:
+    given, key = (charter, loaded.name), identity.signing
+    with Journal.open(path, read_only=True) as journal:
+        ledger = stored_ledger(journal, *given)
+        if ledger is None:
+            raise ConfigError(f"there is no ledger of this silo in {path} yet")
         evidence = silo_evidence(
             journal,
             *given,
-            identity.signing,
+            key,
             ledger=ledger,
-            claim=claim,
+            claim=keep_claim(loaded.state, *given, ledger, key),
             approval=loaded.approval,
             cards=known,
         )

@@ -133,6 +133,13 @@ def test_a_claim_before_its_ledger_is_sent_again(
     claims.keep("s0", early)
     assert list((tmp_path / "claims").iterdir()) == []
     assert copies.lies_on("s0", 3, bytes(32)) is None
+    (tmp_path / "ledgers/s0.jsonl").write_bytes(ENTRIES[0] + b"\n")  # a disk lost one
+    key = federation.aggregator.signing
+    cut = LedgerCopies(tmp_path / "ledgers", federation.charter, key)
+    Claims(tmp_path / "claims", federation.charter, cut).keep(
+        "s0", claim_of(federation)
+    )
+    assert list((tmp_path / "claims").iterdir()) == []
 
 
 async def test_the_end_waits_for_those_who_are_there_and_no_longer(

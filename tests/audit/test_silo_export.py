@@ -20,8 +20,8 @@ from fedit_secure.federation.claim import Claim, verify_claim
 from fedit_secure.federation.heads import check_head
 from fedit_secure.privacy.ledger import DataVersion, Ledger
 from fedit_secure.secagg.messages import LedgerHead
-from fedit_secure.silo.books import open_journal
 from fedit_secure.silo.claims import keep_claim
+from fedit_secure.silo.ledger_opening import open_journal
 from fedit_secure.storage.journal import Journal
 from fedit_secure.wire.codec import encode
 from fedit_secure.wire.frames import HeadReceipt

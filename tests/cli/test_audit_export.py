@@ -175,11 +175,13 @@ def test_a_silo_without_a_ledger_or_approval_has_nothing_to_export(fedit, root):
     result = fedit(*export)
     assert result.status == 4
     assert "s0.approval can't be read" in result.err
-    for name in ("journal.sqlite", "journal.made"):
-        (root / "s0" / name).unlink()
+    (root / "s0/journal.sqlite").unlink()
     result = fedit(*export)
-    assert result.status == 4
-    assert "there is no ledger" in result.err
+    assert "fedit budget restore" in result.err
+    (root / "s0/journal.made").unlink()
+    result = fedit(*export)
+    assert result.status == 1
+    assert "there is no journal" in result.err
     assert not (root / "s0.zip").exists()
 
 
