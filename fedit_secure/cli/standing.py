@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from fedit_secure.cli.caps_table import figure
@@ -33,6 +35,15 @@ def identity_of(config: SiloConfig) -> Identity:
     return identity
 
 
+def ledger_of(config: SiloConfig, population: str) -> Ledger | None:
+    """The population's ledger, None before its first charter; takes no lock.
+
+    Raises as `account_of`, which needs the policy as well.
+    """
+    with _looked_at(config) as journal:
+        return None if journal is None else _ledger_in(journal, population)
+
+
 def account_of(config: SiloConfig, population: str) -> Account:
     """The population's ledger, None before its first charter, and what it is held to.
 
@@ -41,21 +52,34 @@ def account_of(config: SiloConfig, population: str) -> Account:
     ledger is.
     """
     policy = load_policy(config.policy)
-    path = config.state / "journal.sqlite"
-    if not path.exists():
-        if path.with_name("journal.made").exists():
-            raise missing_journal(path)
-        return Account(population, policy, None)
-    with Journal.open(path, read_only=True) as journal:
+    with _looked_at(config) as journal:
+        if journal is None:
+            return Account(population, policy, None)
         return account_in(journal, population, policy)
 
 
 def account_in(journal: Journal, population: str, policy: Policy) -> Account:
     """The same of an open journal."""
-    entries = journal.ledger(population)
-    ledger = verified_ledger(population, entries) if entries else None
+    ledger = _ledger_in(journal, population)
     times = ChargeClock(journal, population, time.time).times(ledger)
     return Account(population, policy, ledger, times)
+
+
+@contextmanager
+def _looked_at(config: SiloConfig) -> Iterator[Journal | None]:
+    path = config.state / "journal.sqlite"
+    if not path.exists():
+        if path.with_name("journal.made").exists():
+            raise missing_journal(path)
+        yield None
+        return
+    with Journal.open(path, read_only=True) as journal:
+        yield journal
+
+
+def _ledger_in(journal: Journal, population: str) -> Ledger | None:
+    entries = journal.ledger(population)
+    return verified_ledger(population, entries) if entries else None
 
 
 def silo_facts(config: SiloConfig) -> dict[str, Any]:

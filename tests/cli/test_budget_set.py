@@ -196,8 +196,8 @@ def test_a_lost_ledger_is_not_made_anew(fedit, silo, charter):
     keep_ledger(silo, charter, 1)
     (silo / "state" / "journal.sqlite").unlink()
     result = set_cap(fedit, silo, 12, "--yes")
-    assert result.status == 1
-    assert "is missing; restore it" in result.err
+    assert result.status == 10
+    assert "`fedit budget restore`" in result.err
 
 
 def test_another_key_than_the_ledgers(fedit, silo, charter, snapshot):
