@@ -24,7 +24,7 @@ from faults.syscalls import AFTER, BEFORE, Fate, Kind, kinds
 from faults.verdict import assert_charged_for_all, charged, check, ledger_in, look
 from small_federation import found
 
-from fedit_secure.errors import ConnectError, StorageError
+from fedit_secure.errors import ConnectError, LedgerBehind, StorageError
 from fedit_secure.silo.books import Books, open_journal
 from fedit_secure.storage.adapter_store import StateStore
 from fedit_secure.storage.journal import _seal
@@ -84,24 +84,20 @@ def resealed(*changes: tuple[str, bytes | None]) -> Damage:
     return damage
 
 
-WENT_BACK = "its privacy ledger went back: it has {} entries, and 4 are known here"
+SHORT = "ends after {} entries, and the aggregator has signed that it holds 4"
 REFUSED: dict[str, tuple[Damage, str]] = {
-    "old_folder": (old_folder, WENT_BACK.format(2)),
+    "old_folder": (old_folder, SHORT.format(2)),
     # Without the rollback journal that lay beside it then, it is no state that ever was.
-    "old_journal": (old_journal, "its privacy ledger has forked"),
-    "no_folder": (no_folder, WENT_BACK.format(1)),
-    # Masked it still is, and so it voids at once, where the ledger goes on otherwise.
-    "last_entries_gone": (
-        resealed(("sequence > 2", None)),
-        "its privacy ledger has forked",
-    ),
+    "old_journal": (old_journal, SHORT.format(3)),
+    "no_folder": (no_folder, SHORT.format(1)),
+    "last_entries_gone": (resealed(("sequence > 2", None)), SHORT.format(2)),
     "no_journal": (no_journal, "journal.sqlite is missing"),
     "cheaper_charge": (
         resealed(
             ("sequence = 2", b'"noise_multiplier":9.0'),
             ("sequence = 3", b'"noise_multiplier":9.0'),
         ),
-        "its privacy ledger has forked",
+        "is another from entry 4 on, or before",
     ),
 }
 
@@ -117,7 +113,8 @@ async def test_refused(nursery: Nursery, tmp_path: Path, how: str) -> None:
             damage(story.state_folder, story.outside / "was1")
 
     story = await tell(nursery, tmp_path, FATES, between=between, hasty=True)
-    assert story.ends == [KILLED, KILLED, 1], story.reports
+    behind = LedgerBehind.exit_status
+    assert story.ends == [KILLED, KILLED, behind], story.reports
     error = story.reports[-1].error
     assert sentence in error
     assert "\n" not in error
