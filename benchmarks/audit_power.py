@@ -35,10 +35,10 @@ from fedit_secure.audit.canary.build import (
     guesses_of,
     synthetic_records,
 )
+from fedit_secure.audit.canary.detections import ALARM
 from fedit_secure.audit.canary.model import COORDINATES, CanaryModel
+from fedit_secure.audit.canary.one_run import CONFIDENCE
 from fedit_secure.audit.canary.trials import SIGMA, game_plan
-from fedit_secure.audit.detections import ALARM
-from fedit_secure.audit.one_run import CONFIDENCE
 from fedit_secure.demo.base_model_files import base_model_path
 from fedit_secure.silo import tuner
 

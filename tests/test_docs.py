@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from named_tests import file_of
 
-from fedit_secure.audit.detections import DETECTORS
+from fedit_secure.audit.canary.detections import DETECTORS
 from fedit_secure.audit.findings import BELIEVED, CLAIMS, FAULTS
 from fedit_secure.federation.release_sizes import release_sizes
 from fedit_secure.secagg.aggregator_steps import PHASES

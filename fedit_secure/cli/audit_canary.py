@@ -14,7 +14,7 @@ from fedit_secure.errors import AuditFailed
 
 if TYPE_CHECKING:
     from fedit_secure.audit.canary.build import Audited
-    from fedit_secure.audit.detections import Detection
+    from fedit_secure.audit.canary.detections import Detection
     from fedit_secure.privacy.ledger import AuditRun
     from fedit_secure.tuning.records import Record
 
@@ -114,7 +114,7 @@ def _ledger(
 
 
 def _facts(found: Audited, kind: str, seed: int) -> dict[str, Any]:
-    from fedit_secure.audit.one_run import CONFIDENCE
+    from fedit_secure.audit.canary.one_run import CONFIDENCE
 
     guessed = found.detections[0].figures
     return {
@@ -132,7 +132,7 @@ def _facts(found: Audited, kind: str, seed: int) -> dict[str, Any]:
 
 
 def _row(found: Detection, format: OutputFormat) -> dict[str, Any]:
-    from fedit_secure.audit.detections import DETECTORS
+    from fedit_secure.audit.canary.detections import DETECTORS
 
     row: dict[str, Any] = {"detector": found.detector, "verdict": found.verdict}
     if format is OutputFormat.JSON:

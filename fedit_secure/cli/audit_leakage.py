@@ -50,7 +50,7 @@ def leakage(
     """
     # Before anything that might ask the hub is imported: a hub name means a local copy.
     os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
-    from fedit_secure.audit.leakage import Trial
+    from fedit_secure.audit.leakage.trial import Trial
     from fedit_secure.cli.leakage_run import (
         leakage_facts,
         leakage_tables,

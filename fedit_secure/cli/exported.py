@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fedit_secure.audit.bundle import Maker
-from fedit_secure.audit.enclosures import cards_in
-from fedit_secure.audit.export import Evidence, export_bundle
-from fedit_secure.audit.run_evidence import run_evidence
-from fedit_secure.audit.silo_evidence import silo_evidence
+from fedit_secure.audit.evidence.enclosures import cards_in
+from fedit_secure.audit.evidence.export import Evidence, export_bundle
+from fedit_secure.audit.evidence.run_evidence import run_evidence
+from fedit_secure.audit.evidence.silo_evidence import silo_evidence
 from fedit_secure.cli.standing import identity_of
 from fedit_secure.config import load_aggregator_config, load_silo_config, role_of
 from fedit_secure.errors import ConfigError

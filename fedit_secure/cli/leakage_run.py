@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from fedit_secure import __version__
-from fedit_secure.audit.adapter_under_test import AdapterUnderTest, read_peft_adapter
-from fedit_secure.audit.leakage import Leakage, Trial, leakage
-from fedit_secure.audit.leakage_findings import QUESTIONS, findings
-from fedit_secure.audit.membership import TARGETS, Attack, Membership
-from fedit_secure.audit.model_under_test import ModelUnderTest
-from fedit_secure.audit.names import read_secrets
-from fedit_secure.audit.sampled_units import Located
+from fedit_secure.audit.leakage.adapter_under_test import (
+    AdapterUnderTest,
+    read_peft_adapter,
+)
+from fedit_secure.audit.leakage.findings import QUESTIONS, findings
+from fedit_secure.audit.leakage.membership import TARGETS, Attack, Membership
+from fedit_secure.audit.leakage.model_under_test import ModelUnderTest
+from fedit_secure.audit.leakage.names import read_secrets
+from fedit_secure.audit.leakage.sampled_units import Located
+from fedit_secure.audit.leakage.trial import Leakage, Trial, leakage
 from fedit_secure.cli.caps_table import figure
 from fedit_secure.cli.output import OutputFormat
 from fedit_secure.cli.standing import account_of, identity_of

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from fedit_secure.audit.bundle import Maker
-from fedit_secure.audit.export import export_bundle
+from fedit_secure.audit.evidence.export import export_bundle
+from fedit_secure.audit.evidence.run_evidence import run_evidence
 from fedit_secure.audit.report import render
-from fedit_secure.audit.run_evidence import run_evidence
 from fedit_secure.audit.verify import audit_bundle
 from fedit_secure.federation.durable import write_durably
 from fedit_secure.simulation.parties import LocalFederation

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fedit_secure.audit.adapter_under_test import AdapterUnderTest
-from fedit_secure.audit.model_under_test import ModelUnderTest
+from fedit_secure.audit.leakage.adapter_under_test import AdapterUnderTest
+from fedit_secure.audit.leakage.model_under_test import ModelUnderTest
 from fedit_secure.config import SiloConfig
 from fedit_secure.demo.base_model_files import base_model_path
 from fedit_secure.storage.adapter_store import save_peft

@@ -19,8 +19,11 @@ from audit.remembering import (
 from peft import PeftModel
 from safetensors.numpy import load_file, save_file
 
-from fedit_secure.audit.adapter_under_test import AdapterUnderTest, read_peft_adapter
 from fedit_secure.audit.adapters import adapter_of
+from fedit_secure.audit.leakage.adapter_under_test import (
+    AdapterUnderTest,
+    read_peft_adapter,
+)
 from fedit_secure.demo.base_model_files import base_model_path
 from fedit_secure.errors import ConfigError
 from fedit_secure.federation.update import from_float32

@@ -7,7 +7,7 @@ import pytest
 import torch
 from _broken_builds import broken
 
-from fedit_secure.audit import detections as d
+from fedit_secure.audit.canary import detections as d
 from fedit_secure.audit.canary import trials
 from fedit_secure.audit.canary.build import synthetic_records
 from fedit_secure.audit.canary.model import (

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from _broken_builds import broken, worker_of
 
-from fedit_secure.audit import detections as d
 from fedit_secure.audit.canary import attempts
+from fedit_secure.audit.canary import detections as d
 from fedit_secure.audit.canary.attempts import Attempts, watch_worker
 from fedit_secure.audit.canary.build import synthetic_records
 from fedit_secure.audit.canary.trials import STEPS

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import kstest
 
-from fedit_secure.audit import detections as d
-from fedit_secure.audit.detections import Detection
+from fedit_secure.audit.canary import detections as d
+from fedit_secure.audit.canary.detections import Detection
 
 STEPS, RECORDS, RATE = 64, 512, 0.25
 

@@ -9,10 +9,10 @@ import small_federation
 from audit.stories import LINK, STORIES
 
 from fedit_secure.audit.bundle import Maker
-from fedit_secure.audit.export import export_bundle
+from fedit_secure.audit.evidence.export import export_bundle
+from fedit_secure.audit.evidence.run_evidence import run_evidence
 from fedit_secure.audit.facts import Audit
 from fedit_secure.audit.findings import CLAIMS
-from fedit_secure.audit.run_evidence import run_evidence
 from fedit_secure.audit.verify import audit_bundle
 
 LACKS = {  # claims that the story's bundle can't show

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fedit_secure.audit.extraction import (
+from fedit_secure.audit.leakage.extraction import (
     Passage,
     comes_back,
     extraction,
     longest_passage,
 )
-from fedit_secure.audit.record_scores import RecordScores, TokenScores
+from fedit_secure.audit.leakage.record_scores import RecordScores, TokenScores
 
 
 def record(adapter, base="", ended=True):

@@ -17,8 +17,8 @@ from audit.remembering import (
     tuned_on,
 )
 
-from fedit_secure.audit.leakage import Trial, leakage
-from fedit_secure.audit.leakage_findings import findings
+from fedit_secure.audit.leakage.findings import findings
+from fedit_secure.audit.leakage.trial import Trial, leakage
 from fedit_secure.demo.base_model_files import base_model_path
 from fedit_secure.errors import ConfigError
 from fedit_secure.privacy.plan import DpPlan

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import beta, binomtest, norm
 
-from fedit_secure.audit.membership import (
+from fedit_secure.audit.leakage.membership import (
     ATTACKS,
     ERROR,
     area_interval,
@@ -20,7 +20,7 @@ from fedit_secure.audit.membership import (
     rate_at,
     roc_area,
 )
-from fedit_secure.audit.record_scores import RecordScores, TokenScores
+from fedit_secure.audit.leakage.record_scores import RecordScores, TokenScores
 
 
 def scores(mean, size, seed):

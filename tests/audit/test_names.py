@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fedit_secure.audit.names import LEAST, MOST, names, read_secrets
-from fedit_secure.audit.record_scores import RecordScores, TokenScores
+from fedit_secure.audit.leakage.names import LEAST, MOST, names, read_secrets
+from fedit_secure.audit.leakage.record_scores import RecordScores, TokenScores
 from fedit_secure.errors import ConfigError
 from fedit_secure.tuning.records import Record
 

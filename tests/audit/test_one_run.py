@@ -10,7 +10,7 @@ import pytest
 from scipy.optimize import linprog
 from scipy.stats import binom, norm
 
-from fedit_secure.audit.one_run import (
+from fedit_secure.audit.canary.one_run import (
     approximate_inverse,
     epsilon_lower_bound,
     epsilon_p_value,

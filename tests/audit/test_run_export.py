@@ -25,8 +25,8 @@ from fedit_secure.audit.bundle import (
     SignedHead,
     round_name,
 )
-from fedit_secure.audit.export import export_bundle
-from fedit_secure.audit.run_evidence import run_evidence
+from fedit_secure.audit.evidence.export import export_bundle
+from fedit_secure.audit.evidence.run_evidence import run_evidence
 from fedit_secure.errors import ConfigError, StorageError
 from fedit_secure.federation.approval import Approval, verify_approvals
 from fedit_secure.federation.heads import check_head

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fedit_secure.audit.sampled_units import (
+from fedit_secure.audit.leakage.sampled_units import (
     occurrences,
     sample_held_out,
     sample_members,

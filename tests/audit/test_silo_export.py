@@ -11,9 +11,9 @@ from audit.stories import LINK, STORIES
 from small_federation import SmallFederation
 
 from fedit_secure.audit.bundle import Bundle, Maker, SeenHeads, SignedHead
-from fedit_secure.audit.export import Evidence, export_bundle
-from fedit_secure.audit.run_evidence import run_evidence
-from fedit_secure.audit.silo_evidence import silo_evidence
+from fedit_secure.audit.evidence.export import Evidence, export_bundle
+from fedit_secure.audit.evidence.run_evidence import run_evidence
+from fedit_secure.audit.evidence.silo_evidence import silo_evidence
 from fedit_secure.audit.verify import audit_bundle
 from fedit_secure.errors import ConfigError
 from fedit_secure.federation.claim import Claim, verify_claim

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from audit.remembering import notes
 
-from fedit_secure.audit.membership import area_interval, roc_area
-from fedit_secure.audit.wording import wording_scores
+from fedit_secure.audit.leakage.membership import area_interval, roc_area
+from fedit_secure.audit.leakage.wording import wording_scores
 from fedit_secure.tuning.records import Record
 
 

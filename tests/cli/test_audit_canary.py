@@ -9,8 +9,8 @@ import pytest
 
 from fedit_secure.audit.canary import build
 from fedit_secure.audit.canary.build import Audited
+from fedit_secure.audit.canary.detections import DETECTORS, Detection
 from fedit_secure.audit.canary.trials import game_plan
-from fedit_secure.audit.detections import DETECTORS, Detection
 from fedit_secure.privacy.ledger import AuditRun, Ledger, Opened
 from fedit_secure.storage.journal import Journal
 

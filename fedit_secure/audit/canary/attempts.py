@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from fedit_secure.audit import detections as d
+from fedit_secure.audit.canary import detections as d
+from fedit_secure.audit.canary.detections import Detection
 from fedit_secure.audit.canary.trials import STEPS
-from fedit_secure.audit.detections import Detection
 from fedit_secure.errors import BudgetExhausted, FeditError
 from fedit_secure.privacy.ledger import Intent, Ledger, Opened
 from fedit_secure.privacy.mechanisms import mechanisms_of

@@ -15,11 +15,11 @@ from typing import Literal
 
 import numpy as np
 
-from fedit_secure.audit import detections as d
+from fedit_secure.audit.canary import detections as d
 from fedit_secure.audit.canary import trials
 from fedit_secure.audit.canary.attempts import WATCHED, Attempts, Tune, watch_worker
+from fedit_secure.audit.canary.detections import Detection
 from fedit_secure.audit.canary.model import COORDINATES, CanaryModel
-from fedit_secure.audit.detections import Detection
 from fedit_secure.privacy.events import AuditRun
 from fedit_secure.privacy.plan import DpPlan
 from fedit_secure.secagg.transcript import digest

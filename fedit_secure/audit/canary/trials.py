@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from fedit_secure.audit import detections as d
+from fedit_secure.audit.canary import detections as d
+from fedit_secure.audit.canary.detections import Detection
 from fedit_secure.audit.canary.model import (
     COORDINATES,
     CanaryModel,
@@ -19,7 +20,6 @@ from fedit_secure.audit.canary.model import (
     left_out,
 )
 from fedit_secure.audit.canary.rounds import MOST_TOKENS, fresh_key, plan_of, run
-from fedit_secure.audit.detections import Detection
 from fedit_secure.privacy.events import Intent
 from fedit_secure.privacy.mechanisms import mechanisms_of
 from fedit_secure.privacy.plan import DpPlan

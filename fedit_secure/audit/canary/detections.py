@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from fedit_secure.audit.one_run import (
+from fedit_secure.audit.canary.one_run import (
     epsilon_lower_bound,
     gaussian_epsilon_lower_bound,
     gaussian_p_value,

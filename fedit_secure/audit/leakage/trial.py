@@ -10,17 +10,17 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fedit_secure.audit.extraction import (
+from fedit_secure.audit.leakage.extraction import (
     Extraction,
     comes_back,
     extraction,
     longest_passage,
 )
-from fedit_secure.audit.membership import Membership, membership
-from fedit_secure.audit.model_under_test import ModelUnderTest
-from fedit_secure.audit.names import Names, names
-from fedit_secure.audit.record_scores import RecordScores
-from fedit_secure.audit.sampled_units import (
+from fedit_secure.audit.leakage.membership import Membership, membership
+from fedit_secure.audit.leakage.model_under_test import ModelUnderTest
+from fedit_secure.audit.leakage.names import Names, names
+from fedit_secure.audit.leakage.record_scores import RecordScores
+from fedit_secure.audit.leakage.sampled_units import (
     Located,
     SampledUnits,
     occurrences,
@@ -28,7 +28,7 @@ from fedit_secure.audit.sampled_units import (
     sample_members,
     times,
 )
-from fedit_secure.audit.wording import wording_scores
+from fedit_secure.audit.leakage.wording import wording_scores
 from fedit_secure.errors import ConfigError
 from fedit_secure.privacy.plan import DpPlan, Unit
 from fedit_secure.tuning.records import Record

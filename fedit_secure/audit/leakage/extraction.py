@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from fedit_secure.audit.membership import ERROR, Verdict, area_interval
-from fedit_secure.audit.record_scores import RecordScores
+from fedit_secure.audit.leakage.membership import ERROR, Verdict, area_interval
+from fedit_secure.audit.leakage.record_scores import RecordScores
 
 
 @dataclass(frozen=True, slots=True)

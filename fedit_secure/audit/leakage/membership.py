@@ -19,7 +19,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from fedit_secure.audit.record_scores import RecordScores
+from fedit_secure.audit.leakage.record_scores import RecordScores
 
 Scores = npt.NDArray[np.float64]
 Verdict = Literal["found", "nothing found", "unclear", "not tested"]

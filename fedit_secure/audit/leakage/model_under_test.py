@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fedit_secure.audit.adapter_under_test import AdapterUnderTest
-from fedit_secure.audit.record_scores import RecordScores, TokenScores
+from fedit_secure.audit.leakage.adapter_under_test import AdapterUnderTest
+from fedit_secure.audit.leakage.record_scores import RecordScores, TokenScores
 from fedit_secure.config import SiloConfig
 from fedit_secure.errors import ConfigError
 from fedit_secure.tuning.batches import (

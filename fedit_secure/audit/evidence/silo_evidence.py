@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fedit_secure.audit.bundle import SeenHead, SeenHeads, SignedHead
-from fedit_secure.audit.enclosures import card_pieces
-from fedit_secure.audit.export import Evidence, Piece
+from fedit_secure.audit.evidence.enclosures import card_pieces
+from fedit_secure.audit.evidence.export import Evidence, Piece
 from fedit_secure.errors import (
     ConfigError,
     FaultySiloOrAggregator,

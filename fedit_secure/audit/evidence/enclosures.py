@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from fedit_secure.audit.export import Piece
+from fedit_secure.audit.evidence.export import Piece
 from fedit_secure.errors import ConfigError, PolicyRefusal
 from fedit_secure.federation.card import Card
 from fedit_secure.federation.charter import Charter

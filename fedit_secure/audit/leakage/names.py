@@ -22,9 +22,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from fedit_secure.audit.membership import ERROR, Verdict
-from fedit_secure.audit.record_scores import RecordScores
-from fedit_secure.audit.sampled_units import Located
+from fedit_secure.audit.leakage.membership import ERROR, Verdict
+from fedit_secure.audit.leakage.record_scores import RecordScores
+from fedit_secure.audit.leakage.sampled_units import Located
 from fedit_secure.errors import ConfigError
 from fedit_secure.federation.durable import read_file
 from fedit_secure.tuning.records import Record

@@ -8,10 +8,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from fedit_secure.audit.extraction import Extraction
-from fedit_secure.audit.leakage import Leakage
-from fedit_secure.audit.membership import Membership, Verdict
-from fedit_secure.audit.names import LEAST, Names
+from fedit_secure.audit.leakage.extraction import Extraction
+from fedit_secure.audit.leakage.membership import Membership, Verdict
+from fedit_secure.audit.leakage.names import LEAST, Names
+from fedit_secure.audit.leakage.trial import Leakage
 from fedit_secure.privacy.plan import COUNTED
 
 _BEFORE_A_NEXT_RUN = (

@@ -1,0 +1,1 @@
+"""What the final adapter gives back of a silo's own records: tried, and kept, in the silo."""
