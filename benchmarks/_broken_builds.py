@@ -155,13 +155,12 @@ def worker_of(*names: str) -> tuple[str, ...]:
 
 def main(names: list[str], note: Path) -> int:
     """The watched worker of a broken build."""
-    from fedit_secure.audit.canary.watched_worker import watch
+    from fedit_secure.audit.canary import watched_worker
 
     with ExitStack() as ways:
         for name in names:
             ways.enter_context(broken(name))
-        watch(note)
-        return worker.main()
+        return watched_worker.main(note)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ from typing import Any
 
 from fedit_secure.tuning import local_round, worker
 
+LINGER_SECONDS = 30.0
+
 
 def watch(note: Path) -> None:
     """From now on the first round that begins to sample is noted, and goes on as ever."""
@@ -26,6 +28,15 @@ def watch(note: Path) -> None:
     local_round.run_round = noted
 
 
+def main(note: Path) -> int:
+    """The worker's own exit status. It stays for a while when it is done: one that doesn't
+    wait for its charge may be done before it is told to sample, and still is to hear it.
+    """
+    watch(note)
+    status = worker.main()
+    time.sleep(LINGER_SECONDS)  # the silo ends it as soon as it has the update
+    return status
+
+
 if __name__ == "__main__":
-    watch(Path(sys.argv[1]))
-    sys.exit(worker.main())
+    sys.exit(main(Path(sys.argv[1])))
