@@ -232,10 +232,13 @@ HEARING_LATE = points(HEARD_AFTER, "hearing", 1, 4)
 
 
 async def dead_aggregator(
-    tmp_path: Path, dying: list[Dies], **point: Any
+    tmp_path: Path,
+    dying: list[Dies],
+    schedule: dict[str, float] | None = None,
+    **point: Any,
 ) -> tuple[Door, Outcome]:
     """The outcome after the first process of the aggregator died at this point."""
-    door = five(tmp_path)
+    door = five(tmp_path, **(schedule or {}))
     for where, what in point.items():
         setattr(door, where, what)
     end = await play(door, dying)
@@ -278,6 +281,16 @@ async def test_aggregator_on_hearing_once_shares_are_due(
     assert_ended(door, end)
     if what is m.Confirmation:
         assert_released(door, end)
+
+
+@pytest.mark.parametrize("nth", [1, 4])
+async def test_aggregator_on_hearing_Claim(tmp_path: Path, nth: int) -> None:
+    """The run is over, and what it costs is said again to the next process."""
+    here = {"at_receive": Point(f.Claim, nth)}
+    door, end = await dead_aggregator(tmp_path, [], PATIENT, **here)
+    assert_released(door, end)
+    claims = door.federation.root / "run" / "claims"
+    assert len(list(claims.glob("*.claim"))) == 5
 
 
 async def test_aggregator_on_hearing_Withdraw(tmp_path: Path) -> None:
@@ -354,4 +367,4 @@ def test_every_frame_of_either_role_is_a_place_to_die() -> None:
     assert said | {f.CannotServe} == f.FROM_AGGREGATOR - never
     heard = {p["at_receive"] for t in late for p in t.values() if "at_receive" in p}
     heard |= {what for what, _ in (HEARING | HEARING_LATE).values()}
-    assert heard | {f.Hello, f.Withdraw, f.Refused} == f.FROM_SILO
+    assert heard | {f.Hello, f.Withdraw, f.Refused, f.Claim} == f.FROM_SILO
