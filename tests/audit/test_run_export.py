@@ -321,7 +321,7 @@ async def test_a_file_that_changes_under_the_export_leaves_no_bundle(
         path.write_bytes(np.zeros(LENGTH, "<i4").tobytes())
         return real(*given, **named)
 
-    monkeypatch.setattr("fedit_secure.audit.export.zipfile.ZipFile", late)
+    monkeypatch.setattr("fedit_secure.audit.evidence.export.zipfile.ZipFile", late)
     with pytest.raises(StorageError, match="changed while it was exported"):
         export(federation, tmp_path / "bundle.zip")
     assert not (tmp_path / "bundle.zip").exists()
