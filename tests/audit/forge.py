@@ -109,7 +109,8 @@ class Run:
     """A run under way. Rounds count from 1, attempts from 1 in each round.
 
     `chains`: ledgers that go on from earlier charters. `cap`: what a new one is opened
-    with.
+    with. `signers`: how many signatures the aggregator keeps under a sum and a
+    certificate, all of them by default; a real one keeps as many as its quorum.
     """
 
     def __init__(
@@ -119,8 +120,9 @@ class Run:
         cap: float | None = 8.0,
         chains: Mapping[str, Chain] | None = None,
         writes: Writes = honestly,
+        signers: int | None = None,
     ) -> None:
-        self.world, self.writes = world, writes
+        self.world, self.writes, self.signers = world, writes, signers
         self.charter, self.digest = world.charter, world.charter.digest()
         self.params = self.charter.secagg_params()
         self.roster = self.charter.secagg_roster()
@@ -212,7 +214,7 @@ class Run:
             state = self.applied() if state is None else state
         ended = self.state if state is None else state
         words = []
-        for name in silos:
+        for name in silos[: self.signers]:
             index, of = self.charter.silo_index(name), (self.digest, self.round)
             word = m.Confirmation(index, *of, ended.digest(), release)
             words.append(checks.sign(self.keys[name], word))
@@ -368,7 +370,7 @@ class Attempt:
         key_set, headers = self.adverts.key_set(), drawn(f"headers {self.ctx}")
         dealers = m.silo_set(tuple(advert.silo for advert in self.adverts.adverts))
         agreements = []
-        for name in agreed:
+        for name in agreed[: run.signers]:
             what = (session.ctx, key_set, dealers, m.silo_set(u3), headers)
             agreement = m.Agreement(index(name), *what)
             agreements.append(checks.sign(run.keys[name], agreement))
