@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from small_federation import LENGTH, SmallFederation, found
 
-from fedit_secure.errors import FaultySilo
+from fedit_secure.errors import BudgetExhausted, FaultySilo
+from fedit_secure.federation.policy import Policy
 from fedit_secure.privacy.ledger import Committed, Ledger, Renewed
 from fedit_secure.secagg import checks
 from fedit_secure.secagg import messages as m
 from fedit_secure.secagg.keys import ExchangeKey
 from fedit_secure.secagg.transcript import digest, encode
-from fedit_secure.silo.books import update_digest
+from fedit_secure.silo.books import Books, update_digest
 from fedit_secure.silo.ledger_opening import open_journal
+from fedit_secure.storage.adapter_store import StateStore
+from fedit_secure.storage.journal import Journal
 
 CTX = b"c" * 32
 
@@ -99,3 +104,34 @@ def test_an_update_in_the_ledger_has_a_name_that_only_its_silo_can_make(
     public = update_digest(update)
     guesses = (public, digest("fedit/update-name/v1", public))
     assert names.isdisjoint(guess.hex() for guess in guesses)
+
+
+def books_of(federation: SmallFederation, journal: Journal, **policy: Any) -> Books:
+    party = federation.silos[0]
+    limits = {"epsilon": 8.0, "delta": 1e-5, "tell_record_count": True}
+    return Books(
+        journal,
+        StateStore(federation.root / party.name / "states"),
+        federation.charter,
+        party.name,
+        party.signing,
+        Policy(**(limits | policy)),
+    )
+
+
+@pytest.mark.parametrize("most", [0, 1])
+def test_no_more_charges_are_lost_than_the_policy_allows(
+    tmp_path: Path, most: int
+) -> None:
+    """A round that is charged again and again brings the records nothing but cost."""
+    federation = found(tmp_path, 4, rounds=5)  # the plan itself would allow six charges
+    with open_journal(federation.root / "s0") as journal:
+        books = books_of(federation, journal, max_lost_charges=most)
+        books.admit(bytes(32))
+        for _ in range(most + 1):
+            books.reserve(1)
+        with pytest.raises(BudgetExhausted, match="brought no release"):
+            books.reserve(1)
+        name = federation.charter.row("s0").population
+        kinds = [json.loads(entry)["kind"] for entry in journal.ledger(name)]
+    assert kinds.count("intent") == most + 1
