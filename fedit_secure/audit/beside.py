@@ -21,7 +21,7 @@ from fedit_secure.audit.findings import Fault
 from fedit_secure.audit.rounds import Ended, Terms, read_rounds
 from fedit_secure.errors import ConfigError
 
-_LEDGERS = 0.43
+_LEDGERS = 0.28
 """The share that ledgers and accountants take of all; rounds, with their signatures, the
 rest."""
 
