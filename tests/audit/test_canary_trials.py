@@ -24,7 +24,8 @@ from fedit_secure.tuning.batches import Packing
 from fedit_secure.tuning.dp_step import BatchGradient
 from fedit_secure.tuning.records import Record
 
-CANARIES = 600
+CANARIES = 2000  # a quarter of the noise escapes guesses about them once in 20,000
+GUESSES = 800
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +96,7 @@ def test_so_many_canaries_are_no_game(count: int) -> None:
 
 def guesses(model, texts):
     there = np.random.default_rng(5).random(CANARIES) < 0.5
-    return trials.game(model, texts, there, guesses=300, delta=1e-5).detection
+    return trials.game(model, texts, there, guesses=GUESSES, delta=1e-5).detection
 
 
 def scale(model, texts):
