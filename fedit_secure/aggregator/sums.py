@@ -9,9 +9,9 @@ import logging
 
 from fedit_secure.aggregator.run_folder import RunFolder
 from fedit_secure.errors import FaultyAggregator
+from fedit_secure.federation.charter import Charter
 from fedit_secure.federation.update import GridState, apply_update
 from fedit_secure.secagg import messages as m
-from fedit_secure.secagg.params import SecAggParams
 
 _log = logging.getLogger(__name__)
 
@@ -21,9 +21,10 @@ class Sums:
     the adapters that certified states become."""
 
     def __init__(
-        self, folder: RunFolder, params: SecAggParams, base_model: str | None
+        self, folder: RunFolder, charter: Charter, base_model: str | None
     ) -> None:
-        self._folder, self._params, self._base_model = folder, params, base_model
+        self._folder, self._base_model = folder, base_model
+        self._params, self._rule = charter.secagg_params(), charter.update_rule
         self._saving: asyncio.Task[None] | None = None
         self._published: m.PublishedSum | None = None
         self._after: asyncio.Task[GridState] | None = None
@@ -79,7 +80,8 @@ class Sums:
             await saving
 
     def _apply(self, out: m.PublishedSum, before: GridState) -> GridState:
-        after = apply_update(before, out.total, self._params, out.contributors)
+        what = (out.total, self._params, out.contributors, self._rule)
+        after = apply_update(before, *what)
         self._folder.states.put(after)
         return after
 

@@ -51,7 +51,7 @@ def follow(
 
 def _initial(bundle: Bundle, charter: Charter, found: Followed) -> GridState | None:
     name = "initial.state"
-    data = bundle.read(name, 8 * charter.length + _HEADER)
+    data = bundle.read(name, 8 * charter.state_length + _HEADER)
     if data is None:
         found.lacks.append(name)
         return None
@@ -78,7 +78,9 @@ def _after(
         assert sum_of is not None
         total = np.frombuffer(sum_of, dtype="<i4").astype(np.int32, copy=False)
         try:
-            state = apply_update(state, total, terms.params, ended.contributors)
+            state = apply_update(
+                state, total, terms.params, ended.contributors, terms.rule
+            )
         except ProtocolError as wrong:
             found.faults.append(Fault("state-differs", where, str(wrong)))
             return None

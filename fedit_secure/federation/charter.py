@@ -26,6 +26,7 @@ from fedit_secure.federation.document import (
     absent_if_none,
 )
 from fedit_secure.federation.release_sizes import release_sizes
+from fedit_secure.federation.server_rules import UpdateRule
 from fedit_secure.federation.update import MOST_DIMENSIONS, layout_length
 from fedit_secure.federation.words import words
 from fedit_secure.privacy.plan import COUNTED, DpPlan, Unit
@@ -155,12 +156,6 @@ class SecAgg(Part):
     allow_pair: bool
 
 
-class UpdateRule(Part):
-    """How a sum becomes the next state."""
-
-    name: Literal["fedavg"] = "fedavg"
-
-
 class Schedule(Part):
     """Seconds. `ready_slot`: what follows work on records leaves a silo only at multiples
     of it after the offer, to hide how long that took.
@@ -279,6 +274,11 @@ class Charter(Document):
     def length(self) -> int:
         """Coordinates of the adapter, and of an update."""
         return layout_length(self.adapter.layout)
+
+    @property
+    def state_length(self) -> int:
+        """Integers of the global state: the adapter, and what the server rule remembers."""
+        return self.length * (1 + len(self.update_rule.moments))
 
     def secagg_params(self) -> SecAggParams:
         """The sizes of every release. Raises ValueError naming a broken inequality."""

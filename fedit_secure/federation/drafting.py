@@ -24,10 +24,10 @@ from fedit_secure.federation.charter import (
     SiloRow,
     TemplateRow,
     Tuning,
-    UpdateRule,
 )
 from fedit_secure.federation.document import Address, Line, Name, Part, describe
 from fedit_secure.federation.release_sizes import release_sizes
+from fedit_secure.federation.server_rules import FedAvg, UpdateRule
 from fedit_secure.federation.update import Layout, layout_length
 from fedit_secure.privacy.plan import COUNTED, Unit
 from fedit_secure.secagg.params import SecAggParams
@@ -93,6 +93,7 @@ class RunPlan(Part):
     dp: PlannedDp
     secagg: PlannedSecAgg = PlannedSecAgg()
     weights: Weights = "equal"
+    update_rule: UpdateRule = FedAvg()
     schedule: Schedule = Schedule()
     expires: date
     silos: dict[Name, PlannedSilo] = Field(default_factory=dict)
@@ -176,7 +177,7 @@ def draft_charter(
                 bound=params.bound,
                 allow_pair=params.allow_pair,
             ),
-            update_rule=UpdateRule(),
+            update_rule=plan.update_rule,
             schedule=plan.schedule,
         )
     except ValidationError as error:

@@ -174,7 +174,8 @@ class Attempts:
     def _applied(self, published: m.PublishedSum) -> GridState:
         assert self._prepared is not None  # no attempt is entered before
         what = (published.total, self._params, published.contributors)
-        after = apply_update(self._prepared.before, *what)
+        rule = self._charter.update_rule
+        after = apply_update(self._prepared.before, *what, rule)
         after.digest()
         return after
 

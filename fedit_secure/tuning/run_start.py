@@ -17,7 +17,7 @@ from fedit_secure.federation.card import Card
 from fedit_secure.federation.charter import BaseModelRow, Charter, TemplateRow
 from fedit_secure.federation.drafting import draft_charter
 from fedit_secure.federation.durable import read_file
-from fedit_secure.federation.update import GridState, from_float32
+from fedit_secure.federation.update import GridState, from_float32, with_moments
 from fedit_secure.tuning.base_model import (
     load_base_model,
     load_tokenizer,
@@ -41,13 +41,13 @@ def draft_run(
     base = BaseModelRow(
         name=_name(plan.base_model), digest=base_model_digest(folder).hex()
     )
-    state = _initial_state(plan, folder)
+    state = with_moments(_initial_state(plan, folder), plan.update_rule)
     charter = draft_charter(
         plan,
         cards,
         base_model=base,
         template=TemplateRow(name=template.name, digest=template.digest.hex()),
-        layout=state.layout,
+        layout=state.adapter_layout,
         initial_digest=state.digest(),
         today=today,
         predecessor=Charter.load(plan.predecessor) if plan.predecessor else None,
@@ -80,10 +80,10 @@ def _initial_state(plan: PlanFile, folder: Path) -> GridState:
     if plan.initial_state is None:
         return from_float32(layout, values)
     given = _read_state(plan.initial_state)
-    if given.layout != layout:
+    if given.adapter_layout != layout:
         raise ConfigError(
             f"initial state {plan.initial_state}: its tensors aren't those of this base "
-            f"model under this LoRA plan ({len(given.layout)} tensors, {len(layout)} "
+            f"model under this LoRA plan ({len(given.adapter_layout)} tensors, {len(layout)} "
             "expected)"
         )
     return given

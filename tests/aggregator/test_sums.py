@@ -40,7 +40,7 @@ def after(federation: SmallFederation, out: m.PublishedSum) -> GridState:
 
 def sums(federation: SmallFederation) -> tuple[Sums, RunFolder]:
     folder = RunFolder(federation.root / "run", federation.charter, federation.initial)
-    return Sums(folder, federation.charter.secagg_params(), None), folder
+    return Sums(folder, federation.charter, None), folder
 
 
 async def test_a_sum_is_on_the_disk_once_it_is_published(

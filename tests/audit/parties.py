@@ -25,9 +25,9 @@ from fedit_secure.federation.charter import (
     SiloRow,
     TemplateRow,
     Tuning,
-    UpdateRule,
 )
 from fedit_secure.federation.release_sizes import release_sizes
+from fedit_secure.federation.server_rules import FedAvg
 from fedit_secure.federation.update import GridState, from_float32
 from fedit_secure.secagg.keys import SigningKey
 
@@ -180,7 +180,7 @@ def found(
             bound=secagg.bound,
             allow_pair=silos == 2,
         ),
-        update_rule=UpdateRule(),
+        update_rule=FedAvg(),
         schedule={},
     )
     return World(charter, initial)
