@@ -18,7 +18,6 @@ from pydantic import AfterValidator, BaseModel, Field, ValidationError, Validati
 from pydantic_core import ErrorDetails
 
 from fedit_secure.errors import ConfigError
-from fedit_secure.federation.charter import Count, Lora, Tuning
 from fedit_secure.federation.document import (
     Address,
     Line,
@@ -30,6 +29,7 @@ from fedit_secure.federation.document import (
 )
 from fedit_secure.federation.drafting import PlannedDp, PlannedSecAgg, RunPlan, Weights
 from fedit_secure.federation.durable import read_file
+from fedit_secure.federation.local_plan import Count, Lora, Tuning
 from fedit_secure.federation.lora_options import lora_refusal
 from fedit_secure.federation.policy import Policy
 

@@ -17,7 +17,6 @@ from fedit_secure.aggregator.run_folder import RunFolder
 from fedit_secure.aggregator.service import Aggregator
 from fedit_secure.federation.approval import Approval, approve
 from fedit_secure.federation.charter import (
-    Adapter,
     AggregatorRow,
     BaseModelRow,
     Charter,
@@ -27,9 +26,9 @@ from fedit_secure.federation.charter import (
     SiloDp,
     SiloRow,
     TemplateRow,
-    Tuning,
 )
 from fedit_secure.federation.identity import Identity, create_identity
+from fedit_secure.federation.local_plan import Adapter, Tuning
 from fedit_secure.federation.policy import Policy
 from fedit_secure.federation.release_sizes import release_sizes
 from fedit_secure.federation.server_rules import FedAvg, UpdateRule

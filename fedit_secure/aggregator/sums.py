@@ -24,7 +24,7 @@ class Sums:
         self, folder: RunFolder, charter: Charter, base_model: str | None
     ) -> None:
         self._folder, self._base_model = folder, base_model
-        self._params, self._rule = charter.secagg_params(), charter.update_rule
+        self._charter, self._params = charter, charter.secagg_params()
         self._saving: asyncio.Task[None] | None = None
         self._published: m.PublishedSum | None = None
         self._after: asyncio.Task[GridState] | None = None
@@ -40,7 +40,9 @@ class Sums:
             return
         await asyncio.to_thread(self._folder.record_sum, round, out)
         self._published = out
-        self._after = asyncio.create_task(asyncio.to_thread(self._apply, out, before))
+        self._after = asyncio.create_task(
+            asyncio.to_thread(self._apply, round, out, before)
+        )
         self._after.add_done_callback(_tell)
 
     async def certified(self, proof: m.RoundCertificate) -> GridState:
@@ -79,9 +81,10 @@ class Sums:
             saving, self._saving = self._saving, None
             await saving
 
-    def _apply(self, out: m.PublishedSum, before: GridState) -> GridState:
-        what = (out.total, self._params, out.contributors, self._rule)
-        after = apply_update(before, *what)
+    def _apply(self, round: int, out: m.PublishedSum, before: GridState) -> GridState:
+        what = (out.total, self._params, out.contributors)
+        rule, released = self._charter.update_rule, self._charter.released(round)
+        after = apply_update(before, *what, rule, released)
         self._folder.states.put(after)
         return after
 

@@ -19,7 +19,6 @@ from fedit_secure.audit.bundle import Bundle, round_name
 from fedit_secure.audit.findings import Fault
 from fedit_secure.errors import MalformedMessage
 from fedit_secure.federation.charter import Charter
-from fedit_secure.federation.server_rules import UpdateRule
 from fedit_secure.secagg import messages as m
 from fedit_secure.secagg.keys import BadSignature, verify
 from fedit_secure.secagg.params import Roster, SecAggParams
@@ -76,7 +75,6 @@ class Terms:
     roster: Roster
     limits: Limits
     initial: bytes
-    rule: UpdateRule
 
     @classmethod
     def of(cls, charter: Charter) -> Terms:
@@ -84,8 +82,7 @@ class Terms:
         params = charter.secagg_params()
         initial = bytes.fromhex(charter.adapter.initial_digest)
         roster, limits = charter.secagg_roster(), Limits.of(params)
-        rule = charter.update_rule
-        return cls(charter.digest(), params, roster, limits, initial, rule)
+        return cls(charter.digest(), params, roster, limits, initial)
 
 
 class _Wrong(Exception):

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedit_secure.errors import ConfigError, MalformedMessage, ProtocolError
+from fedit_secure.federation.aggregation import length_of
 from fedit_secure.federation.server_rules import MOMENTS, FedAvg, UpdateRule
 from fedit_secure.secagg.keystream import Scratch, in_pieces
 from fedit_secure.secagg.params import SecAggParams
@@ -204,19 +205,36 @@ def apply_update(
     params: SecAggParams,
     contributors: Sequence[int],
     rule: UpdateRule = FedAvg(),  # noqa: B008 (frozen)
+    released: Sequence[slice] | None = None,
 ) -> GridState:
-    """The state after the verified sum X, int32 of shape (m,), over `contributors`.
+    """The state after the verified sum X over `contributors`.
 
-    Raises ProtocolError if the sum or the rule doesn't fit the state, or if that leaves
-    the grid; ConfigError if this process flushes subnormal numbers to zero.
+    Args:
+        state: the one before.
+        total: X, int32 (params.length,): what was released, in order; what follows it up
+            to the release's length is ignored.
+        params: of the release.
+        contributors: roster indices, each once.
+        rule: the charter's.
+        released: where in the adapter's m coordinates X belongs; None: all of them.
+            Others, and their moments, stay as they are.
+
+    Raises:
+        ProtocolError: the sum or the rule doesn't fit the state, or leaves the grid.
+        ConfigError: this process flushes subnormal numbers to zero.
     """
-    length = layout_length(state.adapter_layout)
-    if total.dtype != np.int32 or total.shape != (length,):
+    adapter = layout_length(state.adapter_layout)
+    parts = [slice(0, adapter)] if released is None else list(released)
+    length = length_of(parts)
+    if total.dtype != np.int32 or total.shape != (params.length,):
         raise ProtocolError(
-            f"a sum of {total.shape} {total.dtype} doesn't fit a state of {length} "
-            "coordinates"
+            f"a sum of {total.shape} {total.dtype} isn't of this release"
         )
-    expected = tuple((name, (length,)) for name in rule.moments)
+    if length > params.length or (released is None and length != params.length):
+        raise ProtocolError(
+            f"a sum of {params.length} coordinates doesn't fit {length} of the state"
+        )
+    expected = tuple((name, (adapter,)) for name in rule.moments)
     if state.layout != (*state.adapter_layout, *expected):
         raise ProtocolError(f"the state isn't one of the rule {rule.name}")
     if not contributors or len(set(contributors)) != len(contributors):
@@ -228,26 +246,41 @@ def apply_update(
     )
     factor = scale / float(params.magnitude * weight)
     # A row of the adapter, and one of each moment.
-    before = state.values.reshape(1 + len(expected), length)
+    rows = state.values.reshape(1 + len(expected), adapter)
+    whole = parts == [slice(0, adapter)]
+    before = rows if whole else np.concatenate([rows[:, p] for p in parts], axis=1)
     values = np.empty_like(before)
 
     def work(here: slice, _: object, rooms: Scratch) -> None:
         check_float_mode()  # of this thread
-        delta, whole = (room[: here.stop - here.start] for room in rooms)
+        delta, steps = (room[: here.stop - here.start] for room in rooms)
         np.multiply(total[here], factor, out=delta, dtype=np.float64)
         moved, moments = rule.step(delta, list(before[1:, here]), state.fraction_bits)
         # Whole numbers of less than 2^53 steps each: exact, and their sum can't wrap.
         if any(_leaves_grid(each) for each in (moved, *moments)):
             raise ProtocolError("the mean update leaves the state's grid")
-        whole.view(np.int64)[:] = moved
-        np.add(before[0, here], whole.view(np.int64), out=values[0, here])
+        steps.view(np.int64)[:] = moved
+        np.add(before[0, here], steps.view(np.int64), out=values[0, here])
         for row, moment in zip(values[1:], moments, strict=True):
             row[here] = moment
         if _leaves_grid(values[0, here]):
             raise ProtocolError("the updated state leaves its grid")
 
     in_pieces(length, work)
+    if not whole:
+        values = _put_back(rows, values, parts)
     return GridState(state.names, state.shapes, values.reshape(-1), state.fraction_bits)
+
+
+def _put_back(
+    rows: NDArray[np.int64], values: NDArray[np.int64], parts: Sequence[slice]
+) -> NDArray[np.int64]:
+    after, start = rows.copy(), 0
+    for part in parts:
+        stop = start + part.stop - part.start
+        after[:, part] = values[:, start:stop]
+        start = stop
+    return after
 
 
 def check_float_mode() -> None:

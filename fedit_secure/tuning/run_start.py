@@ -75,7 +75,7 @@ def _initial_state(plan: PlanFile, folder: Path) -> GridState:
         ) from error
     model = load_base_model(folder)
     refuse_too_long(model, load_tokenizer(folder), plan.max_tokens)
-    lora = LoraConfig(**plan.lora.model_dump())
+    lora = LoraConfig(**plan.lora.model_dump(exclude={"aggregation"}))
     layout, values = initial_adapter(model, lora, plan.seed)
     if plan.initial_state is None:
         return from_float32(layout, values)
