@@ -11,41 +11,20 @@ import os
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import AfterValidator, BaseModel, Field, ValidationError, ValidationInfo
-from pydantic_core import ErrorDetails
 
 from fedit_secure.errors import ConfigError
 from fedit_secure.federation.charter import Count, Lora, Tuning
-from fedit_secure.federation.document import (
-    Address,
-    Line,
-    Name,
-    Part,
-    brief,
-    describe,
-    dotted,
-)
+from fedit_secure.federation.document import Address, Line, Name, Part
 from fedit_secure.federation.drafting import PlannedDp, PlannedSecAgg, RunPlan, Weights
-from fedit_secure.federation.durable import read_file
-from fedit_secure.federation.lora_options import lora_refusal
+from fedit_secure.federation.misfits import sentence
 from fedit_secure.federation.policy import Policy
+from fedit_secure.federation.yaml_text import NOT_YAML, PathOfData, read_yaml
 
 _PREFIX = "FEDIT_"
-_MOST_NODES = 100_000  # of one file, where an alias counts as all that it stands for
-# What PyYAML's constructors raise for tagged or unfinished values, beside its own errors.
-_NOT_YAML = (
-    yaml.YAMLError,
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    RecursionError,
-    TypeError,
-    ValueError,
-)
-_PathOfData = tuple[str | int, ...]
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
@@ -189,7 +168,7 @@ def role_of(path: Path) -> Literal["silo", "aggregator"]:
 
     Raises ConfigError if it can't be read, or has as many of the one as of the other.
     """
-    keys = set(_read_yaml(path)[0])
+    keys = set(read_yaml(path)[0])
     silo, aggregator = set(SiloConfig.model_fields), set(AggregatorConfig.model_fields)
     more = len(keys & (silo - aggregator)) - len(keys & (aggregator - silo))
     if not more:
@@ -241,7 +220,7 @@ def _load(
     options: Mapping[str, Any],
     environment: Mapping[str, str],
 ) -> _Model:
-    data, origins = _read_yaml(path)
+    data, origins = read_yaml(path)
     for key, text in environment.items():
         variable = _PREFIX + key.upper().replace(".", "__")
         _put(data, origins, key, _from_environment(text, variable), variable)
@@ -250,48 +229,7 @@ def _load(
     try:
         return model.model_validate(data, context={"folder": path.parent})
     except ValidationError as error:
-        raise ConfigError(_sentence(model, path, origins, error)) from error
-
-
-def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[_PathOfData, str]]:
-    """The file's mapping, and for each place in it where it was written."""
-    text = read_file(path, "file", limit=4 << 20)
-    try:
-        loader = yaml.SafeLoader(text)
-        node = loader.get_single_node()
-        if node is None:
-            raise ConfigError(f"{path} is empty")
-        if not isinstance(node, yaml.MappingNode):
-            raise ConfigError(f"{path} doesn't hold keys with values")
-        origins: dict[_PathOfData, str] = {}
-        _note_lines(path, node, (), origins)
-        data: dict[str, Any] = loader.construct_document(node)
-    except yaml.MarkedYAMLError as error:
-        line = f" line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise ConfigError(f"{path}{line}: {brief(str(error.problem))}") from error
-    except _NOT_YAML as error:
-        raise ConfigError(f"{path} isn't YAML text") from error
-    return data, origins
-
-
-def _note_lines(
-    path: Path, node: yaml.Node, at: _PathOfData, origins: dict[_PathOfData, str]
-) -> None:
-    origins.setdefault(at, f"{path} line {node.start_mark.line + 1}")
-    if len(origins) > _MOST_NODES:
-        raise ConfigError(f"{path} holds more than {_MOST_NODES} values")
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            place = (*at, str(key.value))
-            where = f"{path} line {key.start_mark.line + 1}"
-            if place in origins:
-                said = brief(place[-1])
-                raise ConfigError(f"{where}: the key {said!r} is there twice")
-            origins[place] = where
-            _note_lines(path, value, place, origins)
-    elif isinstance(node, yaml.SequenceNode):
-        for index, value in enumerate(node.value):
-            _note_lines(path, value, (*at, index), origins)
+        raise ConfigError(sentence(model, path, origins, error)) from error
 
 
 def _from_environment(text: str, variable: str) -> Any:
@@ -300,13 +238,13 @@ def _from_environment(text: str, variable: str) -> Any:
         return text
     try:
         return yaml.safe_load(text)
-    except _NOT_YAML as error:
+    except NOT_YAML as error:
         raise ConfigError(f"{variable} isn't a YAML list or mapping") from error
 
 
 def _put(
     data: dict[str, Any],
-    origins: dict[_PathOfData, str],
+    origins: dict[PathOfData, str],
     key: str,
     value: Any,
     origin: str,
@@ -319,59 +257,3 @@ def _put(
         inner = inner[section]
     inner[last] = value
     origins[(*sections, last)] = origin
-
-
-def _sentence(
-    model: type[BaseModel],
-    path: Path,
-    origins: Mapping[_PathOfData, str],
-    error: ValidationError,
-) -> str:
-    # An unknown key is usually the misspelt twin of a missing one, so it comes first;
-    # then the deepest, because a union reports each branch that doesn't fit.
-    placed = [(_place(problem, origins), problem) for problem in error.errors()]
-    place, problem = min(
-        placed, key=lambda p: (p[1]["type"] != "extra_forbidden", -len(p[0]))
-    )
-    origin = origins[place]
-    if problem["type"] == "extra_forbidden":
-        if place[:-1] == ("lora",):
-            reason = lora_refusal(str(place[-1]), problem["input"])
-            if reason is not None:
-                return f"{origin}: the key {brief(dotted(place))!r} {reason}"
-        near = get_close_matches(str(place[-1]), _fields(model, place[:-1]), 1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        return f"{origin}: the key {brief(dotted(place))!r} is unknown{hint}"
-    if problem["type"] == "missing":
-        missing = dotted((*place, problem["loc"][-1]))
-        return f"{origin if place else path}: the key {missing!r} is missing"
-    return f"{origin}: {describe({**problem, 'loc': place})}"
-
-
-def _place(problem: ErrorDetails, origins: Mapping[_PathOfData, str]) -> _PathOfData:
-    """The parts of an error's location that are a place in the file.
-
-    Pydantic puts the branches of unions and the names of validators in between.
-    """
-    place: _PathOfData = ()
-    for part in problem["loc"]:
-        if (*place, part) in origins:
-            place = (*place, part)
-    return place
-
-
-def _fields(model: type[BaseModel], place: _PathOfData) -> list[str]:
-    """The keys that the section at `place` may have."""
-    inner: type[BaseModel] | None = model
-    for part in place:
-        field = inner.model_fields.get(str(part)) if inner else None
-        inner = _model_in(field.annotation) if field else inner
-    fields = inner.model_fields.items() if inner else ()
-    return [field.alias or name for name, field in fields]
-
-
-def _model_in(annotation: Any) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    found = (_model_in(part) for part in get_args(annotation))
-    return next((part for part in found if part), None)
