@@ -22,6 +22,7 @@ from fedit_secure.cli import (
     charter,
     config,
     data,
+    doctor,
     silo,
     simulate,
 )
@@ -60,6 +61,7 @@ app.add_typer(audit.app, name="audit")
 app.add_typer(config.app, name="config")
 app.command("simulate")(simulate.simulate)
 app.command("demo")(simulate.demo)
+app.command("doctor")(doctor.doctor)
 
 
 @app.callback()
