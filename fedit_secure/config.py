@@ -214,6 +214,11 @@ def load_simulation(
     return _load(SimulationConfig, path, options or {}, {})
 
 
+def proxy_variables() -> dict[str, str]:
+    """The environment's variables about proxies, for `wire.proxy.proxy_for`."""
+    return {k: v for k, v in os.environ.items() if k.lower().endswith("_proxy")}
+
+
 def _environment(model: type[BaseModel]) -> dict[str, str]:
     """The FEDIT_* variables for this role, by dotted key.
 

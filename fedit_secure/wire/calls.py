@@ -43,6 +43,7 @@ _SERVER: Final = (
 _AHEAD: Final = 8 * CHUNK  # bytes that all silos together may have sent unread
 
 _HANDSHAKE = ("handshake", "certificate", "verification", "ssl")
+_CUT = "handshake read failed"
 _HUNG_UP = ("socket closed", "reset by peer", "goaway", "eof")
 
 
@@ -61,6 +62,14 @@ class Unreachable(ConnectError):
     """Nobody answers at the address: perhaps later."""
 
 
+class TlsFailed(ConnectError):
+    """No TLS came about: one of the two isn't whom the other expects."""
+
+
+class CutInHandshake(TlsFailed, Unreachable):
+    """The other end hung up during the handshake: perhaps it is overrun, or stopping."""
+
+
 def explain(error: grpc.aio.AioRpcError, address: str) -> FeditError:
     """The error that a failed call stands for, in one sentence.
 
@@ -76,8 +85,12 @@ def explain(error: grpc.aio.AioRpcError, address: str) -> FeditError:
     if code in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.FAILED_PRECONDITION):
         return ConnectError(f"the aggregator at {address} says: {details}")
     if code is grpc.StatusCode.UNAVAILABLE:
+        if _CUT in details.lower():
+            return CutInHandshake(
+                f"the aggregator at {address} hung up during the handshake ({details})"
+            )
         if any(word in details.lower() for word in _HANDSHAKE):
-            return ConnectError(
+            return TlsFailed(
                 f"TLS with {address} failed, because it isn't the aggregator that the "
                 f"charter pins or doesn't accept this silo's certificate ({details})"
             )
