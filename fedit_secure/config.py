@@ -124,6 +124,7 @@ class AggregatorConfig(Part):
     """aggregator.yaml. `hostnames` are what its certificate names beside its own name.
 
     `base_model` (a name or folder) is written into saved adapters, for PEFT to find.
+    `health` is where `grpc.health.v1` is answered, in the clear; nowhere by default.
     """
 
     identity: LocalPath
@@ -133,6 +134,7 @@ class AggregatorConfig(Part):
     initial_state: LocalPath
     listen: Address
     hostnames: tuple[Line, ...] = ()
+    health: Address | None = None
     base_model: PathOrHub | None = None
     log_level: LogLevel = "info"
 
