@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Callable
 from typing import Any
 
 import grpc
 from tenacity import (
     AsyncRetrying,
+    RetryCallState,
     retry_if_exception_type,
     stop_after_attempt,
     stop_after_delay,
@@ -37,6 +39,7 @@ from fedit_secure.wire.proxy import Proxy
 from fedit_secure.wire.stream import Stream
 from fedit_secure.wire.tls import Tls
 
+_log = logging.getLogger(__name__)
 _UPLOAD_TRIES = 4
 
 
@@ -53,7 +56,7 @@ async def connect(
     """Dial the aggregator at `host:port` until it answers and has accepted this silo.
 
     Tries again with exponential backoff and full jitter while nobody answers, at most
-    `patience_seconds` long.
+    `patience_seconds` long, and logs each reason once.
 
     Args:
         address: where the charter says that the aggregator listens.
@@ -68,10 +71,19 @@ async def connect(
         ConnectError: nobody answers, or one of the two can't prove who it is, or a proxy
             refuses; the latter two at once.
     """
+    told: set[str] = set()
+
+    def tell(failed: RetryCallState) -> None:
+        why = str(failed.outcome and failed.outcome.exception())
+        if why not in told:
+            told.add(why)
+            _log.warning("%s; dialling goes on", why)
+
     async for attempt in AsyncRetrying(
         retry=retry_if_exception_type(Unreachable),
         wait=wait_random_exponential(multiplier=0.5, max=15),
         stop=stop_after_delay(patience_seconds),
+        before_sleep=tell,
         reraise=True,
     ):
         with attempt:

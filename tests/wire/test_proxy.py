@@ -239,6 +239,23 @@ async def test_a_proxy_that_isnt_there(parties: Parties) -> None:
     assert "sesame" not in str(error)
 
 
+async def test_each_reason_to_dial_again_is_logged_once(
+    parties: Parties, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An operator needn't wait until the silo gives up."""
+    through = ConnectProxy(FAR, 502)
+    async with listening(through) as address:
+        proxy, tls = Proxy(address, "https_proxy"), parties.silo_tls(0)
+        dialling = asyncio.create_task(connect(FAR, tls, LIMITS, proxy=proxy))
+        async with asyncio.timeout(60):
+            # Two dials, each with a look, and a third.
+            while len(through.requests) < 5:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        dialling.cancel()
+        await asyncio.gather(dialling, return_exceptions=True)
+    assert caplog.text.count("couldn't connect to hub.north.example:7443") == 1
+
+
 async def test_what_is_no_proxy(parties: Parties) -> None:
     async with listening(saying(b"SSH-2.0-OpenSSH_9.6\r\n")) as address:
         error = await refusal(parties, Proxy(address, "https_proxy"))
