@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 import numpy as np
 from numpy.typing import NDArray
 
-from fedit_secure.config import SiloConfig, load_policy
+from fedit_secure.config import SiloConfig, load_policy, proxy_variables
 from fedit_secure.errors import ConfigError
 from fedit_secure.federation.approval import check_approved
 from fedit_secure.federation.charter import Charter
@@ -30,6 +30,7 @@ from fedit_secure.tuning.units import require_persons
 from fedit_secure.wire.client import connect
 from fedit_secure.wire.limits import Limits
 from fedit_secure.wire.link import SiloLink
+from fedit_secure.wire.proxy import proxy_for
 from fedit_secure.wire.tls import Tls
 
 _log = logging.getLogger(__name__)
@@ -69,8 +70,9 @@ async def serve(
             hub = charter.aggregator
             tls = Tls.of_silo(leaf, hub.name, hub.issuer_certificate)
             address = config.aggregator.address or hub.address
+            proxy = proxy_for(address, proxy_variables())
             return await connect(
-                address, tls, limits, patience_seconds=PATIENCE_SECONDS
+                address, tls, limits, proxy=proxy, patience_seconds=PATIENCE_SECONDS
             )
 
         async def tune(
