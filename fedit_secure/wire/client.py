@@ -13,7 +13,6 @@ from tenacity import (
     AsyncRetrying,
     RetryCallState,
     retry_if_exception_type,
-    stop_after_attempt,
     stop_after_delay,
     wait_random_exponential,
 )
@@ -34,13 +33,13 @@ from fedit_secure.wire.codec import PublishedNotice, decode, encode
 from fedit_secure.wire.frames import FROM_AGGREGATOR, Frame
 from fedit_secure.wire.limits import Limits
 from fedit_secure.wire.link import SiloLink, checked_blob, fetch_sum
+from fedit_secure.wire.outgoing import Outgoing
 from fedit_secure.wire.probe import what_answers
 from fedit_secure.wire.proxy import Proxy
 from fedit_secure.wire.stream import Stream
 from fedit_secure.wire.tls import Tls
 
 _log = logging.getLogger(__name__)
-_UPLOAD_TRIES = 4
 
 
 async def connect(
@@ -175,16 +174,17 @@ class GrpcSiloLink:
             MalformedMessage: the aggregator refused its size or bytes.
             ConnectError, DeadlineExceeded: it didn't get there.
         """
+        outgoing = Outgoing(upload, self._progress)
         async for attempt in AsyncRetrying(
             retry=retry_if_exception_type(Unreachable),
             wait=wait_random_exponential(multiplier=0.5, max=5),
-            stop=stop_after_attempt(_UPLOAD_TRIES),
+            stop=outgoing.given_up,
             reraise=True,
         ):
             with attempt:
                 if self._stream.inbox.closed:
                     raise ConnectError("the connection ended before the upload did")
-                await self._upload(upload)
+                await self._upload(outgoing)
 
     async def fetch(
         self, address: bytes, max_bytes: int, check: Callable[[Blob], bytes]
@@ -217,26 +217,15 @@ class GrpcSiloLink:
 
     # -------------------------------------------------------------------------- details
 
-    async def _upload(self, upload: MaskedUpload) -> None:
-        header = upload.header
+    async def _upload(self, outgoing: Outgoing) -> None:
         call = self._channel.stream_stream(UPLOAD)()
 
-        async def answer(*, whole: bool) -> int:
-            async with asyncio.timeout(self._progress):
-                data = await call.read()
-            if data is grpc.aio.EOF:
-                raise Unreachable("the upload ended without an answer")
-            return bulk.upload_held(data, header, whole=whole)
+        async def read() -> bytes | None:
+            data = await call.read()
+            return None if data is grpc.aio.EOF else data
 
         try:
-            await call.write(bulk.upload_start(header))
-            # A refusal comes now: gRPC can't tell its reason to a caller in mid-write.
-            held = await answer(whole=False)
-            for chunk in bulk.upload_chunks(upload.payload, held):
-                async with asyncio.timeout(self._progress):
-                    await call.write(chunk)
-            await call.done_writing()
-            await answer(whole=True)
+            await outgoing.go(read, call.write, call.done_writing)
         except TimeoutError:
             raise DeadlineExceeded("the upload stood still") from None
         except asyncio.InvalidStateError:  # it ended between two writes

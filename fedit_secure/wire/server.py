@@ -256,6 +256,10 @@ class AggregatorServer:
             async with asyncio.timeout(self._progress):
                 return await _read(context)
 
+        async def write(data: bytes) -> None:
+            async with asyncio.timeout(self._progress):
+                await context.write(data)
+
         async def deliver(upload: MaskedUpload) -> None:
             peer = self._live.get(silo)  # perhaps no longer the one at the call's start
             if peer is None:
@@ -265,7 +269,7 @@ class AggregatorServer:
             await peer.stream.inbox.put(upload)
 
         try:
-            await self._uploads.take(silo, read, context.write, deliver)
+            await self._uploads.take(silo, read, write, deliver)
         except MalformedMessage as error:
             _log.warning("silo %r sent a bad upload: %s", name, error)
             await _abort(context, "INVALID_ARGUMENT", str(error))
