@@ -81,6 +81,8 @@ check: $(STAMP) ## Check style, types, floors, generated files and the README
 	@$(BIN)/python protos/generate.py --check
 	@echo "==> diagrams and tables of docs/protocol.md"
 	@$(BIN)/python .ci/protocol_diagram.py --check
+	@echo "==> tables of docs/what-leaves-the-silo.md"
+	@PYTHONPATH=tests $(BIN)/python .ci/what_leaves.py --check
 	@echo "==> README against fedit --help"
 	@$(BIN)/python .ci/check_readme.py
 	@echo "==> checks passed"
@@ -99,6 +101,11 @@ protos: $(STAMP) ## Generate fedit_secure/wire/pb from protos/
 diagram: $(STAMP) ## Draw the diagrams and tables of docs/protocol.md from the transition tables
 	@echo "==> drawing docs/protocol.md"
 	@$(BIN)/python .ci/protocol_diagram.py
+
+.PHONY: what-leaves
+what-leaves: $(STAMP) ## Write the tables of docs/what-leaves-the-silo.md from the wire format
+	@echo "==> writing docs/what-leaves-the-silo.md"
+	@PYTHONPATH=tests $(BIN)/python .ci/what_leaves.py
 
 .PHONY: vectors
 vectors: $(STAMP) ## Generate the test vectors of the secure aggregation
