@@ -87,6 +87,21 @@ check: $(STAMP) ## Check style, types, floors, generated files and the README
 	@$(BIN)/python .ci/check_readme.py
 	@echo "==> checks passed"
 
+.PHONY: deploy-check
+deploy-check: $(STAMP) ## Lint, render and check the units, images, Compose file and Helm chart
+	@echo "==> installing the tools that the package index has"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input \
+		-c constraints.txt -e ".[deploy]"
+	@command -v systemd-analyze >/dev/null || \
+		echo "    systemd isn't here: its checks are skipped"
+	@$(BIN)/pytest -rs tests/deploy tests/test_examples.py
+
+.PHONY: wheel
+wheel: $(STAMP) ## Build dist/*.whl and dist/*.tar.gz
+	@echo "==> building the sdist, and the wheel from it"
+	@rm -rf build dist
+	@$(BIN)/python -m build --no-isolation
+
 .PHONY: bench
 bench: $(STAMP) ## Run every benchmark at its quick size (FULL=1: at full size)
 	@set -e; for script in $$(ls benchmarks/[a-z]*.py); do \
