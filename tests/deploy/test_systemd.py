@@ -85,7 +85,8 @@ def test_a_unit_is_told_of_readiness_and_life(unit: Path) -> None:
     said = settings(unit)
     assert said["Type"] == ["notify"]
     assert said["WatchdogSec"]
-    assert said["LoadCredential"] == ["fedit-passphrase"]
+    # By a name and not a path, so that keys without a passphrase need no file.
+    assert said["LoadCredential"] == [f"fedit-passphrase:{unit.stem}-passphrase"]
     assert said["UMask"] == ["0077"]
     assert said["LimitCORE"] == ["0"]
     assert said["CapabilityBoundingSet"] == [""]
