@@ -247,7 +247,8 @@ def test_every_declared_package_is_pinned() -> None:
     pins = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
     pinned = {pin.partition("==")[0].lower() for pin in pins if "==" in pin}
     assert {
-        name.replace("_", "-") for name in declared("silo", "dev", "plots", "report")
+        name.replace("_", "-")
+        for name in declared("silo", "dev", "plots", "report", "deploy")
     } <= {name.replace("_", "-") for name in pinned}
 
 

@@ -32,9 +32,13 @@ GOODBYE_SECONDS = 3.0  # for the silos to read the last frame
 
 
 async def serve(
-    config: AggregatorConfig, on_event: Callable[[Event], None] = lambda event: None
+    config: AggregatorConfig,
+    on_event: Callable[[Event], None] = lambda event: None,
+    on_stage: Callable[[str], None] = lambda stage: None,
 ) -> GridState:
     """Serve the charter's silos until its last round; SIGTERM and SIGINT end it before.
+
+    `on_stage` hears "ready" once silos can connect, and "stopping" at a signal.
 
     Raises QuorumLost, and ConfigError for a file or address that doesn't do.
     """
@@ -79,10 +83,16 @@ async def serve(
     )
     await server.start()
     _log.info("serving %r on %s", charter.federation, config.listen)
+    on_stage("ready")
     run = asyncio.ensure_future(aggregator.run())
     loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        on_stage("stopping")
+        run.cancel()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, run.cancel)
+        loop.add_signal_handler(number, stop)
     try:
         async with answering_health(config.health):
             state = await run

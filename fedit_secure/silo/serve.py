@@ -40,9 +40,14 @@ PATIENCE_SECONDS = 600.0  # without an aggregator, before the daemon gives up
 
 
 async def serve(
-    config: SiloConfig, on_event: Callable[[int, str], None] = lambda round, phase: None
+    config: SiloConfig,
+    on_event: Callable[[int, str], None] = lambda round, phase: None,
+    on_stage: Callable[[str], None] = lambda stage: None,
 ) -> GridState:
     """Run the daemon until the run ends; SIGTERM and SIGINT end it cleanly before.
+
+    `on_stage` hears "ready" once all that can be checked here is, as it begins to dial,
+    and "stopping" at a signal.
 
     Raises the refusal of the silo's own policy before it connects to anybody.
     """
@@ -99,14 +104,22 @@ async def serve(
             hours=policy.hours,
             on_event=on_event,
         )
-        return await _until_stopped(daemon, dial)
+        on_stage("ready")
+        return await _until_stopped(daemon, dial, on_stage)
 
 
-async def _until_stopped(daemon: SiloDaemon, dial: Callable[[], object]) -> GridState:
+async def _until_stopped(
+    daemon: SiloDaemon, dial: Callable[[], object], on_stage: Callable[[str], None]
+) -> GridState:
     task = asyncio.ensure_future(daemon.run(dial))  # type: ignore[arg-type]
     loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        on_stage("stopping")
+        task.cancel()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, task.cancel)
+        loop.add_signal_handler(number, stop)
     try:
         return await task
     except asyncio.CancelledError:
