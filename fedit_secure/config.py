@@ -101,6 +101,7 @@ class AggregatorConfig(Part):
     """aggregator.yaml. `hostnames` are what its certificate names beside its own name.
 
     `base_model` (a name or folder) is written into saved adapters, for PEFT to find.
+    `health` is where `grpc.health.v1` is answered, in the clear; nowhere by default.
     """
 
     identity: LocalPath
@@ -110,6 +111,7 @@ class AggregatorConfig(Part):
     initial_state: LocalPath
     listen: Address
     hostnames: tuple[Line, ...] = ()
+    health: Address | None = None
     base_model: PathOrHub | None = None
     log_level: LogLevel = "info"
 
@@ -244,6 +246,11 @@ def _settings(
     for key, value in (options or {}).items():
         settings.put(key, value, f"the option for {key}")
     return settings
+
+
+def proxy_variables() -> dict[str, str]:
+    """The environment's variables about proxies, for `wire.proxy.proxy_for`."""
+    return {k: v for k, v in os.environ.items() if k.lower().endswith("_proxy")}
 
 
 def _environment(model: type[BaseModel]) -> dict[str, tuple[str, str]]:

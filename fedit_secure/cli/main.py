@@ -107,6 +107,8 @@ def main(arguments: Sequence[str]) -> int:
     if not sys.stderr.isatty():
         # Bars are for a terminal; a log takes lines. Read by huggingface_hub.
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    # Its own lines aren't JSON, and strangers can make it write as many as they like.
+    os.environ.setdefault("GRPC_VERBOSITY", "INFO" if debug else "NONE")
     try:
         with warnings.catch_warnings():
             if not debug:

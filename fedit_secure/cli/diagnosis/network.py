@@ -19,9 +19,11 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from fedit_secure.cli.diagnosis.checks import Case, Check, Skip, Warn
+from fedit_secure.config import proxy_variables
 from fedit_secure.errors import ConfigError, ConnectError, DeadlineExceeded
 from fedit_secure.federation.certificates import check_issuer, check_leaf, make_leaf
-from fedit_secure.wire.probe import probe
+from fedit_secure.wire.acceptance import probe
+from fedit_secure.wire.proxy import proxy_for
 from fedit_secure.wire.tls import Tls, is_loopback
 
 SECONDS = 10.0
@@ -74,7 +76,8 @@ def _accepted(case: Case) -> str:
     assert charter is not None
     hub = charter.aggregator
     tls = Tls.of_silo(_leaf(case), hub.name, hub.issuer_certificate)
-    asyncio.run(probe(address, tls, seconds=SECONDS))
+    proxy = proxy_for(address, proxy_variables())
+    asyncio.run(probe(address, tls, proxy=proxy, seconds=SECONDS))
     return (
         f"the aggregator accepts this silo's certificate{_through(_split(address)[0])}"
     )

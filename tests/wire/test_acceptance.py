@@ -11,8 +11,8 @@ from wire_hub import LIMITS, UPLOAD, hello, hub, silo
 from wire_samples import Authority, Parties
 
 from fedit_secure.errors import ConnectError, DeadlineExceeded
+from fedit_secure.wire.acceptance import probe
 from fedit_secure.wire.client import connect
-from fedit_secure.wire.probe import probe
 
 
 async def test_who_is_accepted_is_told_so_and_nobody_hears_of_it(
