@@ -8,7 +8,7 @@ import ssl
 import subprocess
 import sys
 import threading
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 
 import pytest
@@ -32,16 +32,14 @@ def edit(path, old, new):
 
 @contextmanager
 def listening(context):
-    """Accepts on loopback; speaks TLS with a context, or says nothing without one."""
+    """Accepts on loopback, and speaks TLS."""
     kept = []
 
     def accept():
         while True:
             try:
                 connection, _ = listener.accept()
-                if context is not None:
-                    connection = context.wrap_socket(connection, server_side=True)
-                kept.append(connection)
+                kept.append(context.wrap_socket(connection, server_side=True))
             except ssl.SSLError:
                 continue
             except OSError:
@@ -84,12 +82,19 @@ def another_aggregator(root):
 
 @contextmanager
 def an_aggregator_that_says_nothing(root):
-    """3: no answer in time."""
+    """3: no answer in time. Its queue is full, so the kernel lets nobody in."""
     short = "import fedit_secure.cli.diagnosis.network as n; n.SECONDS = 1.0; "
-    with listening(None) as address:
-        (root / SILO).write_text(
-            (root / SILO).read_text() + f"aggregator: {{address: '{address}'}}\n"
-        )
+    with (
+        socket.create_server(("127.0.0.1", 0), backlog=0) as full,
+        ExitStack() as queue,
+    ):
+        with suppress(TimeoutError):
+            while True:
+                waits = socket.create_connection(full.getsockname(), 0.3)
+                queue.enter_context(waits)
+        address = f"127.0.0.1:{full.getsockname()[1]}"
+        text = (root / SILO).read_text() + f"aggregator: {{address: '{address}'}}\n"
+        (root / SILO).write_text(text)
         yield short + RUN, ("doctor", SILO, "--quick")
 
 
