@@ -25,7 +25,7 @@ from fedit_secure.tuning.base_model import (
     resolve_base_model,
 )
 from fedit_secure.tuning.examples import load_template
-from fedit_secure.tuning.job import LoraConfig
+from fedit_secure.tuning.job import Layout, LoraConfig
 
 
 def draft_run(
@@ -83,8 +83,8 @@ def _initial_state(plan: PlanFile, folder: Path) -> GridState:
     if given.adapter_layout != layout:
         raise ConfigError(
             f"initial state {plan.initial_state}: its tensors aren't those of this base "
-            f"model under this LoRA plan ({len(given.adapter_layout)} tensors, {len(layout)} "
-            "expected)"
+            "model under this LoRA plan: "
+            f"{_first_difference(given.adapter_layout, layout)}"
         )
     return given
 
@@ -94,3 +94,10 @@ def _read_state(path: Path) -> GridState:
         return GridState.from_bytes(read_file(path, "initial state"))
     except MalformedMessage as error:
         raise ConfigError(f"initial state {path}: {error}") from error
+
+
+def _first_difference(given: Layout, wanted: Layout) -> str:
+    for mine, theirs in zip(given, wanted, strict=False):
+        if mine != theirs:
+            return f"it has {mine[0]} {mine[1]} in the place of {theirs[0]} {theirs[1]}"
+    return f"it has {len(given)} tensors instead of {len(wanted)}"
