@@ -73,6 +73,7 @@ it could say about a patient."""
 
 OUTSIDE: dict[str, str] = {
     "UploadChunk.offset": PUBLIC,
+    "UploadChunk.tell": PUBLIC,
     "UploadChunk.data": FIELDS[m.MaskedUpload]["payload"],
     "SealedEnvelope.silo": PUBLIC,
     "SealedEnvelope.ciphertext": FIELDS[m.ShareBundle]["envelopes"],

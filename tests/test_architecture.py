@@ -27,6 +27,7 @@ FILE_BUDGET = 400  # physical lines
 
 # Distributions whose import names aren't simply their own.
 IMPORT_NAMES = {
+    "grpcio-health-checking": {"grpc_health"},
     "grpcio": {"grpc"},
     "protobuf": {"google"},
     "pydantic": {"pydantic", "pydantic_core"},

@@ -21,6 +21,7 @@ from fedit_secure.federation.identity import issue_leaf, load_identity
 from fedit_secure.federation.update import GridState
 from fedit_secure.storage.spool import Spool
 from fedit_secure.wire.arenas import give_back_freed_memory
+from fedit_secure.wire.health import answering_health
 from fedit_secure.wire.limits import Limits
 from fedit_secure.wire.server import AggregatorServer
 from fedit_secure.wire.tls import Tls
@@ -93,7 +94,8 @@ async def serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
     try:
-        state = await run
+        async with answering_health(config.health):
+            state = await run
         await asyncio.sleep(GOODBYE_SECONDS)
     except asyncio.CancelledError:
         _log.info("stopped; started again, the run goes on from its last round")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import signal
 from collections.abc import Callable
@@ -11,12 +12,13 @@ from datetime import UTC, datetime
 import numpy as np
 from numpy.typing import NDArray
 
-from fedit_secure.config import SiloConfig, load_policy
+from fedit_secure.config import SiloConfig, load_policy, proxy_variables
 from fedit_secure.errors import ConfigError
 from fedit_secure.federation.approval import check_approved
 from fedit_secure.federation.charter import Charter
 from fedit_secure.federation.identity import issue_leaf, load_identity
 from fedit_secure.federation.update import GridState
+from fedit_secure.silo.accountants import Accountants
 from fedit_secure.silo.books import Books
 from fedit_secure.silo.daemon import Charge, SiloDaemon
 from fedit_secure.silo.fingerprints import Prints, commitment
@@ -30,6 +32,7 @@ from fedit_secure.tuning.units import require_persons
 from fedit_secure.wire.client import connect
 from fedit_secure.wire.limits import Limits
 from fedit_secure.wire.link import SiloLink
+from fedit_secure.wire.proxy import proxy_for
 from fedit_secure.wire.tls import Tls
 
 _log = logging.getLogger(__name__)
@@ -60,12 +63,15 @@ async def serve(
     check_approved(config.state, charter)
     limits = Limits.of(charter.secagg_params())
     states = StateStore(config.state / "states")
-    with open_journal(config.state) as journal:
-        policy = load_policy(config.policy)
-        books = Books(journal, states, charter, config.name, identity.signing, policy)
+    with (
+        open_journal(config.state) as journal,
+        contextlib.closing(Accountants()) as ask,
+    ):
+        policy, key = load_policy(config.policy), identity.signing
+        books = Books(journal, states, charter, config.name, key, policy, ask=ask)
         source = DataSource.model_validate(config.data.model_dump())
         require_persons(source.columns, charter.dp.unit)
-        records, key = load_records(source), identity.signing
+        records = load_records(source)
         books.check(commitment(records, key), Prints.of(records, key))
         del records  # tuning loads its own; the daemon stays small
 
@@ -74,8 +80,9 @@ async def serve(
             hub = charter.aggregator
             tls = Tls.of_silo(leaf, hub.name, hub.issuer_certificate)
             address = config.aggregator.address or hub.address
+            proxy = proxy_for(address, proxy_variables())
             return await connect(
-                address, tls, limits, patience_seconds=PATIENCE_SECONDS
+                address, tls, limits, proxy=proxy, patience_seconds=PATIENCE_SECONDS
             )
 
         async def tune(
