@@ -138,11 +138,14 @@ class AggregatorConfig(Part):
 
 
 class PlanFile(RunPlan):
-    """plan.yaml: the coordinator's plan, its paths relative to the file."""
+    """plan.yaml: the coordinator's plan, its paths relative to the file.
+
+    `initial_state`: a state's file, the run folder of the predecessor, or "drawn".
+    """
 
     base_model: PathOrHub
     predecessor: LocalPath | None = None
-    initial_state: LocalPath | None = None
+    initial_state: Literal["drawn"] | LocalPath | None = None
 
 
 class SimulationConfig(Part):

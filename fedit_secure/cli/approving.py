@@ -18,7 +18,7 @@ from fedit_secure.federation.charter import Charter
 from fedit_secure.federation.durable import make_folder, write_durably
 from fedit_secure.federation.identity import Identity
 from fedit_secure.federation.policy import Policy, check_delta
-from fedit_secure.privacy.ledger import Ledger
+from fedit_secure.privacy.ledger import Ledger, Released
 from fedit_secure.silo.fingerprints import Prints
 from fedit_secure.silo.ledger_opening import require_open_charter
 from fedit_secure.silo.overlaps import require_inherited
@@ -71,6 +71,7 @@ def check_charter(config: SiloConfig) -> Checked:
     _check_journal(config, charter, account.ledger, prints)
     admitted = admit(charter, config.name, account)
     facts = _facts(charter, admitted, policy) | _unit_facts(charter, records)
+    facts["starts_from"] = _start(charter, account.ledger)
     most = max(len(own) for own in persons_of(records))
     named = source.columns.person is not None
     sizes = (most,) if named and most > 1 else (2, 4)
@@ -116,6 +117,29 @@ def _unit_facts(charter: Charter, records: Sequence[Record]) -> dict[str, Any]:
             "persons_over_it": sum(len(own) > cap for own in persons),
         }
     return facts
+
+
+def _start(charter: Charter, ledger: Ledger | None) -> str:
+    """Where the adapter starts, as far as this silo's own ledger can tell."""
+    if charter.predecessor is None:
+        return "an adapter that no round has changed"
+    known = [
+        event
+        for event in (() if ledger is None else ledger.events)
+        if isinstance(event, Released) and event.charter == charter.predecessor
+    ]
+    before = f"epoch {charter.epoch - 1}"
+    if not known:
+        return f"a state unknown here: this silo has no round of {before}"
+    last = known[-1]
+    if last.state_digest == charter.adapter.initial_digest:
+        return (
+            f"the state after round {last.round} of {before}, the last one known here"
+        )
+    return (
+        f"ANOTHER state than that after round {last.round} of {before}, the last one known "
+        "here: ask the coordinator which"
+    )
 
 
 def _facts(charter: Charter, admitted: Admitted, policy: Policy) -> dict[str, Any]:
