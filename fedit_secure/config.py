@@ -31,6 +31,7 @@ from fedit_secure.federation.document import (
 from fedit_secure.federation.drafting import PlannedDp, PlannedSecAgg, RunPlan, Weights
 from fedit_secure.federation.durable import read_file
 from fedit_secure.federation.lora_options import lora_refusal
+from fedit_secure.federation.passphrase import Passphrase, read_passphrase
 from fedit_secure.federation.policy import Policy
 
 _PREFIX = "FEDIT_"
@@ -96,7 +97,7 @@ class DataConfig(Part):
 
 class SiloConfig(Part):
     """silo.yaml. `token_budget`, `checkpointing` and `threads` bound memory and cores, not
-    privacy; "auto" is what free memory allows.
+    privacy; "auto" is what free memory allows. `passphrase_file` opens encrypted keys.
 
     `device` auto is CUDA where there is one. `precision` and `quantization` are of the
     frozen base model in memory: the silo's own choice, whatever the others have.
@@ -104,6 +105,7 @@ class SiloConfig(Part):
 
     name: Name
     identity: LocalPath
+    passphrase_file: LocalPath | None = None
     state: LocalPath
     charter: LocalPath
     approval: LocalPath
@@ -127,6 +129,7 @@ class AggregatorConfig(Part):
     """
 
     identity: LocalPath
+    passphrase_file: LocalPath | None = None
     state: LocalPath
     charter: LocalPath
     approvals: LocalPath
@@ -198,6 +201,19 @@ def role_of(path: Path) -> Literal["silo", "aggregator"]:
     if not more:
         raise ConfigError(f"{path} is neither a silo.yaml nor an aggregator.yaml")
     return "silo" if more > 0 else "aggregator"
+
+
+def passphrase_of(config: SiloConfig | AggregatorConfig) -> Passphrase | None:
+    """Of the party's keys: from the file that is named, or from the service manager's
+    credential fedit-passphrase; None if there is neither. Raises ConfigError.
+    """
+    if config.passphrase_file is not None:
+        return read_passphrase(config.passphrase_file)
+    credentials = os.environ.get("CREDENTIALS_DIRECTORY")
+    path = Path(credentials) / "fedit-passphrase" if credentials else None
+    if path is None or not path.exists():
+        return None
+    return read_passphrase(path, own=False)
 
 
 def load_policy(path: Path) -> Policy:

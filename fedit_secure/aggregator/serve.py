@@ -12,7 +12,7 @@ from fedit_secure.aggregator.events import Event
 from fedit_secure.aggregator.run_folder import RunFolder
 from fedit_secure.aggregator.serials import Serials
 from fedit_secure.aggregator.service import Aggregator
-from fedit_secure.config import AggregatorConfig
+from fedit_secure.config import AggregatorConfig, passphrase_of
 from fedit_secure.errors import ConfigError
 from fedit_secure.federation.approval import load_approvals
 from fedit_secure.federation.charter import Charter
@@ -38,7 +38,7 @@ async def serve(
     Raises QuorumLost, and ConfigError for a file or address that doesn't do.
     """
     give_back_freed_memory()
-    identity = load_identity(config.identity)
+    identity = load_identity(config.identity, passphrase_of(config))
     charter = Charter.load(config.charter)
     charter.check_date(datetime.now(UTC).date())
     approvals = load_approvals([config.approvals])

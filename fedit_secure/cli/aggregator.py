@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from fedit_secure.cli.encrypting import PassphraseOption, RemoveOption
 from fedit_secure.cli.output import FormatOption, OutputFormat, note, show, show_event
 
 app = typer.Typer(
@@ -24,6 +25,7 @@ def init(
     folder: Annotated[
         Path | None, typer.Option(help="Where to put it all; default: the name.")
     ] = None,
+    passphrase_file: PassphraseOption = None,
     format: FormatOption = OutputFormat.TABLE,
 ) -> None:
     """Make the aggregator's keys, card and starter file."""
@@ -32,7 +34,12 @@ def init(
 
     files = {"aggregator.yaml": AGGREGATOR}
     identity = start_folder(
-        folder or Path(name), files, name=name, role="aggregator", contact=contact
+        folder or Path(name),
+        files,
+        name=name,
+        role="aggregator",
+        contact=contact,
+        passphrase_file=passphrase_file,
     )
     note("the keys stay here; give the card to the coordinator")
     show({"name": name, "card": identity.card_path, "files": list(files)}, format)
@@ -75,3 +82,19 @@ def status(
     from fedit_secure.config import load_aggregator_config
 
     show(aggregator_facts(load_aggregator_config(config)), format)
+
+
+@app.command("encrypt")
+def encrypt(
+    config: ConfigArgument = Path("aggregator.yaml"),
+    passphrase_file: PassphraseOption = None,
+    remove: RemoveOption = False,
+    format: FormatOption = OutputFormat.TABLE,
+) -> None:
+    """Encrypt the aggregator's keys, change their passphrase, or remove it."""
+    from fedit_secure.cli.encrypting import encrypt_keys, next_step
+    from fedit_secure.config import load_aggregator_config
+
+    facts = encrypt_keys(load_aggregator_config(config), passphrase_file, remove=remove)
+    show(facts, format)
+    note(next_step(facts))

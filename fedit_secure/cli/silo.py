@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from fedit_secure.cli.encrypting import PassphraseOption, RemoveOption
 from fedit_secure.cli.output import FormatOption, OutputFormat, note, show, show_event
 
 app = typer.Typer(
@@ -45,6 +46,7 @@ def init(
             help="The data has a column that says whom each record is about.",
         ),
     ] = False,
+    passphrase_file: PassphraseOption = None,
     format: FormatOption = OutputFormat.TABLE,
 ) -> None:
     """Make a silo's keys, public card and starter files."""
@@ -62,6 +64,7 @@ def init(
         records=tell_records,
         persons=tell_persons,
         names_persons=names_persons,
+        passphrase_file=passphrase_file,
     )
     note("the keys stay here; give the card to the coordinator")
     show({"name": name, "card": identity.card_path, "files": list(files)}, format)
@@ -106,3 +109,19 @@ def status(
     from fedit_secure.config import load_silo_config
 
     show(silo_facts(load_silo_config(config)), format)
+
+
+@app.command("encrypt")
+def encrypt(
+    config: ConfigArgument = Path("silo.yaml"),
+    passphrase_file: PassphraseOption = None,
+    remove: RemoveOption = False,
+    format: FormatOption = OutputFormat.TABLE,
+) -> None:
+    """Encrypt the silo's keys, change their passphrase, or remove it."""
+    from fedit_secure.cli.encrypting import encrypt_keys, next_step
+    from fedit_secure.config import load_silo_config
+
+    facts = encrypt_keys(load_silo_config(config), passphrase_file, remove=remove)
+    show(facts, format)
+    note(next_step(facts))

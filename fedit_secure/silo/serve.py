@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 import numpy as np
 from numpy.typing import NDArray
 
-from fedit_secure.config import SiloConfig, load_policy
+from fedit_secure.config import SiloConfig, load_policy, passphrase_of
 from fedit_secure.errors import ConfigError
 from fedit_secure.federation.approval import check_approved
 from fedit_secure.federation.charter import Charter
@@ -43,7 +43,7 @@ async def serve(
 
     Raises the refusal of the silo's own policy before it connects to anybody.
     """
-    identity = load_identity(config.identity)
+    identity = load_identity(config.identity, passphrase_of(config))
     if identity.name != config.name:
         raise ConfigError(
             f"the identity in {config.identity} is that of {identity.name!r}, and the "
