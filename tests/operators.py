@@ -61,11 +61,12 @@ class Operators:
     """All operators of one federation, below `root`; `hub` runs the aggregator.
 
     `tuned(silo)` is awaited when a silo has charged a round and tunes for it. `events` are
-    what the aggregator's display was told.
+    what the aggregator's display was told. `keys` are options of both `init` commands.
     """
 
     def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.root, self.patch, self.address = root, monkeypatch, free_address()
+        self.keys: tuple[object, ...] = ()
         self.events: list[Event] = []
         self.on_event: Callable[[Event], None] = lambda event: None
         self.on_phase: Callable[[str, int, str], None] = lambda silo, round, phase: None
@@ -91,7 +92,7 @@ class Operators:
         for name in names:
             home = self.root / name
             given = ("--folder", home, "--contact", "x", "--tell-records", RECORDS)
-            self.do("silo", "init", name, *given)
+            self.do("silo", "init", name, *given, *self.keys)
             lines = (
                 {"instruction": f"What is {n} at {name}?", "response": f"It is {n}."}
                 for n in range(RECORDS)
@@ -106,7 +107,7 @@ class Operators:
     def host(self) -> None:
         """The aggregator's operator makes its keys."""
         given = ("--folder", self.root / "hub", "--contact", "x")
-        self.do("aggregator", "init", "hub", *given)
+        self.do("aggregator", "init", "hub", *given, *self.keys)
 
     def draft(
         self, epoch: int, names: Sequence[str], *, rounds: int = 2, more: str = ""
@@ -131,9 +132,14 @@ class Operators:
         else:
             plan += f"predecessor: ../epoch-{epoch - 1}/charter.json\n"
         (folder / "plan.yaml").write_text(plan + more)
-        cards = [self.root / name / "identity" for name in (*names, "hub")]
+        cards = [self.newest(name) for name in (*names, "hub")]
         where = ("-o", folder / "charter.json")
         return self.fedit("charter", "draft", folder / "plan.yaml", *cards, *where)
+
+    def newest(self, name: str) -> Path:
+        """A party's identity folder: that of its next identity, if it has made one."""
+        following = self.root / name / "identity.next"
+        return following if following.is_dir() else self.root / name / "identity"
 
     def agree(self, epoch: int, names: Sequence[str]) -> Charter:
         """Every operator gets the drafted charter and approves; the hub gets it all."""

@@ -17,7 +17,8 @@ from fedit_secure.errors import ConfigError
 from fedit_secure.federation.approval import load_approvals
 from fedit_secure.federation.charter import Charter
 from fedit_secure.federation.durable import read_file
-from fedit_secure.federation.identity import issue_leaf, load_identity
+from fedit_secure.federation.identity import issue_leaf
+from fedit_secure.federation.rotation import identity_in_use
 from fedit_secure.federation.update import GridState
 from fedit_secure.storage.spool import Spool
 from fedit_secure.wire.arenas import give_back_freed_memory
@@ -38,8 +39,8 @@ async def serve(
     Raises QuorumLost, and ConfigError for a file or address that doesn't do.
     """
     give_back_freed_memory()
-    identity = load_identity(config.identity, passphrase_of(config))
     charter = Charter.load(config.charter)
+    identity = identity_in_use(charter, config.identity, passphrase_of(config))
     charter.check_date(datetime.now(UTC).date())
     approvals = load_approvals([config.approvals])
     initial = GridState.from_bytes(read_file(config.initial_state, "initial state"))

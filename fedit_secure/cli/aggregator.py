@@ -15,6 +15,9 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
+FinishOption = Annotated[
+    bool, typer.Option("--finish", help="Put the new identity in use.")
+]
 ConfigArgument = Annotated[Path, typer.Argument(help="The aggregator.yaml.")]
 
 
@@ -98,3 +101,26 @@ def encrypt(
     facts = encrypt_keys(load_aggregator_config(config), passphrase_file, remove=remove)
     show(facts, format)
     note(next_step(facts))
+
+
+@app.command("rotate")
+def rotate(
+    config: ConfigArgument = Path("aggregator.yaml"),
+    finish: FinishOption = False,
+    format: FormatOption = OutputFormat.TABLE,
+) -> None:
+    """Replace the aggregator's keys and card by new ones.
+
+    First it makes an identity beside the one in use, whose card goes into the next charter.
+    With that charter here, --finish puts the new identity in use.
+    """
+    from fedit_secure.cli import rotating
+    from fedit_secure.config import load_aggregator_config
+
+    loaded = load_aggregator_config(config)
+    if finish:
+        show(rotating.finish(loaded), format)
+        note("keep the retired folder until the first round of the new epoch is over")
+        return
+    show(rotating.begin(loaded), format)
+    note("give the new card to the coordinator, for the next charter epoch")

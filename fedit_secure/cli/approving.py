@@ -10,7 +10,7 @@ from typing import Any
 
 from fedit_secure.cli.caps_table import caps_table
 from fedit_secure.cli.standing import account_of, identity_of
-from fedit_secure.config import SiloConfig, load_policy
+from fedit_secure.config import SiloConfig, load_policy, passphrase_of
 from fedit_secure.errors import ConfigError, PolicyRefusal, StorageError
 from fedit_secure.federation.admission import Admitted, admit
 from fedit_secure.federation.approval import approve, check_epoch, remember
@@ -18,6 +18,7 @@ from fedit_secure.federation.charter import Charter
 from fedit_secure.federation.durable import make_folder, write_durably
 from fedit_secure.federation.identity import Identity
 from fedit_secure.federation.policy import Policy, check_delta
+from fedit_secure.federation.rotation import identity_under
 from fedit_secure.privacy.ledger import Ledger, Released
 from fedit_secure.silo.fingerprints import Prints
 from fedit_secure.silo.ledger_opening import require_open_charter
@@ -49,11 +50,11 @@ def check_charter(config: SiloConfig) -> Checked:
 
     Raises ConfigError, PolicyRefusal or BudgetExhausted; nothing is written.
     """
-    identity = identity_of(config)
+    identity_of(config)  # that is the silo's own, whichever the charter pins
     charter = Charter.load(config.charter)
     policy = load_policy(config.policy)
     charter.check_date(datetime.now(UTC).date())
-    charter.check_card(identity.card)
+    identity = identity_under(charter, config.identity, passphrase_of(config))
     check_epoch(config.state, charter)
     source = DataSource.model_validate(config.data.model_dump())
     require_persons(source.columns, charter.dp.unit)

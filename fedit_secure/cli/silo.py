@@ -14,6 +14,9 @@ app = typer.Typer(
     help="One organisation's silo: keys, daemon, state.", no_args_is_help=True
 )
 
+FinishOption = Annotated[
+    bool, typer.Option("--finish", help="Put the new identity in use.")
+]
 ConfigArgument = Annotated[Path, typer.Argument(help="The silo's silo.yaml.")]
 
 
@@ -125,3 +128,33 @@ def encrypt(
     facts = encrypt_keys(load_silo_config(config), passphrase_file, remove=remove)
     show(facts, format)
     note(next_step(facts))
+
+
+@app.command("rotate")
+def rotate(
+    config: ConfigArgument = Path("silo.yaml"),
+    finish: FinishOption = False,
+    tell_records: Annotated[
+        int | None, typer.Option(help="Another number of records on the card.", min=1)
+    ] = None,
+    tell_persons: Annotated[
+        int | None, typer.Option(help="Another number of persons on the card.", min=1)
+    ] = None,
+    format: FormatOption = OutputFormat.TABLE,
+) -> None:
+    """Replace the silo's keys and card by new ones.
+
+    First it makes an identity beside the one in use, whose card goes into the next charter.
+    Once that is approved here, --finish enters the change in the ledger, signed by the old
+    key, and puts the new identity in use; the daemon has to be stopped.
+    """
+    from fedit_secure.cli import rotating
+    from fedit_secure.config import load_silo_config
+
+    loaded = load_silo_config(config)
+    if finish:
+        show(rotating.finish(loaded), format)
+        note("keep the retired folder until the first round of the new epoch is over")
+        return
+    show(rotating.begin(loaded, tell_records, tell_persons), format)
+    note("give the new card to the coordinator, for the next charter epoch")

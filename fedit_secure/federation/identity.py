@@ -122,7 +122,9 @@ def change_passphrase(
 
 def _load(folder: Path, *passphrases: Passphrase | None) -> Identity:
     if not folder.is_dir():
-        raise ConfigError(f"there is no identity folder {folder}")
+        waiting = folder.with_name(f"{folder.name}.next").is_dir()
+        hint = "; a rotation was cut short, and rotate --finish ends it" * waiting
+        raise ConfigError(f"there is no identity folder {folder}{hint}")
     if stat.S_IMODE(folder.stat().st_mode) & 0o022:
         raise ConfigError(f"others may write to {folder}; run chmod 700 on it")
     cards = sorted(folder.glob("*.card"))

@@ -16,6 +16,7 @@ from fedit_secure.errors import ConfigError
 from fedit_secure.federation.approval import check_approved
 from fedit_secure.federation.charter import Charter
 from fedit_secure.federation.identity import issue_leaf, load_identity
+from fedit_secure.federation.rotation import identity_in_use
 from fedit_secure.federation.update import GridState
 from fedit_secure.silo.books import Books
 from fedit_secure.silo.daemon import Charge, SiloDaemon
@@ -43,14 +44,15 @@ async def serve(
 
     Raises the refusal of the silo's own policy before it connects to anybody.
     """
-    identity = load_identity(config.identity, passphrase_of(config))
+    passphrase = passphrase_of(config)
+    identity = load_identity(config.identity, passphrase)
     if identity.name != config.name:
         raise ConfigError(
             f"the identity in {config.identity} is that of {identity.name!r}, and the "
             f"configuration's 'name' is {config.name!r}"
         )
     charter = Charter.load(config.charter)
-    charter.check_card(identity.card)
+    identity = identity_in_use(charter, config.identity, passphrase)
     charter.check_date(datetime.now(UTC).date())
     check_approved(config.state, charter)
     limits = Limits.of(charter.secagg_params())
