@@ -64,7 +64,9 @@ def finish(config: Config) -> dict[str, Any]:
         old = load_identity(folder, passphrase).signing if folder.is_dir() else None
         try:
             with open_journal(config.state) as journal:
-                rotated = rotate_ledgers(journal, old, following.signing.public)
+                population = charter.row(config.name).population
+                new = following.signing.public
+                rotated = rotate_ledgers(journal, population, old, new)
                 retired = put_in_use(folder)
         except JournalInUse:
             raise StorageError(

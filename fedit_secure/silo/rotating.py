@@ -19,30 +19,30 @@ from fedit_secure.storage.journal import Journal
 
 
 def rotate_ledgers(
-    journal: Journal, old: SigningKey | None, new: bytes
+    journal: Journal, population: str, old: SigningKey | None, new: bytes
 ) -> tuple[str, ...]:
-    """Enter the rotation in every ledger that isn't under the public key `new` yet; the
+    """Enter the rotation to the public key `new` in every ledger under the old key; the
     populations whose ledgers changed.
 
-    Done again after a crash, it goes on where that was. `old` is None where that key is
-    out of use already: then nothing may be left to do.
+    `population` is the one that the silo goes on with. Another's ledger may be under a key
+    that was lost, and stays there. Done again after a crash, it goes on where that was;
+    `old` is None where that key is out of use already, and nothing may be left to do.
 
     Raises:
-        ConfigError: a ledger is under neither key. Nothing is written then.
+        ConfigError: the population's ledger is under neither key. Nothing is written then.
         StorageError: the journal can't be written, or what is in it isn't a ledger.
     """
     due: list[Ledger] = []
-    for population in journal.populations():
-        ledger = verified_ledger(population, journal.ledger(population))
+    for name in journal.populations():
+        ledger = verified_ledger(name, journal.ledger(name))
         here = identity_of(ledger)
-        if here == new.hex():
-            continue
-        if old is None or here != old.public.hex():
+        if old is not None and here == old.public.hex():
+            due.append(ledger)
+        elif here != new.hex() and name == population:
             raise ConfigError(
-                f"the ledger of {population!r} is under the key {here[:16]}..., which is "
-                "neither the silo's old one nor its new one"
+                f"the ledger of {name!r} is under the key {here[:16]}..., which is neither "
+                "the silo's old one nor its new one"
             )
-        due.append(ledger)
     for ledger in due:
         assert old is not None
         event = KeyRotated(old=old.public.hex(), new=new.hex(), signature=UNSIGNED)

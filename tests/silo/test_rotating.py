@@ -6,10 +6,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from small_federation import SmallFederation, found
+from small_federation import POLICY, SmallFederation, found
 
 from fedit_secure.errors import ConfigError, PolicyRefusal, StorageError
-from fedit_secure.federation.identity import Identity, load_identity
+from fedit_secure.federation.identity import Identity, create_identity, load_identity
 from fedit_secure.federation.ledger_signatures import UNSIGNED
 from fedit_secure.federation.rotation import (
     begin_rotation,
@@ -25,7 +25,9 @@ from fedit_secure.federation.signed_ledger import (
     sign_event,
 )
 from fedit_secure.privacy.ledger import KeyRotated, Ledger
+from fedit_secure.silo.fingerprints import Prints
 from fedit_secure.silo.ledger_opening import open_journal, stored_ledger
+from fedit_secure.silo.overlaps import inherit, require_inherited
 from fedit_secure.silo.rotating import rotate_ledgers
 from fedit_secure.storage.journal import Journal
 
@@ -90,14 +92,14 @@ def test_the_old_key_hands_the_ledger_over_once(
     public = new.signing.public
     with open_journal(federation.root / "s0") as journal:
         before = ledger_in(journal)
-        assert rotate_ledgers(journal, old.signing, public) == ("s0",)
+        assert rotate_ledgers(journal, "s0", old.signing, public) == ("s0",)
         after = ledger_in(journal)
         assert after.entries[:-1] == before.entries
         assert identity_of(after) == new.card.identity
         check_signatures(after)
         # A second call, as after a crash, finds nothing left to do.
-        assert rotate_ledgers(journal, old.signing, public) == ()
-        assert rotate_ledgers(journal, None, public) == ()
+        assert rotate_ledgers(journal, "s0", old.signing, public) == ()
+        assert rotate_ledgers(journal, "s0", None, public) == ()
         assert ledger_in(journal) == after
         # The next epoch goes on with it, at what it has cost.
         books = pinning(federation, new).books(new, journal)
@@ -118,7 +120,7 @@ def test_every_population_goes_over(
     )  # fmt: skip
     with open_journal(federation.root / "s0") as journal:
         ward.books(old, journal).admit(bytes(32))
-        rotated = rotate_ledgers(journal, old.signing, new.signing.public)
+        rotated = rotate_ledgers(journal, "s0", old.signing, new.signing.public)
         assert rotated == ("s0", "ward 7")
         for population in rotated:
             ledger = ledger_in(journal, population)
@@ -139,7 +141,7 @@ def test_attack_rotation_not_signed_by_the_old_key(
         with pytest.raises(StorageError, match="'key-rotated' isn't signed by"):
             pinning(federation, new).books(new, journal)
         with pytest.raises(StorageError, match="'key-rotated' isn't signed by"):
-            rotate_ledgers(journal, None, thief.public)
+            rotate_ledgers(journal, "s0", None, thief.public)
 
 
 def test_attack_rotation_to_a_key_that_the_charter_lacks(
@@ -149,7 +151,7 @@ def test_attack_rotation_to_a_key_that_the_charter_lacks(
     key, whether the one before or a third."""
     third = federation.silos[1]
     with open_journal(federation.root / "s0") as journal:
-        rotate_ledgers(journal, old.signing, new.signing.public)
+        rotate_ledgers(journal, "s0", old.signing, new.signing.public)
         before = journal.ledger("s0")
         for pinned in (old, third):
             charter = pinning(federation, pinned).charter
@@ -163,7 +165,7 @@ def test_attack_old_key_used_after_the_rotation(
 ) -> None:
     """It can neither go on with the ledger nor take it back to itself."""
     with open_journal(federation.root / "s0") as journal:
-        rotate_ledgers(journal, old.signing, new.signing.public)
+        rotate_ledgers(journal, "s0", old.signing, new.signing.public)
         with pytest.raises(
             ConfigError, match="only the old key can hand a ledger over"
         ):
@@ -185,8 +187,37 @@ def test_a_ledger_under_a_third_key_goes_nowhere(
         before = journal.ledger("s0")
         for key in (stranger, None):
             with pytest.raises(ConfigError, match="neither the silo's old one nor"):
-                rotate_ledgers(journal, key, new.signing.public)
+                rotate_ledgers(journal, "s0", key, new.signing.public)
         assert journal.ledger("s0") == before
+
+
+def test_after_a_lost_key_a_new_population_inherits_what_the_old_one_cost(
+    federation: SmallFederation,
+) -> None:
+    """Nobody can hand the old ledger over; the journal still has it, and its charges count
+    for the same records under whatever name and key."""
+    lost = federation.silos[0]
+    made = create_identity(
+        lost.folder.with_name("made"), "s0", "silo", "x", now=NOW, population="s0 anew"
+    )
+    row = {"population": "s0 anew", "identity": made.card.identity}
+    first, *rest = pinning(federation, made).charter.roster
+    roster = (first.model_copy(update=row), *rest)
+    charter = pinning(federation, made).charter.model_copy(update={"roster": roster})
+    prints = Prints(made.signing.public, frozenset(), frozenset())
+    with open_journal(federation.root / "s0") as journal:
+        known = ledger_in(journal)
+        with pytest.raises(PolicyRefusal, match="nobody knows what it shares"):
+            require_inherited(journal, "s0 anew", None, prints)
+        given = (charter, "s0", made.signing, POLICY, bytes(32), prints, "key lost")
+        ledger = inherit(journal, *given)
+        assert ledger.spent().published >= known.spent().published > 0
+        check_signatures(ledger)
+        # A later rotation passes over the ledger that nobody can sign for.
+        following = begin_rotation(made, now=NOW, passphrase=None).signing.public
+        rotated = rotate_ledgers(journal, "s0 anew", made.signing, following)
+        assert rotated == ("s0 anew",)
+        assert ledger_in(journal) == known
 
 
 # --------------------------------------------------------------------------- the folders
