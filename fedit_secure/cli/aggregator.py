@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from fedit_secure.cli.draining import WaitOption
 from fedit_secure.cli.encrypting import PassphraseOption, RemoveOption
 from fedit_secure.cli.output import FormatOption, OutputFormat, note, show, show_event
 
@@ -124,3 +125,20 @@ def rotate(
         return
     show(rotating.begin(loaded), format)
     note("give the new card to the coordinator, for the next charter epoch")
+
+
+@app.command("drain")
+def drain(
+    config: ConfigArgument = Path("aggregator.yaml"),
+    wait: WaitOption = None,
+    format: FormatOption = OutputFormat.TABLE,
+) -> None:
+    """Let the aggregator's daemon end without losing anything.
+
+    It finishes an attempt at a release that is open, begins no further one, and ends with
+    status 0; started again, the run goes on. SIGTERM ends it at once instead.
+    """
+    from fedit_secure.cli.draining import drain as drain_daemon
+    from fedit_secure.config import load_aggregator_config
+
+    show(drain_daemon(load_aggregator_config(config).state, wait), format)

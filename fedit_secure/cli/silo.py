@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from fedit_secure.cli.draining import WaitOption
 from fedit_secure.cli.encrypting import PassphraseOption, RemoveOption
 from fedit_secure.cli.output import FormatOption, OutputFormat, note, show, show_event
 
@@ -158,3 +159,20 @@ def rotate(
         return
     show(rotating.begin(loaded, tell_records, tell_persons), format)
     note("give the new card to the coordinator, for the next charter epoch")
+
+
+@app.command("drain")
+def drain(
+    config: ConfigArgument = Path("silo.yaml"),
+    wait: WaitOption = None,
+    format: FormatOption = OutputFormat.TABLE,
+) -> None:
+    """Let the silo's daemon end without losing anything.
+
+    It finishes a tuning that is charged, and a release until its round is over; it takes no
+    further round, and ends with status 0. SIGTERM ends it at once instead.
+    """
+    from fedit_secure.cli.draining import drain as drain_daemon
+    from fedit_secure.config import load_silo_config
+
+    show(drain_daemon(load_silo_config(config).state, wait), format)
