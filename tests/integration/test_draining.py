@@ -75,7 +75,7 @@ def taken(path: Path) -> str:
 
 async def appears(path: Path) -> str:
     """The same, once it is there."""
-    while not (said := taken(path)):
+    while not (said := taken(path)):  # noqa: ASYNC110 - a file has no event
         await asyncio.sleep(0.02)
     return said
 
