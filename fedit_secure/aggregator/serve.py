@@ -24,6 +24,7 @@ from fedit_secure.federation.update import GridState
 from fedit_secure.storage.daemon_lock import only_daemon
 from fedit_secure.storage.spool import Spool
 from fedit_secure.wire.arenas import give_back_freed_memory
+from fedit_secure.wire.health import answering_health
 from fedit_secure.wire.limits import Limits
 from fedit_secure.wire.server import AggregatorServer
 from fedit_secure.wire.uploads import Uploads
@@ -33,10 +34,14 @@ GOODBYE_SECONDS = 3.0  # for the silos to read the last frame
 
 
 async def serve(
-    config: AggregatorConfig, on_event: Callable[[Event], None] = lambda event: None
+    config: AggregatorConfig,
+    on_event: Callable[[Event], None] = lambda event: None,
+    on_stage: Callable[[str], None] = lambda stage: None,
 ) -> GridState:
     """Serve the charter's silos until its last round. SIGTERM and SIGINT end it before,
     SIGUSR1 once no attempt is open; all of them by SystemExit(0).
+
+    `on_stage` hears "ready" once silos can connect, and "stopping" at a signal.
 
     Raises QuorumLost, and ConfigError for a file or address that doesn't do.
     """
@@ -86,23 +91,36 @@ async def serve(
         )
         await server.start()
         _log.info("serving %r on %s", charter.federation, config.listen)
-        return await _until_stopped(aggregator, server, renewing, course)
+        on_stage("ready")
+        given = (config, aggregator, server, renewing, course, on_stage)
+        return await _until_stopped(*given)
 
 
 async def _until_stopped(
-    aggregator: Aggregator, server: AggregatorServer, renewing: Renewing, course: Course
+    config: AggregatorConfig,
+    aggregator: Aggregator,
+    server: AggregatorServer,
+    renewing: Renewing,
+    course: Course,
+    on_stage: Callable[[str], None],
 ) -> GridState:
     run = asyncio.ensure_future(aggregator.run())
     loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        on_stage("stopping")
+        run.cancel()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, run.cancel)
-    course.stop = run.cancel
+        loop.add_signal_handler(number, stop)
+    course.stop = stop
     beside = [
         asyncio.create_task(renewing.keep(server)),
         asyncio.create_task(course.keep()),
     ]
     try:
-        state = await run
+        async with answering_health(config.health):
+            state = await run
         await asyncio.sleep(GOODBYE_SECONDS)
     except asyncio.CancelledError:
         _log.info("stopped; started again, the run goes on from its last round")

@@ -11,14 +11,20 @@ from typing import Any
 from fedit_secure.cli.caps_table import caps_table
 from fedit_secure.cli.standing import account_of, identity_of
 from fedit_secure.config import SiloConfig, load_policy, passphrase_of
-from fedit_secure.errors import ConfigError, PolicyRefusal, StorageError
+from fedit_secure.errors import (
+    ConfigError,
+    MalformedMessage,
+    PolicyRefusal,
+    StorageError,
+)
 from fedit_secure.federation.admission import Admitted, admit
 from fedit_secure.federation.approval import approve, check_epoch, remember
 from fedit_secure.federation.charter import Charter
-from fedit_secure.federation.durable import make_folder, write_durably
+from fedit_secure.federation.durable import make_folder, read_file, write_durably
 from fedit_secure.federation.identity import Identity
 from fedit_secure.federation.policy import Policy, check_delta
 from fedit_secure.federation.rotation import identity_under
+from fedit_secure.federation.update import GridState, with_moments
 from fedit_secure.privacy.ledger import Ledger, Released
 from fedit_secure.silo.fingerprints import Prints
 from fedit_secure.silo.ledger_opening import require_open_charter
@@ -72,7 +78,7 @@ def check_charter(config: SiloConfig) -> Checked:
     _check_journal(config, charter, account.ledger, prints)
     admitted = admit(charter, config.name, account)
     facts = _facts(charter, admitted, policy) | _unit_facts(charter, records)
-    facts["starts_from"] = _start(charter, account.ledger)
+    facts["starts_from"] = _start(config, charter, account.ledger)
     most = max(len(own) for own in persons_of(records))
     named = source.columns.person is not None
     sizes = (most,) if named and most > 1 else (2, 4)
@@ -120,7 +126,7 @@ def _unit_facts(charter: Charter, records: Sequence[Record]) -> dict[str, Any]:
     return facts
 
 
-def _start(charter: Charter, ledger: Ledger | None) -> str:
+def _start(config: SiloConfig, charter: Charter, ledger: Ledger | None) -> str:
     """Where the adapter starts, as far as this silo's own ledger can tell."""
     if charter.predecessor is None:
         return "an adapter that no round has changed"
@@ -133,7 +139,7 @@ def _start(charter: Charter, ledger: Ledger | None) -> str:
     if not known:
         return f"a state unknown here: this silo has no round of {before}"
     last = known[-1]
-    if last.state_digest == charter.adapter.initial_digest:
+    if charter.adapter.initial_digest in _begun_with(config, charter, last):
         return (
             f"the state after round {last.round} of {before}, the last one known here"
         )
@@ -141,6 +147,21 @@ def _start(charter: Charter, ledger: Ledger | None) -> str:
         f"ANOTHER state than that after round {last.round} of {before}, the last one known "
         "here: ask the coordinator which"
     )
+
+
+def _begun_with(config: SiloConfig, charter: Charter, last: Released) -> set[str]:
+    """The names of the states that go on from a round's: its own, and that with the
+    optimizer's moments begun anew, where the state is here.
+    """
+    path = config.state / "states" / f"{last.state_digest}.state"
+    found = {last.state_digest}
+    if path.is_file():
+        try:
+            state = GridState.from_bytes(read_file(path, "state"))
+        except MalformedMessage as wrong:
+            raise StorageError(f"{path} is damaged: {wrong}") from wrong
+        found.add(with_moments(state, charter.update_rule).digest().hex())
+    return found
 
 
 def _facts(charter: Charter, admitted: Admitted, policy: Policy) -> dict[str, Any]:

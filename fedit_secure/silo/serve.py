@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import signal
 from collections.abc import Callable
@@ -11,13 +12,14 @@ from datetime import UTC, datetime
 import numpy as np
 from numpy.typing import NDArray
 
-from fedit_secure.config import SiloConfig, load_policy, passphrase_of
+from fedit_secure.config import SiloConfig, load_policy, passphrase_of, proxy_variables
 from fedit_secure.errors import ConfigError
 from fedit_secure.federation.approval import check_approved
 from fedit_secure.federation.charter import Charter
 from fedit_secure.federation.identity import load_identity
 from fedit_secure.federation.rotation import identity_in_use
 from fedit_secure.federation.update import GridState
+from fedit_secure.silo.accountants import Accountants
 from fedit_secure.silo.books import Books
 from fedit_secure.silo.course import Course
 from fedit_secure.silo.daemon import Charge, SiloDaemon
@@ -34,6 +36,7 @@ from fedit_secure.tuning.units import require_persons
 from fedit_secure.wire.client import connect
 from fedit_secure.wire.limits import Limits
 from fedit_secure.wire.link import SiloLink
+from fedit_secure.wire.proxy import proxy_for
 from fedit_secure.wire.tls import Tls
 
 _log = logging.getLogger(__name__)
@@ -41,22 +44,32 @@ PATIENCE_SECONDS = 600.0  # without an aggregator, before the daemon gives up
 
 
 async def serve(
-    config: SiloConfig, on_event: Callable[[int, str], None] = lambda round, phase: None
+    config: SiloConfig,
+    on_event: Callable[[int, str], None] = lambda round, phase: None,
+    on_stage: Callable[[str], None] = lambda stage: None,
 ) -> GridState:
     """Run the daemon until the run ends. SIGTERM and SIGINT end it cleanly before, SIGUSR1
     once nothing that was paid for would be cut off; all of them by SystemExit(0).
 
+    `on_stage` hears "ready" once all that can be checked here is, as it begins to dial,
+    and "stopping" at a signal.
+
     Raises the refusal of the silo's own policy before it connects to anybody.
     """
     course = Course(on_event)
-    serving = asyncio.ensure_future(_serve(config, course))
+    serving = asyncio.ensure_future(_serve(config, course, on_stage))
+
+    def stop() -> None:
+        on_stage("stopping")
+        serving.cancel()
+
     # Before the daemon can be found by its lock: a signal that comes early counts too.
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, serving.cancel)
+        loop.add_signal_handler(number, stop)
     loop.add_signal_handler(signal.SIGUSR1, course.drain)
     draining = asyncio.create_task(course.drained())
-    draining.add_done_callback(lambda _: serving.cancel())
+    draining.add_done_callback(lambda done: None if done.cancelled() else stop())
     try:
         return await serving
     except asyncio.CancelledError:
@@ -66,7 +79,9 @@ async def serve(
         draining.cancel()
 
 
-async def _serve(config: SiloConfig, course: Course) -> GridState:
+async def _serve(
+    config: SiloConfig, course: Course, on_stage: Callable[[str], None]
+) -> GridState:
     passphrase = passphrase_of(config)
     identity = load_identity(config.identity, passphrase)
     if identity.name != config.name:
@@ -80,12 +95,16 @@ async def _serve(config: SiloConfig, course: Course) -> GridState:
     check_approved(config.state, charter)
     limits = Limits.of(charter.secagg_params())
     states = StateStore(config.state / "states")
-    with only_daemon(config.state), open_journal(config.state) as journal:
-        policy = load_policy(config.policy)
-        books = Books(journal, states, charter, config.name, identity.signing, policy)
+    with (
+        only_daemon(config.state),
+        open_journal(config.state) as journal,
+        contextlib.closing(Accountants()) as ask,
+    ):
+        policy, key = load_policy(config.policy), identity.signing
+        books = Books(journal, states, charter, config.name, key, policy, ask=ask)
         source = DataSource.model_validate(config.data.model_dump())
         require_persons(source.columns, charter.dp.unit)
-        records, key = load_records(source), identity.signing
+        records = load_records(source)
         books.check(commitment(records, key), Prints.of(records, key))
         del records  # tuning loads its own; the daemon stays small
 
@@ -93,8 +112,9 @@ async def _serve(config: SiloConfig, course: Course) -> GridState:
             hub = charter.aggregator
             tls = Tls.of_silo(leaf, hub.name, hub.issuer_certificate)
             address = config.aggregator.address or hub.address
+            proxy = proxy_for(address, proxy_variables())
             return await connect(
-                address, tls, limits, patience_seconds=PATIENCE_SECONDS
+                address, tls, limits, proxy=proxy, patience_seconds=PATIENCE_SECONDS
             )
 
         async def tune(
@@ -108,7 +128,7 @@ async def _serve(config: SiloConfig, course: Course) -> GridState:
                 await course.before_charge()
                 await charge()
 
-            job = tune_job(config, charter, state, config.state / "tuning")
+            job = tune_job(config, charter, round, state, config.state / "tuning")
             return await tune_in_child(job, tell, before_sampling=paid)
 
         daemon = SiloDaemon(
@@ -123,6 +143,7 @@ async def _serve(config: SiloConfig, course: Course) -> GridState:
         dial = Dialling(identity, connected, lambda: course.between_rounds)
         course.dialling = lambda: dial.under_way
         renewing = asyncio.create_task(dial.keep())
+        on_stage("ready")
         try:
             return await daemon.run(dial)
         finally:

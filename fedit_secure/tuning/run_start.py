@@ -16,7 +16,7 @@ from fedit_secure.federation.base_model import base_model_digest
 from fedit_secure.federation.card import Card
 from fedit_secure.federation.charter import BaseModelRow, Charter, TemplateRow
 from fedit_secure.federation.drafting import draft_charter
-from fedit_secure.federation.update import GridState, from_float32
+from fedit_secure.federation.update import GridState, from_float32, with_moments
 from fedit_secure.tuning.base_model import (
     load_base_model,
     load_tokenizer,
@@ -24,7 +24,7 @@ from fedit_secure.tuning.base_model import (
     resolve_base_model,
 )
 from fedit_secure.tuning.examples import load_template
-from fedit_secure.tuning.job import LoraConfig
+from fedit_secure.tuning.job import Layout, LoraConfig
 
 
 def draft_run(
@@ -46,13 +46,13 @@ def draft_run(
     base = BaseModelRow(
         name=_name(plan.base_model), digest=base_model_digest(folder).hex()
     )
-    state = _initial_state(plan, folder, given)
+    state = with_moments(_initial_state(plan, folder, given), plan.update_rule)
     charter = draft_charter(
         plan,
         cards,
         base_model=base,
         template=TemplateRow(name=template.name, digest=template.digest.hex()),
-        layout=state.layout,
+        layout=state.adapter_layout,
         initial_digest=state.digest(),
         today=today,
         predecessor=predecessor,
@@ -80,14 +80,21 @@ def _initial_state(plan: PlanFile, folder: Path, given: GridState | None) -> Gri
         ) from error
     model = load_base_model(folder)
     refuse_too_long(model, load_tokenizer(folder), plan.max_tokens)
-    lora = LoraConfig(**plan.lora.model_dump())
+    lora = LoraConfig(**plan.lora.model_dump(exclude={"aggregation"}))
     layout, values = initial_adapter(model, lora, plan.seed)
     if given is None:
         return from_float32(layout, values)
-    if given.layout != layout:
+    if given.adapter_layout != layout:
         raise ConfigError(
             f"initial state {plan.initial_state}: its tensors aren't those of this base "
-            f"model under this LoRA plan ({len(given.layout)} tensors, {len(layout)} "
-            "expected)"
+            "model under this LoRA plan: "
+            f"{_first_difference(given.adapter_layout, layout)}"
         )
     return given
+
+
+def _first_difference(given: Layout, wanted: Layout) -> str:
+    for mine, theirs in zip(given, wanted, strict=False):
+        if mine != theirs:
+            return f"it has {mine[0]} {mine[1]} in the place of {theirs[0]} {theirs[1]}"
+    return f"it has {len(given)} tensors instead of {len(wanted)}"
