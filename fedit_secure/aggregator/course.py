@@ -24,7 +24,7 @@ class Course:
     ) -> None:
         self._on_event, self._open = on_event, attempt_is_open
         self._phase = ""
-        self._draining = False
+        self._draining, self._stopped = asyncio.Event(), False
         self.stop: Callable[[], object] = lambda: None
 
     def told(self, event: Event) -> None:
@@ -32,12 +32,12 @@ class Course:
         if not event.silo:
             self._phase = event.phase
         self._on_event(event)
-        if self._draining and self.may_stop:
-            self.stop()
+        if self._draining.is_set() and self.may_stop:
+            self._stop_once()
 
     def drain(self) -> None:
         """No further round begins."""
-        self._draining = True
+        self._draining.set()
 
     @property
     def may_stop(self) -> bool:
@@ -46,6 +46,13 @@ class Course:
 
     async def keep(self) -> None:
         """Stop once it drains and may; for where nothing is told."""
-        while not (self._draining and self.may_stop):  # noqa: ASYNC110 - phases are told
+        await self._draining.wait()
+        while not self.may_stop:  # noqa: ASYNC110 - phases are told
             await asyncio.sleep(_LOOK_SECONDS)
-        self.stop()
+        self._stop_once()
+
+    def _stop_once(self) -> None:
+        # A second cancellation would cut short how the run ends: an adapter being written.
+        if not self._stopped:
+            self._stopped = True
+            self.stop()

@@ -21,7 +21,7 @@ class Course:
         self._on_event = on_event
         self._phase = ""
         self._charged = False
-        self._draining = False
+        self._draining = asyncio.Event()
         self.dialling: Callable[[], bool] = lambda: False
 
     def told(self, round: int, phase: str) -> None:
@@ -33,11 +33,11 @@ class Course:
 
     def drain(self) -> None:
         """No further round is taken."""
-        self._draining = True
+        self._draining.set()
 
     async def before_charge(self) -> None:
         """While it drains nothing is charged any more: waits for the end instead."""
-        if self._draining:
+        if self._draining.is_set():
             await asyncio.Event().wait()
         self._charged = True
 
@@ -56,5 +56,6 @@ class Course:
 
     async def drained(self) -> None:
         """Returns once it drains and may stop."""
-        while not (self._draining and self.may_stop):  # noqa: ASYNC110 - phases are told
+        await self._draining.wait()
+        while not self.may_stop:  # noqa: ASYNC110 - phases are told
             await asyncio.sleep(_LOOK_SECONDS)
