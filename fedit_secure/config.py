@@ -20,6 +20,7 @@ from fedit_secure.errors import ConfigError
 from fedit_secure.federation.document import Address, Line, Name, Part
 from fedit_secure.federation.drafting import PlannedDp, PlannedSecAgg, RunPlan, Weights
 from fedit_secure.federation.local_plan import Count, Lora, Tuning
+from fedit_secure.federation.passphrase import Passphrase, read_passphrase
 from fedit_secure.federation.policy import Policy
 from fedit_secure.federation.settings import Setting, Settings
 
@@ -73,7 +74,7 @@ class DataConfig(Part):
 
 class SiloConfig(Part):
     """silo.yaml. `token_budget`, `checkpointing` and `threads` bound memory and cores, not
-    privacy; "auto" is what free memory allows.
+    privacy; "auto" is what free memory allows. `passphrase_file` opens encrypted keys.
 
     `device` auto is CUDA where there is one. `precision` and `quantization` are of the
     frozen base model in memory: the silo's own choice, whatever the others have.
@@ -81,6 +82,7 @@ class SiloConfig(Part):
 
     name: Name
     identity: LocalPath
+    passphrase_file: LocalPath | None = None
     state: LocalPath
     charter: LocalPath
     approval: LocalPath
@@ -105,6 +107,7 @@ class AggregatorConfig(Part):
     """
 
     identity: LocalPath
+    passphrase_file: LocalPath | None = None
     state: LocalPath
     charter: LocalPath
     approvals: LocalPath
@@ -117,11 +120,14 @@ class AggregatorConfig(Part):
 
 
 class PlanFile(RunPlan):
-    """plan.yaml: the coordinator's plan, its paths relative to the file."""
+    """plan.yaml: the coordinator's plan, its paths relative to the file.
+
+    `initial_state`: a state's file, the run folder of the predecessor, or "drawn".
+    """
 
     base_model: PathOrHub
     predecessor: LocalPath | None = None
-    initial_state: LocalPath | None = None
+    initial_state: Literal["drawn"] | LocalPath | None = None
 
 
 class SimulationConfig(Part):
@@ -215,6 +221,19 @@ def role_of(path: Path) -> Literal["silo", "aggregator"]:
     if kind is None:
         raise ConfigError(f"{path} is neither a silo.yaml nor an aggregator.yaml")
     return "silo" if kind == "silo" else "aggregator"
+
+
+def passphrase_of(config: SiloConfig | AggregatorConfig) -> Passphrase | None:
+    """Of the party's keys: from the file that is named, or from the service manager's
+    credential fedit-passphrase; None if there is neither. Raises ConfigError.
+    """
+    if config.passphrase_file is not None:
+        return read_passphrase(config.passphrase_file)
+    credentials = os.environ.get("CREDENTIALS_DIRECTORY")
+    path = Path(credentials) / "fedit-passphrase" if credentials else None
+    if path is None or not path.exists():
+        return None
+    return read_passphrase(path, own=False)
 
 
 def kind_of(path: Path) -> str:

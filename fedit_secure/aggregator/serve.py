@@ -8,23 +8,25 @@ import signal
 from collections.abc import Callable
 from datetime import UTC, datetime
 
+from fedit_secure.aggregator.course import Course
 from fedit_secure.aggregator.events import Event
+from fedit_secure.aggregator.renewing import Renewing
 from fedit_secure.aggregator.run_folder import RunFolder
 from fedit_secure.aggregator.serials import Serials
 from fedit_secure.aggregator.service import Aggregator
-from fedit_secure.config import AggregatorConfig
+from fedit_secure.config import AggregatorConfig, passphrase_of
 from fedit_secure.errors import ConfigError
 from fedit_secure.federation.approval import load_approvals
 from fedit_secure.federation.charter import Charter
 from fedit_secure.federation.durable import read_file
-from fedit_secure.federation.identity import issue_leaf, load_identity
+from fedit_secure.federation.rotation import identity_in_use
 from fedit_secure.federation.update import GridState
+from fedit_secure.storage.daemon_lock import only_daemon
 from fedit_secure.storage.spool import Spool
 from fedit_secure.wire.arenas import give_back_freed_memory
 from fedit_secure.wire.health import answering_health
 from fedit_secure.wire.limits import Limits
 from fedit_secure.wire.server import AggregatorServer
-from fedit_secure.wire.tls import Tls
 from fedit_secure.wire.uploads import Uploads
 
 _log = logging.getLogger(__name__)
@@ -36,54 +38,72 @@ async def serve(
     on_event: Callable[[Event], None] = lambda event: None,
     on_stage: Callable[[str], None] = lambda stage: None,
 ) -> GridState:
-    """Serve the charter's silos until its last round; SIGTERM and SIGINT end it before.
+    """Serve the charter's silos until its last round. SIGTERM and SIGINT end it before,
+    SIGUSR1 once no attempt is open; all of them by SystemExit(0).
 
     `on_stage` hears "ready" once silos can connect, and "stopping" at a signal.
 
     Raises QuorumLost, and ConfigError for a file or address that doesn't do.
     """
     give_back_freed_memory()
-    identity = load_identity(config.identity)
     charter = Charter.load(config.charter)
+    identity = identity_in_use(charter, config.identity, passphrase_of(config))
     charter.check_date(datetime.now(UTC).date())
     approvals = load_approvals([config.approvals])
     initial = GridState.from_bytes(read_file(config.initial_state, "initial state"))
     folder = RunFolder(config.state / charter.digest().hex()[:16], charter, initial)
-    limits = Limits.of(charter.secagg_params())
-    # Twice: what the last attempt still adds up, and the next one's uploads.
-    room = 2 * len(charter.roster) * limits.payload_bytes
-    uploads = Uploads(Spool(folder.folder / "spool", room), limits)
-    aggregator = Aggregator(
-        charter,
-        approvals,
-        identity.signing,
-        folder,
-        base_model=config.base_model,
-        on_event=on_event,
-        uploads=uploads,
-        earlier_ledgers=[
-            ledgers
-            for ledgers in sorted(config.state.glob("*/ledgers"))
-            if ledgers.parent != folder.folder
-        ],
-    )
-    roster = [(row.name, row.issuer_certificate) for row in charter.roster]
-    leaf = issue_leaf(identity, config.hostnames, datetime.now(UTC))
-    host, _, port = config.listen.rpartition(":")
-    server = AggregatorServer(
-        host,
-        _port(config.listen, port),
-        Tls.of_aggregator(leaf, roster),
-        roster,
-        aggregator.on_connect,
-        uploads,
-        aggregator,
-        limits,
-        serials=Serials(folder.folder / "serials.json"),
-    )
-    await server.start()
-    _log.info("serving %r on %s", charter.federation, config.listen)
-    on_stage("ready")
+    course = Course(on_event, lambda: folder.progress.open)
+    # Before the daemon can be found by its lock: a signal that comes early counts too.
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGUSR1, course.drain)
+    with only_daemon(config.state):
+        limits = Limits.of(charter.secagg_params())
+        # Twice: what the last attempt still adds up, and the next one's uploads.
+        room = 2 * len(charter.roster) * limits.payload_bytes
+        uploads = Uploads(Spool(folder.folder / "spool", room), limits)
+        aggregator = Aggregator(
+            charter,
+            approvals,
+            identity.signing,
+            folder,
+            base_model=config.base_model,
+            on_event=course.told,
+            uploads=uploads,
+            earlier_ledgers=[
+                ledgers
+                for ledgers in sorted(config.state.glob("*/ledgers"))
+                if ledgers.parent != folder.folder
+            ],
+        )
+        roster = [(row.name, row.issuer_certificate) for row in charter.roster]
+        renewing = Renewing(identity, config.hostnames, roster)
+        host, _, port = config.listen.rpartition(":")
+        server = AggregatorServer(
+            host,
+            _port(config.listen, port),
+            renewing.tls,
+            roster,
+            aggregator.on_connect,
+            uploads,
+            aggregator,
+            limits,
+            serials=Serials(folder.folder / "serials.json"),
+        )
+        await server.start()
+        _log.info("serving %r on %s", charter.federation, config.listen)
+        on_stage("ready")
+        given = (config, aggregator, server, renewing, course, on_stage)
+        return await _until_stopped(*given)
+
+
+async def _until_stopped(
+    config: AggregatorConfig,
+    aggregator: Aggregator,
+    server: AggregatorServer,
+    renewing: Renewing,
+    course: Course,
+    on_stage: Callable[[str], None],
+) -> GridState:
     run = asyncio.ensure_future(aggregator.run())
     loop = asyncio.get_running_loop()
 
@@ -93,6 +113,11 @@ async def serve(
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
+    course.stop = stop
+    beside = [
+        asyncio.create_task(renewing.keep(server)),
+        asyncio.create_task(course.keep()),
+    ]
     try:
         async with answering_health(config.health):
             state = await run
@@ -101,6 +126,8 @@ async def serve(
         _log.info("stopped; started again, the run goes on from its last round")
         raise SystemExit(0) from None
     finally:
+        for task in beside:
+            task.cancel()
         await server.stop()
     return state
 

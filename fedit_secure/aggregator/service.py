@@ -102,9 +102,7 @@ class Aggregator:
     async def on_connect(self, link: PeerLink, hello: f.Hello) -> None:
         """Serve one silo until its connection ends."""
         if hello.charter != self._digest:
-            raise PolicyRefusal(
-                f"silo {link.name!r} goes by another charter than this run"
-            )
+            raise self._charter.refusal_of(link.name, hello.charter)
         done = self._folder.progress.certified
         certificate = self._folder.certificate(done)
         state = self._folder.state().digest()

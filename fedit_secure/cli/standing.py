@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from fedit_secure.cli.caps_table import figure
-from fedit_secure.config import AggregatorConfig, SiloConfig, load_policy
+from fedit_secure.config import AggregatorConfig, SiloConfig, load_policy, passphrase_of
 from fedit_secure.errors import ConfigError
 from fedit_secure.federation.admission import Account
 from fedit_secure.federation.approval import highest_approved, load_approvals
@@ -26,7 +26,7 @@ from fedit_secure.storage.progress import Progress
 
 def identity_of(config: SiloConfig) -> Identity:
     """The silo's identity; raises ConfigError if it is another party's."""
-    identity = load_identity(config.identity)
+    identity = load_identity(config.identity, passphrase_of(config))
     if identity.card.role != "silo" or identity.name != config.name:
         raise ConfigError(
             f"the identity in {config.identity} is that of {identity.card.role} "
@@ -154,7 +154,7 @@ def charges_table(ledger: Ledger | None) -> list[dict[str, Any]]:
 
 def aggregator_facts(config: AggregatorConfig) -> dict[str, Any]:
     """Identity, charter, approvals and rounds. None: not there yet."""
-    identity = load_identity(config.identity)
+    identity = load_identity(config.identity, passphrase_of(config))
     facts: dict[str, Any] = {
         "name": identity.name,
         "identity": identity.card.identity,
