@@ -60,18 +60,26 @@ def load_records(source: DataSource) -> list[Record]:
 
 def located_records(source: DataSource) -> list[tuple[str, Record]]:
     """Every record with its place in the file ("line 3"). Raises as `load_records`."""
-    where = source.path
+    where, rows, columns = source.path, _some_rows(source), source.columns
+    _check_columns(where, rows, columns)
+    return [(line, _record(f"{where}: {line}", row, columns)) for line, row in rows]
+
+
+def load_rows(source: DataSource) -> list[Mapping[str, Any]]:
+    """Every row with all its columns, whatever they are. Raises as `load_records`."""
+    return [row for _, row in _some_rows(source)]
+
+
+def _some_rows(source: DataSource) -> list[Row]:
     try:
         rows = list(_rows(source))
     except UnicodeDecodeError as wrong:
         raise ConfigError(
-            f"{where}: isn't UTF-8 text: byte {wrong.start} can't be decoded"
+            f"{source.path}: isn't UTF-8 text: byte {wrong.start} can't be decoded"
         ) from None
     if not rows:
-        raise ConfigError(f"{where}: has no records")
-    columns = source.columns
-    _check_columns(where, rows, columns)
-    return [(line, _record(f"{where}: {line}", row, columns)) for line, row in rows]
+        raise ConfigError(f"{source.path}: has no records")
+    return rows
 
 
 def _rows(source: DataSource) -> Iterator[Row]:

@@ -68,6 +68,9 @@ KEYS = {
         "records_without_a_person records_without_response_tokens responses_cut "
         "share_of_tokens_lost"
     ),
+    ("data", "split", "clinic-a/records.jsonl", "-o", "parts", "--scheme", "iid"): (
+        "folder held_out rows scheme seed silos"
+    ),
     ("budget", "show", CONFIG): (
         "caps charges delta epsilon_cap epsilon_left epsilon_spent ledger_entries "
         "population"
