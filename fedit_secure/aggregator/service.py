@@ -85,6 +85,7 @@ class Aggregator:
         self._refused: dict[int, str] = {}
         self._changed = asyncio.Event()
         self._attempt: Inbox | None = None
+        self._early: dict[tuple[int, type], f.Frame] = {}  # before an open one goes on
         self._uploads = uploads
         self._post = Post(self._lose, charter.schedule.phase_deadline_seconds)
         self._words: asyncio.Queue[m.Confirmation] = asyncio.Queue()
@@ -168,6 +169,8 @@ class Aggregator:
             self._words.put_nowait(frame)
         elif self._attempt is not None:
             self._attempt.put_nowait((link.silo, frame))  # type: ignore[arg-type]
+        elif self._folder.progress.open:  # it is said once to each process of ours
+            self._early[link.silo, type(frame)] = frame
 
     def _lose(self, silo: int) -> None:
         if self._attempt is not None:
@@ -324,8 +327,11 @@ class Aggregator:
         self, session: s.Session, before: GridState, resume: Resume | None
     ) -> s.Certified | s.Ended:
         seconds = self._charter.schedule.phase_deadline_seconds
-        payload = self._params.payload_bytes
-        self._attempt = inbox = Inbox(seconds, payload, self._uploads)
+        self._attempt = inbox = Inbox(
+            seconds, self._params.payload_bytes, self._uploads
+        )
+        if resume is not None:
+            inbox.fill(self._early)
         self._post.start(session.round)
         self._sums.forget()
 

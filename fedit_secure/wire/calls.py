@@ -44,6 +44,7 @@ _AHEAD: Final = 8 * CHUNK  # bytes that all silos together may have sent unread
 
 _HANDSHAKE = ("handshake", "certificate", "verification", "ssl")
 _HUNG_UP = ("socket closed", "reset by peer", "goaway", "eof")
+_PROOF = ("certificate", "verif")  # of a handshake that somebody refused
 
 
 def server_options(silos: int) -> list[tuple[str, int]]:
@@ -76,12 +77,16 @@ def explain(error: grpc.aio.AioRpcError, address: str) -> FeditError:
     if code in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.FAILED_PRECONDITION):
         return ConnectError(f"the aggregator at {address} says: {details}")
     if code is grpc.StatusCode.UNAVAILABLE:
-        if any(word in details.lower() for word in _HANDSHAKE):
+        said = details.lower()
+        # A line that breaks in the middle of a handshake has refused nobody.
+        hung_up = any(word in said for word in _HUNG_UP)
+        broke = hung_up and not any(word in said for word in _PROOF)
+        if not broke and any(word in said for word in _HANDSHAKE):
             return ConnectError(
                 f"TLS with {address} failed, because it isn't the aggregator that the "
                 f"charter pins or doesn't accept this silo's certificate ({details})"
             )
-        if any(word in details.lower() for word in _HUNG_UP):
+        if hung_up:
             return Unreachable(
                 f"the aggregator at {address} hung up, because it is stopping or "
                 f"doesn't accept this silo's certificate ({details})"
