@@ -89,7 +89,7 @@ class Aggregator:
         self._uploads = uploads
         self._post = Post(self._lose, charter.schedule.phase_deadline_seconds)
         self._words: asyncio.Queue[m.Confirmation] = asyncio.Queue()
-        self._sums = Sums(folder, self._params, base_model)
+        self._sums = Sums(folder, charter, base_model)
         self._pending: f.Frame | None = None  # told again to a silo that reconnects
         self._teller = Teller(on_event, folder.progress.round)
         self._ended = False
@@ -97,7 +97,7 @@ class Aggregator:
     # -------------------------------------------------------------------- the connections
 
     def get(self, address: bytes) -> Blob | None:
-        """BlobSource: the global state of this digest. Called from worker threads."""
+        """BlobSource: the state of this digest. Called from worker threads."""
         return self._folder.states.find(address)
 
     async def on_connect(self, link: PeerLink, hello: f.Hello) -> None:
@@ -330,8 +330,7 @@ class Aggregator:
         self._attempt = inbox = Inbox(
             seconds, self._params.payload_bytes, self._uploads
         )
-        if resume is not None:
-            inbox.fill(self._early)
+        inbox.fill({} if resume is None else self._early)
         self._post.start(session.round)
         self._sums.forget()
 
@@ -379,9 +378,8 @@ class Aggregator:
 
     async def _skip(self, now: int, before: GridState, reason: str) -> None:
         """Close the round with the state unchanged: t silos must say so."""
-        digest = before.digest()
-        request = checks.sign(self._key, m.SkipRequest(self._digest, now, digest))
-        self._pending = request
+        request = m.SkipRequest(self._digest, now, before.digest())
+        request = self._pending = checks.sign(self._key, request)
         self._teller.tell("", "skipped")
         _log.warning("round %d is skipped: %s", now, reason)
         await self._broadcast(request)
