@@ -85,6 +85,7 @@ class Aggregator:
         self._refused: dict[int, str] = {}
         self._changed = asyncio.Event()
         self._attempt: Inbox | None = None
+        self._early: dict[tuple[int, type], f.Frame] = {}  # before an open one goes on
         self._uploads = uploads
         self._post = Post(self._lose, charter.schedule.phase_deadline_seconds)
         self._words: asyncio.Queue[m.Confirmation] = asyncio.Queue()
@@ -96,7 +97,7 @@ class Aggregator:
     # -------------------------------------------------------------------- the connections
 
     def get(self, address: bytes) -> Blob | None:
-        """BlobSource: the global state of this digest. Called from worker threads."""
+        """BlobSource: the state of this digest. Called from worker threads."""
         return self._folder.states.find(address)
 
     async def on_connect(self, link: PeerLink, hello: f.Hello) -> None:
@@ -166,6 +167,8 @@ class Aggregator:
             self._words.put_nowait(frame)
         elif self._attempt is not None:
             self._attempt.put_nowait((link.silo, frame))  # type: ignore[arg-type]
+        elif self._folder.progress.open:  # it is said once to each process of ours
+            self._early[link.silo, type(frame)] = frame
 
     def _lose(self, silo: int) -> None:
         if self._attempt is not None:
@@ -322,8 +325,10 @@ class Aggregator:
         self, session: s.Session, before: GridState, resume: Resume | None
     ) -> s.Certified | s.Ended:
         seconds = self._charter.schedule.phase_deadline_seconds
-        payload = self._params.payload_bytes
-        self._attempt = inbox = Inbox(seconds, payload, self._uploads)
+        self._attempt = inbox = Inbox(
+            seconds, self._params.payload_bytes, self._uploads
+        )
+        inbox.fill({} if resume is None else self._early)
         self._post.start(session.round)
         self._sums.forget()
 
@@ -371,9 +376,8 @@ class Aggregator:
 
     async def _skip(self, now: int, before: GridState, reason: str) -> None:
         """Close the round with the state unchanged: t silos must say so."""
-        digest = before.digest()
-        request = checks.sign(self._key, m.SkipRequest(self._digest, now, digest))
-        self._pending = request
+        request = m.SkipRequest(self._digest, now, before.digest())
+        request = self._pending = checks.sign(self._key, request)
         self._teller.tell("", "skipped")
         _log.warning("round %d is skipped: %s", now, reason)
         await self._broadcast(request)
