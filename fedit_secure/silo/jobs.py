@@ -45,10 +45,11 @@ def tune_job(
         layout=charter.adapter.layout,
         token_budget=budget if isinstance(budget, int) else None,
         checkpointing=config.checkpointing,
-        threads=config.threads,
+        threads=max(1, config.threads // config.torchrun.processes),
         device=config.device,
         precision=config.precision,
         quantization=config.quantization,
+        torchrun=config.torchrun,
     )
 
 

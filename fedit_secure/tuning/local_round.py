@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +24,9 @@ from fedit_secure.tuning.job import (
     Progress,
 )
 from fedit_secure.tuning.preflight import check_model, fitting_packing
+
+SumOfUnits = Callable[[Slots, int], Tensor]
+"""`BatchGradient.sum`, or what does the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +89,7 @@ def run_round(
     units: Sequence[Slots] | None = None,
     on_phase: OnProgress | None = None,
     threads: int = 1,
+    deal: Callable[[BatchGradient], SumOfUnits] | None = None,
 ) -> FloatVector:
     """Exactly `local_steps` steps from the initial adapter; what they changed.
 
@@ -98,6 +103,8 @@ def run_round(
         units: the slots of every unit that has a coin, as `units.make_units` gives them;
             None where each record is one.
         threads: threads for the noise; doesn't change it.
+        deal: who sums with the help of other processes (`dealing.Dealer`); None to sum
+            alone.
 
     Returns:
         float32, shape (d,): the adapter after the steps minus the initial one.
@@ -117,12 +124,13 @@ def run_round(
         selective=ready.selective,
         packing=ready.packing,
         units=units,
-        dropout_key=noise_key,
+        dropout_key=_dropout_key(noise_key),
     )
     try:
+        sum_of = gradients.sum if deal is None else deal(gradients)
         for step in range(plan.steps):
             drawn = poisson_units(noise, step, count, plan.sample_rate)
-            total = gradients.sum(drawn, step)
+            total = sum_of(drawn, step)
             if plan.clip is not None:
                 bound = sensitivity(plan.clip, plan.expected_batch)
                 total = add_noise(noise, total, step, plan.noise_multiplier, bound)
@@ -176,6 +184,12 @@ def tune_round(
         on_phase=on_phase,
         threads=threads,
     )
+
+
+def _dropout_key(noise_key: bytes) -> bytes:
+    # Masks may be drawn elsewhere, and the noise key is nobody else's: it can't be had
+    # back from this.
+    return hashlib.sha256(b"fedit/dropout-key/v1" + noise_key).digest()
 
 
 def _optimizer(
