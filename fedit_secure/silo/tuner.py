@@ -101,24 +101,26 @@ def torchrun_command(run: Torchrun, folder: Path) -> tuple[str, ...]:
         run: how many processes there are, and where.
         folder: private to this account; processes on one host meet at files in it.
     """
-    python = (sys.executable, "-m", "torch.distributed.run")
+    python = [sys.executable, "-m", "torch.distributed.run"]
     # Without a folder for logs: what is said on standard error may quote records.
-    common = ("--nproc-per-node", str(run.processes), "--log-dir", os.devnull)
-    patience = ("--patience", str(run.patience_seconds))
+    common = ["--nproc-per-node", str(run.processes), "--log-dir", os.devnull]
+    patience = ["--patience", str(run.patience_seconds)]
+    # By `env`, so that the rest of our environment stays as it is. The first process is
+    # to end by itself, having said why.
+    settings = ["env", f"TORCH_ELASTIC_SHUTDOWN_TIMEOUT={run.patience_seconds}"]
     if run.endpoint is not None:
         host, _, port = run.endpoint.rpartition(":")
-        nodes = ("--nnodes", str(run.hosts), "--node-rank", "0")
-        endpoint = ("--master-addr", host.strip("[]"), "--master-port", port)
-        return (*python, *common, *nodes, *endpoint, *_RANKED, *patience)
-    # By `env`, so that the rest of our environment stays as it is. Nobody outside of this
-    # host can connect to any of them.
+        nodes = ["--nnodes", str(run.hosts), "--node-rank", "0"]
+        endpoint = ["--master-addr", host.strip("[]"), "--master-port", port]
+        return (*settings, *python, *common, *nodes, *endpoint, *_RANKED, *patience)
+    # Nobody outside of this host can connect to any of them.
     loopback = "lo0" if sys.platform == "darwin" else "lo"
-    alone = ("env", f"GLOO_SOCKET_IFNAME={loopback}", f"NCCL_SOCKET_IFNAME={loopback}")
-    alone = (*alone, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1")
-    agent = ("--rdzv-backend", "c10d", "--rdzv-endpoint", str(folder / "torchrun"))
-    agent = (*agent, "--rdzv-conf", "store_type=file", "--local-addr", "127.0.0.1")
-    meet = ("--meet", str(folder / "ranks"), "--processes", str(run.processes))
-    return (*alone, *python, *common, *agent, *_RANKED, *meet, *patience)
+    settings += [f"{kind}_SOCKET_IFNAME={loopback}" for kind in ("GLOO", "NCCL")]
+    settings += ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"]
+    agent = ["--rdzv-backend", "c10d", "--rdzv-endpoint", str(folder / "torchrun")]
+    agent += ["--rdzv-conf", "store_type=file", "--local-addr", "127.0.0.1"]
+    meet = ["--meet", str(folder / "ranks"), "--processes", str(run.processes)]
+    return (*settings, *python, *common, *agent, *_RANKED, *meet, *patience)
 
 
 async def _converse(

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -44,7 +45,7 @@ def settle(
             otherwise.
         TuningFailed: a process ended or failed.
     """
-    mine = {
+    mine: dict[str, Any] = {
         "records": records_digest(examples, units),
         "fixed": bool(ready.packing.lengths),
         "selective": ready.selective,
@@ -73,7 +74,7 @@ def settle(
     for number in ranks.others:
         theirs = ranks.array(number, Kind.PROBE, probe)
         alike = found[number]["fixed"] == mine["fixed"]
-        if not alike or not _same(probe, theirs, exactly=bool(mine["fixed"])):
+        if not alike or not _same(probe, theirs, exactly=mine["fixed"]):
             raise ConfigError(
                 f"{ranks.name(number)} doesn't compute the same gradients as process 0: "
                 "all need the same base model, the same kind of device and the same torch"
@@ -85,12 +86,16 @@ def records_digest(examples: Sequence[Example], units: Sequence[Slots] | None) -
     """SHA-256, in hexadecimal, of all tokens, first labels and units, in their order."""
     digest = hashlib.sha256()
     for example in examples:
-        digest.update(np.array([len(example.tokens), example.first_label], "<i8"))
-        digest.update(np.ascontiguousarray(example.tokens, "<i8"))
+        digest.update(_bytes([len(example.tokens), example.first_label]))
+        digest.update(_bytes(example.tokens))
     for unit in [] if units is None else units:
-        digest.update(np.array([len(unit)], "<i8"))
-        digest.update(np.ascontiguousarray(unit, "<i8"))
+        digest.update(_bytes([len(unit)]))
+        digest.update(_bytes(unit))
     return digest.hexdigest()
+
+
+def _bytes(numbers: npt.ArrayLike) -> bytes:
+    return np.asarray(numbers, "<i8").tobytes()
 
 
 def _with(ready: ReadyRound, common: dict[str, Any]) -> ReadyRound:

@@ -257,7 +257,7 @@ def _finite(part: Tensor) -> bool:
     return bool(part.isfinite().all())
 
 
-def out_of_memory(failure: Exception) -> bool:
+def out_of_memory(failure: BaseException) -> bool:
     """Whether a pass failed for want of memory; torch says so in several ways."""
     if isinstance(failure, MemoryError | torch.OutOfMemoryError):
         return True

@@ -89,6 +89,7 @@ def load_job(
         token_budget=job.token_budget,
         # What the plan allows, not what the data has: the trial must not tell of it.
         unit_rows=plan.records_per_person or 1,
+        sharers=job.torchrun.processes,
     )
     return LoadedJob(ready, examples, units)
 

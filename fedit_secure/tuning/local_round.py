@@ -48,6 +48,7 @@ def prepare_round(
     max_tokens: int,
     token_budget: int | None = None,
     unit_rows: int = 1,
+    sharers: int = 1,
 ) -> ReadyRound:
     """Set the adapter, and try on synthetic records everything that can fail.
 
@@ -59,6 +60,7 @@ def prepare_round(
         token_budget: tokens of a physical batch, padding included; None for what free
             memory allows.
         unit_rows: most records of one unit.
+        sharers: processes of this host that tune at once.
 
     Raises:
         ConfigError: the plan or the model can't be tuned as asked; says why.
@@ -76,6 +78,7 @@ def prepare_round(
         token_budget=token_budget,
         unit_rows=unit_rows,
         fixed=fixed,
+        sharers=sharers,
     )
     return ReadyRound(model, steps, initial, selective, packing)
 

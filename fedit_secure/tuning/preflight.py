@@ -198,6 +198,7 @@ def fitting_packing(
     token_budget: int | None,
     unit_rows: int = 1,
     fixed: bool = False,
+    sharers: int = 1,
 ) -> Packing:
     """The packing with which the worst possible physical batches fit into memory.
 
@@ -209,6 +210,7 @@ def fitting_packing(
         token_budget: tokens of a physical batch; None for what free memory allows.
         unit_rows: most records of one unit.
         fixed: see `batches.Packing.lengths`.
+        sharers: see `memory.roomy_budget`.
 
     Raises:
         TuningFailed: not even one such unit fits.
@@ -238,7 +240,10 @@ def fitting_packing(
     if token_budget is None:
         one = Packing(max_tokens * unit_rows, unit_rows)
         token_budget = roomy_budget(
-            device_of(model), one.token_budget, lambda: tried(one, max_tokens, 1)
+            device_of(model),
+            one.token_budget,
+            lambda: tried(one, max_tokens, 1),
+            sharers,
         )
     packing = Packing(token_budget, unit_rows)
     for length in (max_tokens, min(max_tokens, ROW_TOKENS)):

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from fedit_secure.errors import FeditError
+from fedit_secure.errors import ConfigError, FeditError, TuningFailed
 from fedit_secure.tuning.agreement import settle
 from fedit_secure.tuning.dealing import Dealer, help_round
 from fedit_secure.tuning.job import TuneJob
@@ -40,7 +40,7 @@ from fedit_secure.tuning.worker import (
 )
 
 DEFAULT_PATIENCE = 1800.0
-_MOST_SECONDS_BETWEEN_BEATS = 60.0
+_MOST_SECONDS_BETWEEN_BEATS = 5.0
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -48,12 +48,17 @@ def main(arguments: Sequence[str]) -> int:
     die_with_parent(os.getppid())
     wire = take_standard_output()
     options = _parse(arguments)
-    ranks = join(options.meet, options.processes, options.patience)
+    try:
+        ranks = join(options.meet, options.processes, options.patience)
+    except RuntimeError:  # torch's: a time that is over, a port that is taken
+        if dist.get_node_local_rank():
+            return TuningFailed.exit_status
+        return converse(wire, partial(_alone, options.patience))
     if ranks.number:
+        wire.close()  # the daemon's, and 0 alone writes to it
         return help_out(ranks)
     # When another process ends, torchrun asks this one to end too. It has to say first
-    # who that was, and does so as soon as it needs that process; torchrun's patience ends
-    # after half a minute.
+    # who that was, and does so as soon as it needs that process.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     return converse(wire, partial(lead, ranks, options.patience))
 
@@ -91,7 +96,7 @@ def lead(
     ready = settle(ranks, loaded.ready, examples, units, job.max_tokens)
     keep_freed_memory()
     tell(phase="ready")
-    # The charge may take as long as it likes; that this process is there is said often.
+    # The charge may take as long as it likes. Each side learns whether the other is there.
     beat = min(_MOST_SECONDS_BETWEEN_BEATS, patience / 4)
     while not start.wait(beat):
         ranks.send(ranks.others, Kind.WAIT)
@@ -137,10 +142,22 @@ def help_out(ranks: Ranks) -> int:
     return 0
 
 
+def _alone(patience: float, *_: object) -> bytes:
+    raise TuningFailed(
+        f"the processes that tune together didn't meet within {patience:g} s, or couldn't"
+    )
+
+
 def _take_own_device(job: TuneJob) -> None:
-    """Of a host's CUDA devices, each of its processes has one."""
-    if job.device != "cpu" and torch.cuda.is_available():
-        torch.cuda.set_device(dist.get_node_local_rank())
+    """Of a host's CUDA devices, each of its processes has one. Raises ConfigError."""
+    if job.device == "cpu" or not torch.cuda.is_available():
+        return
+    devices, processes = torch.cuda.device_count(), job.torchrun.processes
+    if devices < processes:
+        raise ConfigError(
+            f"torchrun.processes is {processes}, but this host has {devices} CUDA devices"
+        )
+    torch.cuda.set_device(dist.get_node_local_rank())
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:

@@ -158,6 +158,21 @@ class Ranks:
             self.receive(number, Kind.LOADED)
         self.send(self.others, Kind.LOADED)
 
+    def blame(self) -> None:
+        """For 0, when what all do together has broken: raise what another one says of it,
+        and first of all LostRank for one that says nothing any more.
+        """
+        said: FeditError | None = None
+        for number in self.others:
+            try:
+                self.receive(number, Kind.PART)
+            except LostRank:
+                raise
+            except FeditError as failure:
+                said = said or failure
+        if said is not None:
+            raise said
+
     def await_end(self) -> None:
         """Wait until 0 is gone. Whoever leaves before it has torchrun end all others, 0
         among them, before it could say why.

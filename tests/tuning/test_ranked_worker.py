@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import re
 import signal
+import socket
+import subprocess
+import sys
 import time
+from asyncio.subprocess import DEVNULL
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -92,8 +98,10 @@ async def test_two_processes_make_the_update_of_one_and_none_samples_uncharged(
 async def test_a_process_that_is_killed_fails_the_job_in_one_sentence(
     job_files, tmp_path
 ) -> None:
+    """In the middle of a pass, with the base model split over both of them."""
     plan = make_plan(local_steps=100_000).as_dict()
-    job = in_own_folder(job_files, tmp_path, plan=plan)
+    both = Torchrun(processes=2, shard=True)
+    job = in_own_folder(job_files, tmp_path, plan=plan, torchrun=both)
     seen: list[psutil.Process] = []
 
     def kill(progress: Progress) -> None:
@@ -125,15 +133,74 @@ async def test_what_one_process_lacks_is_told_before_the_charge(
         await tune_in_child(job, before_sampling=charge)
 
 
+@pytest.mark.slow
+def test_processes_that_never_meet_are_told_of(job_files, tmp_path) -> None:
+    """One of two; the other one's host is down."""
+    meet = ("--meet", str(tmp_path / "ranks"), "--processes", "2", "--patience", "2")
+    with subprocess.Popen(
+        [sys.executable, "-m", "fedit_secure.tuning.ranked_worker", *meet],
+        env=os.environ | {"LOCAL_RANK": "0"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        child.stdin.write(make_job(job_files).to_json().encode() + b"\n")
+        child.stdin.flush()
+        said = child.stdout.read()
+        assert child.wait() == TuningFailed.exit_status
+    assert json.loads(said)["error"] == (
+        "the processes that tune together didn't meet within 2 s, or couldn't"
+    )
+
+
+@pytest.mark.slow
+async def test_two_hosts_make_the_update_of_one(
+    job_files, tmp_path, python_path, monkeypatch
+) -> None:
+    """The second one is started by hand, with the command of the operator's guide."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    ranked = ("-m", "watched_ranks", str(notes))
+    monkeypatch.setattr(tuner, "_RANKED", ranked)
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    run = Torchrun(hosts=2, endpoint=f"127.0.0.1:{port}")
+    job = in_own_folder(job_files, tmp_path, torchrun=run)
+    page = Path(__file__).parents[2] / "docs" / "operator.md"
+    (line,) = re.findall(r"^torchrun .*$", page.read_text("utf-8"), re.MULTILINE)
+    for said, here in (
+        ("--nproc-per-node 8", "--nproc-per-node 1"),
+        ("10.7.0.1", "127.0.0.1"),
+        ("29400", str(port)),
+    ):
+        assert said in line
+        line = line.replace(said, here)
+    command = [sys.executable, "-m", "torch.distributed.run", *line.split()[1:]]
+    other = await asyncio.create_subprocess_exec(*command, stdin=DEVNULL)
+    try:
+        update = await tune_in_child(job)
+        assert await asyncio.wait_for(other.wait(), 120) == 0
+    finally:
+        if other.returncode is None:
+            other.kill()
+    monkeypatch.setattr(worker, "os", SimpleNamespace(urandom=lambda _: KEY))
+    assert np.array_equal(update, tune(job)[0])
+
+
 def test_several_hosts_meet_at_the_endpoint_and_pass_no_file() -> None:
     run = Torchrun(
         processes=8, hosts=2, endpoint="[fd00::1]:29400", patience_seconds=60
     )
     command = torchrun_command(run, Path("unused"))
-    options = dict(zip(command[3::2], command[4::2], strict=False))
+    start = command.index("torch.distributed.run") + 1
+    options = dict(zip(command[start::2], command[start + 1 :: 2], strict=True))
     assert options["--nproc-per-node"] == "8"
     assert (options["--nnodes"], options["--node-rank"]) == ("2", "0")
     assert (options["--master-addr"], options["--master-port"]) == ("fd00::1", "29400")
+    assert options["--log-dir"] == "/dev/null"
     assert options["-m"] == "fedit_secure.tuning.ranked_worker"
     assert options["--patience"] == "60"
     assert not any("unused" in part for part in command)
