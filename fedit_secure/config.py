@@ -2,37 +2,28 @@
 
 Precedence: an option, then the environment (FEDIT_SECTION__KEY, for the two daemons'
 files), then the file, then the default. Paths are relative to the file's own folder.
-Every error is one sentence that names the file, the line and the field.
+Every error is one sentence that names the file, the line and the field. Secrets are never
+settings: a setting names the file that holds one.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self
 
-import yaml
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    Field,
-    ValidationError,
-    ValidationInfo,
-    model_validator,
-)
+from pydantic import AfterValidator, BaseModel, Field, ValidationInfo, model_validator
 
 from fedit_secure.errors import ConfigError
 from fedit_secure.federation.charter import Count, Lora, Tuning
 from fedit_secure.federation.document import Address, Line, Name, Part
 from fedit_secure.federation.drafting import PlannedDp, PlannedSecAgg, RunPlan, Weights
-from fedit_secure.federation.misfits import sentence
 from fedit_secure.federation.policy import Policy
-from fedit_secure.federation.yaml_text import NOT_YAML, PathOfData, read_yaml
+from fedit_secure.federation.settings import Setting, Settings
 
 _PREFIX = "FEDIT_"
-_Model = TypeVar("_Model", bound=BaseModel)
 
 
 def _located(path: Path, info: ValidationInfo) -> Path:
@@ -141,6 +132,7 @@ class AggregatorConfig(Part):
     """aggregator.yaml. `hostnames` are what its certificate names beside its own name.
 
     `base_model` (a name or folder) is written into saved adapters, for PEFT to find.
+    `health` is where `grpc.health.v1` is answered, in the clear; nowhere by default.
     """
 
     identity: LocalPath
@@ -150,6 +142,7 @@ class AggregatorConfig(Part):
     initial_state: LocalPath
     listen: Address
     hostnames: tuple[Line, ...] = ()
+    health: Address | None = None
     base_model: PathOrHub | None = None
     log_level: LogLevel = "info"
 
@@ -181,6 +174,17 @@ class SimulationConfig(Part):
     token_budget: Annotated[int, Field(ge=1)] = 2048
 
 
+_DAEMONS = (SiloConfig, AggregatorConfig)
+KINDS: dict[str, type[BaseModel]] = {
+    "silo": SiloConfig,
+    "aggregator": AggregatorConfig,
+    "policy": Policy,
+    "plan": PlanFile,
+    "simulation": SimulationConfig,
+}
+"""The files, by the name that each goes by before its .yaml."""
+
+
 def load_silo_config(
     path: Path, options: Mapping[str, Any] | None = None
 ) -> SiloConfig:
@@ -188,7 +192,7 @@ def load_silo_config(
 
     Raises ConfigError.
     """
-    return _load(SiloConfig, path, options or {}, _environment(SiloConfig))
+    return _settings(SiloConfig, path, options).fit(SiloConfig)
 
 
 def load_aggregator_config(
@@ -198,7 +202,39 @@ def load_aggregator_config(
 
     Raises ConfigError.
     """
-    return _load(AggregatorConfig, path, options or {}, _environment(AggregatorConfig))
+    return _settings(AggregatorConfig, path, options).fit(AggregatorConfig)
+
+
+def load_policy(path: Path) -> Policy:
+    """Reads policy.yaml. Raises ConfigError."""
+    return _settings(Policy, path).fit(Policy)
+
+
+def load_plan(path: Path) -> PlanFile:
+    """Reads a coordinator's plan.yaml. Raises ConfigError."""
+    return _settings(PlanFile, path).fit(PlanFile)
+
+
+def load_simulation(
+    path: Path, options: Mapping[str, Any] | None = None
+) -> SimulationConfig:
+    """Reads simulation.yaml; `options` are dotted keys that win. Raises ConfigError."""
+    return _settings(SimulationConfig, path, options).fit(SimulationConfig)
+
+
+def settings_in_effect(
+    path: Path, kind: str, options: Mapping[str, str] | None = None
+) -> tuple[BaseModel, list[Setting]]:
+    """A file of one of KINDS, and every setting of it with its origin.
+
+    `options` are dotted keys whose texts win. Raises ConfigError.
+    """
+    model = KINDS[kind]
+    settings = _settings(model, path)
+    for key, text in (options or {}).items():
+        settings.put_text(key, text, f"option {key}")
+    fitted = settings.fit(model)
+    return fitted, settings.in_effect(fitted)
 
 
 def role_of(path: Path) -> Literal["silo", "aggregator"]:
@@ -206,39 +242,56 @@ def role_of(path: Path) -> Literal["silo", "aggregator"]:
 
     Raises ConfigError if it can't be read, or has as many of the one as of the other.
     """
-    keys = set(read_yaml(path)[0])
-    silo, aggregator = set(SiloConfig.model_fields), set(AggregatorConfig.model_fields)
-    more = len(keys & (silo - aggregator)) - len(keys & (aggregator - silo))
-    if not more:
+    kind = _likeliest(path, ("silo", "aggregator"))
+    if kind is None:
         raise ConfigError(f"{path} is neither a silo.yaml nor an aggregator.yaml")
-    return "silo" if more > 0 else "aggregator"
+    return "silo" if kind == "silo" else "aggregator"
 
 
-def load_policy(path: Path) -> Policy:
-    """Reads policy.yaml. Raises ConfigError."""
-    return _load(Policy, path, {}, {})
+def kind_of(path: Path) -> str:
+    """Which of KINDS a file is, by its keys. Raises ConfigError where they don't tell."""
+    kind = _likeliest(path, tuple(KINDS))
+    if kind is None:
+        raise ConfigError(
+            f"the keys of {path} don't tell which file it is: say --kind "
+            f"{', '.join(KINDS)}"
+        )
+    return kind
 
 
-def load_plan(path: Path) -> PlanFile:
-    """Reads a coordinator's plan.yaml. Raises ConfigError."""
-    return _load(PlanFile, path, {}, {})
+def _likeliest(path: Path, kinds: Sequence[str]) -> str | None:
+    keys = Settings(path).sections
+    fits = {kind: len(keys & set(KINDS[kind].model_fields)) for kind in kinds}
+    best = max(fits.values())
+    found = [kind for kind, fit in fits.items() if fit == best]
+    return found[0] if len(found) == 1 else None
 
 
-def load_simulation(
-    path: Path, options: Mapping[str, Any] | None = None
-) -> SimulationConfig:
-    """Reads simulation.yaml; `options` are dotted keys that win. Raises ConfigError."""
-    return _load(SimulationConfig, path, options or {}, {})
+def _settings(
+    model: type[BaseModel], path: Path, options: Mapping[str, Any] | None = None
+) -> Settings:
+    settings = Settings(path)
+    if model in _DAEMONS:
+        for key, (variable, text) in _environment(model).items():
+            settings.put_text(key, text, variable)
+    for key, value in (options or {}).items():
+        settings.put(key, value, f"the option for {key}")
+    return settings
 
 
-def _environment(model: type[BaseModel]) -> dict[str, str]:
-    """The FEDIT_* variables for this role, by dotted key.
+def proxy_variables() -> dict[str, str]:
+    """The environment's variables about proxies, for `wire.proxy.proxy_for`."""
+    return {k: v for k, v in os.environ.items() if k.lower().endswith("_proxy")}
+
+
+def _environment(model: type[BaseModel]) -> dict[str, tuple[str, str]]:
+    """The FEDIT_* variables for this role and their texts, by dotted key.
 
     A variable that no role knows is refused: a misspelt one would change nothing.
     """
-    known = set(SiloConfig.model_fields) | set(AggregatorConfig.model_fields)
+    known = {section for daemon in _DAEMONS for section in daemon.model_fields}
     found = {}
-    for variable, value in sorted(os.environ.items()):
+    for variable, text in sorted(os.environ.items()):
         if not variable.startswith(_PREFIX):
             continue
         key = variable.removeprefix(_PREFIX).lower().replace("__", ".")
@@ -248,50 +301,5 @@ def _environment(model: type[BaseModel]) -> dict[str, str]:
             hint = f" (did you mean {_PREFIX}{near[0].upper()}?)" if near else ""
             raise ConfigError(f"the environment variable {variable} is unknown{hint}")
         if section in model.model_fields:
-            found[key] = value
+            found[key] = (variable, text)
     return found
-
-
-def _load(
-    model: type[_Model],
-    path: Path,
-    options: Mapping[str, Any],
-    environment: Mapping[str, str],
-) -> _Model:
-    data, origins = read_yaml(path)
-    for key, text in environment.items():
-        variable = _PREFIX + key.upper().replace(".", "__")
-        _put(data, origins, key, _from_environment(text, variable), variable)
-    for key, value in options.items():
-        _put(data, origins, key, value, f"the option for {key}")
-    try:
-        return model.model_validate(data, context={"folder": path.parent})
-    except ValidationError as error:
-        raise ConfigError(sentence(model, path, origins, error)) from error
-
-
-def _from_environment(text: str, variable: str) -> Any:
-    # Plain text stays text: the model turns it into a number where it wants one.
-    if not text.startswith(("[", "{")):
-        return text
-    try:
-        return yaml.safe_load(text)
-    except NOT_YAML as error:
-        raise ConfigError(f"{variable} isn't a YAML list or mapping") from error
-
-
-def _put(
-    data: dict[str, Any],
-    origins: dict[PathOfData, str],
-    key: str,
-    value: Any,
-    origin: str,
-) -> None:
-    *sections, last = key.split(".")
-    inner = data
-    for section in sections:
-        if not isinstance(inner.get(section), dict):
-            inner[section] = {}
-        inner = inner[section]
-    inner[last] = value
-    origins[(*sections, last)] = origin

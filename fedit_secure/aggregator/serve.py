@@ -21,6 +21,7 @@ from fedit_secure.federation.identity import issue_leaf, load_identity
 from fedit_secure.federation.update import GridState
 from fedit_secure.storage.spool import Spool
 from fedit_secure.wire.arenas import give_back_freed_memory
+from fedit_secure.wire.health import answering_health
 from fedit_secure.wire.limits import Limits
 from fedit_secure.wire.server import AggregatorServer
 from fedit_secure.wire.tls import Tls
@@ -31,9 +32,13 @@ GOODBYE_SECONDS = 3.0  # for the silos to read the last frame
 
 
 async def serve(
-    config: AggregatorConfig, on_event: Callable[[Event], None] = lambda event: None
+    config: AggregatorConfig,
+    on_event: Callable[[Event], None] = lambda event: None,
+    on_stage: Callable[[str], None] = lambda stage: None,
 ) -> GridState:
     """Serve the charter's silos until its last round; SIGTERM and SIGINT end it before.
+
+    `on_stage` hears "ready" once silos can connect, and "stopping" at a signal.
 
     Raises QuorumLost, and ConfigError for a file or address that doesn't do.
     """
@@ -78,12 +83,19 @@ async def serve(
     )
     await server.start()
     _log.info("serving %r on %s", charter.federation, config.listen)
+    on_stage("ready")
     run = asyncio.ensure_future(aggregator.run())
     loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        on_stage("stopping")
+        run.cancel()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, run.cancel)
+        loop.add_signal_handler(number, stop)
     try:
-        state = await run
+        async with answering_health(config.health):
+            state = await run
         await asyncio.sleep(GOODBYE_SECONDS)
     except asyncio.CancelledError:
         _log.info("stopped; started again, the run goes on from its last round")

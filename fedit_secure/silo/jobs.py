@@ -18,6 +18,11 @@ _WRITTEN = 1 + 1 + 2
 _BESIDE = 1 << 20  # the ledger's few lines, and what its commits take for a moment
 
 
+def round_bytes(length: int) -> int:
+    """What a round writes to the disk, in bytes, with an adapter of `length` coordinates."""
+    return 4 * _WRITTEN * length + _BESIDE
+
+
 def tune_job(
     config: SiloConfig, charter: Charter, state: GridState, folder: Path
 ) -> TuneJob:
@@ -28,7 +33,7 @@ def tune_job(
     """
     adapter = to_float32(state)
     make_folder(folder)
-    require_room(folder, _WRITTEN * adapter.nbytes + _BESIDE)
+    require_room(folder, round_bytes(adapter.size))
     state_path, budget = folder / "state.safetensors", config.token_budget
     write_durably(state_path, save({"adapter": adapter}))
     return TuneJob(
