@@ -21,7 +21,7 @@ from torch import Tensor
 from fedit_secure.errors import TuningFailed
 from fedit_secure.tuning.adapter import read_adapter, write_adapter
 from fedit_secure.tuning.batches import Slots
-from fedit_secure.tuning.dp_step import BatchGradient, out_of_memory, require_all
+from fedit_secure.tuning.dp_step import BatchGradient, require_all
 from fedit_secure.tuning.examples import Example
 from fedit_secure.tuning.local_round import ReadyRound
 from fedit_secure.tuning.ranks import Kind, Ranks, Sending, as_fields
@@ -57,9 +57,7 @@ class Dealer:
         for number in self._ranks.others:
             dealt = [group.tolist() for group in groups[number::size]]
             # With a sharded base all do as many passes, and the sums of some don't count.
-            spare = (
-                len(dealt) * size < len(groups) if is_sharded(self._model) else False
-            )
+            spare = is_sharded(self._model) and len(dealt) * size < len(groups)
             again = groups[0].tolist() if spare else None
             self._ranks.say(number, Kind.STEP, step=step, groups=dealt, again=again)
         self._ranks.send(self._ranks.others, Kind.ADAPTER, adapter)
@@ -67,25 +65,11 @@ class Dealer:
         total = mine.zero()
         for at in range(0, len(groups), size):
             # In the order of the groups, whoever was done first: float64 sums depend on it.
-            total += self._own(groups[at], step)
+            total += mine.sum(np.sort(groups[at]), step)
             for number in range(1, len(groups[at : at + size])):
                 like = torch.empty_like(total, device="cpu")
                 total += self._ranks.array(number, Kind.PART, like).to(total.device)
         return total
-
-    def _own(self, group: Slots, step: int) -> Tensor:
-        try:
-            return self._gradients.sum(np.sort(group), step)
-        except TuningFailed as failure:
-            cause = failure.__cause__
-            if (
-                is_sharded(self._model)
-                and cause is not None
-                and not out_of_memory(cause)
-            ):
-                # Another process's end breaks the pass that this one was in with it.
-                self._ranks.blame()
-            raise
 
     def _require_same(self, digest: bytes) -> None:
         for number in self._ranks.others:

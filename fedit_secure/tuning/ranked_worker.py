@@ -27,6 +27,7 @@ import torch.distributed as dist
 from fedit_secure.errors import ConfigError, FeditError, TuningFailed
 from fedit_secure.tuning.agreement import settle
 from fedit_secure.tuning.dealing import Dealer, help_round
+from fedit_secure.tuning.dp_step import out_of_memory
 from fedit_secure.tuning.job import TuneJob
 from fedit_secure.tuning.job_loading import load_job, read_state
 from fedit_secure.tuning.local_round import run_round
@@ -41,6 +42,7 @@ from fedit_secure.tuning.worker import (
 
 DEFAULT_PATIENCE = 1800.0
 _MOST_SECONDS_BETWEEN_BEATS = 5.0
+_SECONDS_TO_BE_HEARD = 5.0
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -87,6 +89,19 @@ def lead(
 ) -> bytes:
     """As `worker.tune`, with the help of all other processes."""
     tell(phase="loading")
+    try:
+        return _led(ranks, patience, job, tell, start)
+    except Exception as failure:
+        cause = failure if isinstance(failure, RuntimeError) else failure.__cause__
+        if job.torchrun.shard and cause is not None and not out_of_memory(cause):
+            # Another process's end breaks the pass that this one was in with it.
+            ranks.blame()
+        raise
+
+
+def _led(
+    ranks: Ranks, patience: float, job: TuneJob, tell: Any, start: threading.Event
+) -> bytes:
     initial = read_state(Path(job.state_path), job.length)
     ranks.send(ranks.others, Kind.JOB, job.to_json().encode())
     ranks.send(ranks.others, Kind.STATE, initial)
@@ -131,9 +146,9 @@ def help_out(ranks: Ranks) -> int:
         help_round(ready, examples, units, ranks)
     # Whatever it was: 0 tells the daemon.
     except Exception as failure:
-        ranks.tell_failure(failure)
-        # Others may be waiting for this one in the middle of a sharded pass: its end
-        # tells them.
+        # 0 may be waiting for this one in the middle of a sharded pass, and not hear it:
+        # then its end tells.
+        ranks.tell_failure(failure, within=_SECONDS_TO_BE_HEARD if shard else None)
         if not shard:
             ranks.await_end()
         if isinstance(failure, FeditError):

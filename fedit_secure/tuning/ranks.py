@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import timedelta
 from enum import IntEnum
 from typing import Any
@@ -26,6 +27,7 @@ from fedit_secure.errors import ConfigError, FeditError, TuningFailed
 
 _HEAD = 2  # int64: the kind of message, and the bytes that follow
 _MOST_BYTES = 1 << 40
+_SECONDS_TO_ANSWER_FOR = 30.0
 
 
 class Kind(IntEnum):
@@ -51,6 +53,10 @@ class LostRank(TuningFailed):
     """A process of the job ended, or has been silent for too long."""
 
 
+class SilentRank(LostRank):
+    """Of the two, the latter."""
+
+
 class Ranks:
     """This process's place among those of the default group.
 
@@ -64,7 +70,7 @@ class Ranks:
 
     def __init__(self, patience: float) -> None:
         self.number, self.size = dist.get_rank(), dist.get_world_size()
-        self._patience = timedelta(seconds=patience)
+        self._patience = patience
         # Of its own: what is said must not mix with the weights that layers gather.
         self._group = dist.new_group(backend="gloo")
 
@@ -83,7 +89,7 @@ class Ranks:
         try:
             works = [dist.isend(part, to, group=self._group) for part in parts]
         except RuntimeError as failure:
-            raise self._lost(to, time.monotonic()) from failure
+            raise self._lost(to, time.monotonic(), self._patience) from failure
         return Sending(self, to, works, (head, body))
 
     def send(self, to: int | Iterable[int], kind: Kind, content: Any = b"") -> None:
@@ -139,14 +145,20 @@ class Ranks:
         """How errors call a process."""
         return f"process {number} of the {self.size} that tune"
 
-    def tell_failure(self, failure: Exception) -> None:
+    def tell_failure(self, failure: Exception, *, within: float | None = None) -> None:
         """Tell 0 why this process can't go on. What isn't ours may quote a record: of
         that, its kind alone.
+
+        Args:
+            failure: what it was.
+            within: seconds that 0 has to listen; by default as many as anybody.
         """
         known = isinstance(failure, FeditError)
         status = getattr(failure, "exit_status", TuningFailed.exit_status)
         text = str(failure) if known else f"it failed ({type(failure).__name__})"
-        self.say(0, Kind.FAILED, error=text, exit_status=status)
+        said = json.dumps({"error": text, "exit_status": status}).encode()
+        with suppress(LostRank):
+            self.post(0, Kind.FAILED, said).wait(within)
 
     def meet(self) -> None:
         """Return when every process has come here, or raise what one failed with."""
@@ -159,17 +171,20 @@ class Ranks:
         self.send(self.others, Kind.LOADED)
 
     def blame(self) -> None:
-        """For 0, when what all do together has broken: raise what another one says of it,
-        and first of all LostRank for one that says nothing any more.
+        """For 0, when what all do together has broken: raise LostRank for one that has
+        ended, or else what another one says of it. Returns if they have nothing to say.
         """
         said: FeditError | None = None
         for number in self.others:
+            head = torch.empty(_HEAD, dtype=torch.int64)
             try:
-                self.receive(number, Kind.PART)
-            except LostRank:
-                raise
-            except FeditError as failure:
-                said = said or failure
+                self._take(number, head, _SECONDS_TO_ANSWER_FOR)
+                if head[0] == Kind.FAILED:
+                    body = torch.empty(int(head[1]), dtype=torch.uint8)
+                    self._take(number, body, _SECONDS_TO_ANSWER_FOR)
+                    said = said or self._failure(number, body)
+            except SilentRank:
+                continue
         if said is not None:
             raise said
 
@@ -182,28 +197,27 @@ class Ranks:
         except LostRank:
             return
 
-    def _take(self, source: int, into: Tensor) -> None:
-        begun = time.monotonic()
+    def _take(self, source: int, into: Tensor, within: float | None = None) -> None:
+        begun, seconds = time.monotonic(), within or self._patience
         try:
             work = dist.irecv(into, source, group=self._group)
             assert work is not None
-            work.wait(self._patience)
+            work.wait(timedelta(seconds=seconds))
         except RuntimeError as failure:
-            raise self._lost(source, begun) from failure
+            raise self._lost(source, begun, seconds) from failure
 
-    def wait(self, to: int, work: dist.Work) -> None:
+    def wait(self, to: int, work: dist.Work, within: float | None = None) -> None:
         """Until a message to a process is through. Raises LostRank."""
-        begun = time.monotonic()
+        begun, seconds = time.monotonic(), within or self._patience
         try:
-            work.wait(self._patience)
+            work.wait(timedelta(seconds=seconds))
         except RuntimeError as failure:
-            raise self._lost(to, begun) from failure
+            raise self._lost(to, begun, seconds) from failure
 
-    def _lost(self, number: int, begun: float) -> LostRank:
-        seconds = self._patience.total_seconds()
+    def _lost(self, number: int, begun: float, seconds: float) -> LostRank:
         if time.monotonic() - begun < seconds:
             return LostRank(f"{self.name(number)} ended early")
-        return LostRank(f"{self.name(number)} said nothing for {seconds:g} s")
+        return SilentRank(f"{self.name(number)} said nothing for {seconds:g} s")
 
     def _failure(self, number: int, body: Tensor) -> FeditError:
         said = as_fields(body)
@@ -219,10 +233,10 @@ class Sending:
     def __init__(self, ranks: Ranks, to: int, works: list[Any], kept: Any) -> None:
         self._ranks, self._to, self._works, self._kept = ranks, to, works, kept
 
-    def wait(self) -> None:
-        """Until it is through. Raises LostRank."""
+    def wait(self, within: float | None = None) -> None:
+        """Until it is through, each of its parts within so many seconds. Raises LostRank."""
         for work in self._works:
-            self._ranks.wait(self._to, work)
+            self._ranks.wait(self._to, work, within)
         self._kept = None
 
 

@@ -23,7 +23,7 @@ import torch.distributed as dist
 from peft import PeftModel
 from tiny_models import base_model, make_plan, random_examples, tuned_model
 
-from fedit_secure.errors import FeditError
+from fedit_secure.errors import FeditError, TuningFailed
 from fedit_secure.privacy.plan import DpPlan
 from fedit_secure.tuning.adapter import attach_adapter, read_adapter, write_adapter
 from fedit_secure.tuning.agreement import settle
@@ -43,7 +43,7 @@ PERSONS = [np.array(unit) for unit in np.array_split(np.arange(len(RECORDS)), 11
 VICTIM = 7
 SGD = OptimizerConfig(name="sgd", learning_rate=1.0)
 ADAMW = OptimizerConfig(learning_rate=0.01)
-SILENT, GONE = "silent", "gone"
+SILENT, BLAMED, GONE = "silent", "blamed", "gone"
 
 
 @dataclass(frozen=True)
@@ -263,7 +263,7 @@ def join(number: int, meeting: Path, patience: float) -> Ranks:
 
 
 def main(number: int, meeting: Path, out: Path) -> None:
-    """All cases; then process 1 is silent, and then it is killed."""
+    """All cases; then process 1 is silent, says that it failed, and is killed."""
     torch.set_num_threads(1)
     ranks = join(number, meeting, 300.0)
     sentences = {}
@@ -279,11 +279,13 @@ def main(number: int, meeting: Path, out: Path) -> None:
     hurried = Ranks(1.0)
     dying = replace(ROUNDS["records"], late=dies_in_its_second_pass)
     if number:
+        ranks.tell_failure(TuningFailed("it broke"))
         ranks.receive(0, Kind.WAIT)
         follow(dying, ranks)
         time.sleep(300)  # not reached
     for name, act in (
         (SILENT, lambda: hurried.receive(1, Kind.PART)),
+        (BLAMED, ranks.blame),
         (GONE, lambda: lead_to_the_end(dying, ranks)),
     ):
         try:

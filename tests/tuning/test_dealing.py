@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from ranked_cases import CASES, FAILURES, GONE, ROUNDS, SILENT, SUMS, alone
+from ranked_cases import BLAMED, CASES, FAILURES, GONE, ROUNDS, SILENT, SUMS, alone
 
 SCRIPT = Path(__file__).with_name("ranked_cases.py")
 PATIENCE_SECONDS = 240.0
@@ -89,7 +89,8 @@ SENTENCES = {
     "adapter that it was given",
     "a record that doesn't fit": "TuningFailed: process 1 of the 2 that tune: a single "
     "record doesn't fit into memory",
-    SILENT: "LostRank: process 1 of the 2 that tune said nothing for 1 s",
+    SILENT: "SilentRank: process 1 of the 2 that tune said nothing for 1 s",
+    BLAMED: "TuningFailed: process 1 of the 2 that tune: it broke",
     GONE: "LostRank: process 1 of the 2 that tune ended early",
 }
 
