@@ -17,9 +17,9 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, Field, ValidationInfo, model_validator
 
 from fedit_secure.errors import ConfigError
-from fedit_secure.federation.charter import Count, Lora, Tuning
 from fedit_secure.federation.document import Address, Line, Name, Part
 from fedit_secure.federation.drafting import PlannedDp, PlannedSecAgg, RunPlan, Weights
+from fedit_secure.federation.local_plan import Count, Lora, Tuning
 from fedit_secure.federation.policy import Policy
 from fedit_secure.federation.settings import Setting, Settings
 

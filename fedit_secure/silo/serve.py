@@ -92,7 +92,7 @@ async def serve(
                 at = f" {progress.step}/{progress.of}" if progress.of else ""
                 on_event(round, progress.phase + at)
 
-            job = tune_job(config, charter, state, config.state / "tuning")
+            job = tune_job(config, charter, round, state, config.state / "tuning")
             return await tune_in_child(job, tell, before_sampling=charge)
 
         daemon = SiloDaemon(

@@ -90,6 +90,7 @@ def load_job(
         # What the plan allows, not what the data has: the trial must not tell of it.
         unit_rows=plan.records_per_person or 1,
         sharers=job.torchrun.processes,
+        tuned=job.tuned,
     )
     return LoadedJob(ready, examples, units)
 

@@ -14,6 +14,8 @@ import pytest
 import yaml
 from deploy.deployed import DEPLOY, ROOT
 
+from fedit_secure.config import AggregatorConfig, SiloConfig
+
 CHART = DEPLOY / "helm" / "fedit-secure"
 # Helm's library is a runtime of its own, with its own signal handlers: in a process of
 # its own, too.
@@ -158,10 +160,20 @@ def test_probes_are_there_but_in_set_up() -> None:
         "status",
     ]
     hub = pod("aggregator")["containers"][0]
-    assert {"startupProbe", "readinessProbe", "livenessProbe"} <= hub.keys()
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        assert hub[probe]["grpc"] == {"port": 7444}
+    assert {"name": "FEDIT_HEALTH", "value": "0.0.0.0:7444"} in hub["env"]
     (waiting,) = pod("setup")["containers"]
     assert waiting["command"] == ["sleep", "infinity"]
     assert not [key for key in waiting if key.endswith("Probe")]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_pods_environment_names_keys_of_the_configuration(case: str) -> None:
+    (container,) = pod(case)["containers"]
+    model = AggregatorConfig if CASES[case]["role"] == "aggregator" else SiloConfig
+    names = [e["name"] for e in container["env"] if e["name"].startswith("FEDIT_")]
+    assert {n.removeprefix("FEDIT_").lower() for n in names} <= set(model.model_fields)
 
 
 def test_secrets_are_named_and_never_in_a_value() -> None:
@@ -181,6 +193,7 @@ def test_secrets_are_named_and_never_in_a_value() -> None:
         (SILO | {"image": {"tag": "latest"}}, "/image/tag"),
         (SILO | {"image": {"digest": "sha256:0"}}, "/image/digest"),
         (SILO | {"replicas": 2}, "replicas"),
+        (HUB | {"service": {"port": 7444}}, "/service/port"),
         (SILO | {"files": {"identity.key": "00"}}, "'identity.key'"),
         (SILO | {"networkPolicy": {"siloCIDRs": ["everywhere"]}}, "/networkPolicy"),
         (SILO | {"files": {"policy.yaml": "x: 1\n"}}, "files lacks silo.yaml"),

@@ -6,12 +6,14 @@ import json
 import re
 import subprocess
 import tomllib
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from deploy.deployed import DEPLOY, ROOT, tool
 
 from fedit_secure.cli.main import main
+from fedit_secure.config import AggregatorConfig, SiloConfig
 
 IMAGES = sorted((DEPLOY / "docker").glob("*.Dockerfile"))
 
@@ -59,7 +61,21 @@ def test_an_image_runs_the_daemon_without_root(
     assert Path(config).name in capsys.readouterr().out
     assert Path(config).parent.as_posix() == said["WORKDIR"]
     assert said["STOPSIGNAL"] == "SIGTERM"
-    assert "CMD" in said["HEALTHCHECK"]
+    check = json.loads(said["HEALTHCHECK"].partition(" CMD ")[2])
+    if check[0] == "fedit":
+        assert main([*check[1:3], "--help"]) == 0
+    else:
+        assert check[:2] == ["python", "-m"]
+        assert find_spec(check[2])
+        assert check[3] == re.findall(r"FEDIT_HEALTH=(\S+)", said["ENV"])[0]
+
+
+@pytest.mark.parametrize("image", IMAGES, ids=lambda path: path.stem)
+def test_an_images_environment_names_keys_of_the_configuration(image: Path) -> None:
+    model = {"aggregator": AggregatorConfig, "silo": SiloConfig}[image.stem]
+    named = re.findall(r"\bFEDIT_([A-Z_]+)=", dict(final(image))["ENV"])
+    assert named
+    assert {name.lower() for name in named} <= set(model.model_fields)
 
 
 @pytest.mark.parametrize("image", IMAGES, ids=lambda path: path.stem)

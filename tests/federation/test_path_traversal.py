@@ -14,15 +14,10 @@ from fedit_secure.config import SiloConfig
 from fedit_secure.errors import ConfigError
 from fedit_secure.federation.approval import Approval
 from fedit_secure.federation.card import Card
-from fedit_secure.federation.charter import (
-    Adapter,
-    AggregatorRow,
-    Charter,
-    SiloRow,
-    TemplateRow,
-)
+from fedit_secure.federation.charter import AggregatorRow, Charter, SiloRow, TemplateRow
 from fedit_secure.federation.claim import Claim
 from fedit_secure.federation.heads import SignedHead
+from fedit_secure.federation.local_plan import Adapter
 from fedit_secure.storage.adapter_store import StateStore
 from fedit_secure.tuning.examples import load_template
 

@@ -21,9 +21,13 @@ from fedit_secure.tuning.job import DataSource
 SECONDS = 120.0
 WATCHDOG_SECONDS = 0.4
 SILENCE_SECONDS = 2.0  # ten signs of life
-# Hangs in the thread of the event loop at SIGUSR1; other threads go on.
+# An aggregator without memory that it may both write and run, as MemoryDenyWriteExecute=
+# has it (where the kernel can: prctl 65). Hangs in the thread of the event loop at SIGUSR1;
+# other threads go on.
 PROGRAM = """
-import signal, sys, time
+import ctypes, signal, sys, time
+if sys.argv[1] == "aggregator":
+    ctypes.CDLL(None).prctl(65, 1, 0, 0, 0)
 def hang(*_):
     print("hung", flush=True)
     time.sleep(600)

@@ -24,6 +24,7 @@ from peft import PeftModel
 from tiny_models import base_model, make_plan, random_examples, tuned_model
 
 from fedit_secure.errors import FeditError, TuningFailed
+from fedit_secure.federation.aggregation import Factor
 from fedit_secure.privacy.plan import DpPlan
 from fedit_secure.tuning.adapter import attach_adapter, read_adapter, write_adapter
 from fedit_secure.tuning.agreement import settle
@@ -60,6 +61,7 @@ class Case:
     examples: tuple[Example, ...] = tuple(RECORDS)
     units: list[np.ndarray] | None = None
     budget: int = 100
+    tuned: tuple[Factor, ...] | None = None
     sum_only: bool = False
     sharded: bool = False
     others_records: tuple[Example, ...] | None = None
@@ -157,8 +159,10 @@ ROUNDS = {
     "dropout": Case(model=dropping),
     "a bfloat16 base": Case(model=halved, budget=200),
     "without privacy": Case(make_plan(kind="none")),
+    "one factor alone": Case(tuned=("B",)),
     "layers run again backwards": Case(model=recomputed),
     "sharded": Case(model=deep, sharded=True),
+    "sharded, one factor alone": Case(model=deep, sharded=True, tuned=("A",)),
     "sharded persons": Case(
         make_plan(**PERSON), model=deep, units=PERSONS, sharded=True
     ),
@@ -192,6 +196,7 @@ def prepare(case: Case, *, shard: bool = False) -> ReadyRound:
         max_tokens=LONGEST,
         token_budget=case.budget,
         unit_rows=case.plan.records_per_person or 1,
+        tuned=case.tuned,
     )
 
 

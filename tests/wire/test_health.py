@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import subprocess
+import sys
 from pathlib import Path
 
 import grpc
@@ -15,6 +17,7 @@ from wire_samples import Parties
 
 from fedit_secure.errors import ConfigError
 from fedit_secure.wire import calls
+from fedit_secure.wire.ask_health import serving
 from fedit_secure.wire.health import answering_health
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -82,3 +85,17 @@ async def test_off_by_default_and_a_taken_port_is_refused() -> None:
         with pytest.raises(ConfigError, match="can't answer health checks on 127"):
             async with answering_health(address):
                 pass
+
+
+async def test_a_containers_check_asks_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # it isn't for this
+    async with answering_health("127.0.0.1:0") as address:
+        assert address is not None
+        assert await asyncio.to_thread(serving, address)
+    assert not await asyncio.to_thread(serving, address)
+
+
+def test_a_containers_check_ends_with_a_status() -> None:
+    for arguments in (["127.0.0.1:9"], []):
+        ask = [sys.executable, "-m", "fedit_secure.wire.ask_health", *arguments]
+        assert subprocess.run(ask, check=False).returncode == 1

@@ -26,7 +26,7 @@ def silo_checks(trial: Trial) -> tuple[Check, ...]:
         books.DATA,
         books.ADMISSION,
         network.ADDRESS,
-        network.CERTIFICATE,
+        network.AGGREGATOR,
         network.ACCEPTED,
         *model_checks(trial),
     )

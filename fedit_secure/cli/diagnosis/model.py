@@ -80,7 +80,7 @@ def _job(case: Case) -> TrialJob:
     agreed = {
         "max_tokens": charter.max_tokens,
         "lora": lora_of(charter),
-        "optimizer": optimizer_of(charter),
+        "optimizer": optimizer_of(charter, 1),
         "private": charter.dp.kind != "none",
         "layout": charter.adapter.layout,
         "unit_rows": charter.dp.records_per_person or 1,

@@ -4,83 +4,58 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import http.client
-import os
 import socket
-import ssl
-from base64 import b64encode
 from contextlib import closing
 from datetime import UTC, datetime
-from urllib.parse import SplitResult, unquote, urlsplit
-from urllib.request import getproxies, proxy_bypass
-
-from cryptography import x509
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from fedit_secure.cli.diagnosis.checks import Case, Check, Skip, Warn
 from fedit_secure.config import proxy_variables
 from fedit_secure.errors import ConfigError, ConnectError, DeadlineExceeded
-from fedit_secure.federation.certificates import check_issuer, check_leaf, make_leaf
+from fedit_secure.federation.certificates import make_leaf
+from fedit_secure.federation.charter import AggregatorRow
 from fedit_secure.wire.acceptance import probe
-from fedit_secure.wire.proxy import proxy_for
-from fedit_secure.wire.tls import Tls, is_loopback
+from fedit_secure.wire.probe import what_answers
+from fedit_secure.wire.proxy import Proxy, proxy_for
+from fedit_secure.wire.tls import Tls
 
 SECONDS = 10.0
-_NEARLY_OVER = 7  # days
 
 
 def _address(case: Case) -> str | Skip:
+    """The name is known, and something takes a connection there, or at the proxy."""
     address = _target(case)
     if address is None:
         return Skip("no charter says yet where the aggregator is")
-    host, port = _split(address)
-    with closing(_connection(host, port)):
-        return f"{address} is reached{_through(host)}"
-
-
-def _certificate(case: Case) -> str | Warn:
-    """Who answers there; nothing is said to it."""
-    address, charter = _target(case), case.charter
-    assert address is not None
-    assert charter is not None
-    shown = _shown(*_split(address))
-    hub, now = charter.aggregator, datetime.now(UTC)
-    leaf = shown.public_bytes(Encoding.PEM)
-    pinned = check_issuer(hub.issuer_certificate)
+    proxy = _proxy(address)
+    where = address if proxy is None else proxy.address
+    what = where if proxy is None else f"the proxy {where}"
     try:
-        shown.verify_directly_issued_by(pinned)
-    except (ValueError, TypeError, InvalidSignature):
-        issuer = shown.issuer.rfc4514_string()
-        raise ConnectError(
-            f"what answers at {address} shows a certificate of {issuer!r}, not of the "
-            "issuer that the charter pins: it is something else, or a proxy looks inside "
-            "the connection"
-        ) from None
-    if now < shown.not_valid_before_utc:
-        raise ConnectError(
-            "the aggregator's certificate is valid from "
-            f"{shown.not_valid_before_utc:%F %H:%M} UTC, and this clock says "
-            f"{now:%F %H:%M} UTC: one of the two clocks is wrong"
-        )
-    check_leaf(leaf, hub.issuer_certificate, "aggregator", hub.name, now)
-    days = (shown.not_valid_after_utc - now).days
-    said = f"{hub.name!r} answers, with a certificate for {days} more days"
-    return Warn(said) if days <= _NEARLY_OVER else said
+        there = socket.getaddrinfo(*_split(where), type=socket.SOCK_STREAM)[0][4][:2]
+    except (OSError, OverflowError, UnicodeError) as wrong:
+        raise ConnectError(f"the name of {what} isn't known here ({wrong})") from wrong
+    try:
+        with closing(socket.create_connection(there, SECONDS)):
+            return f"{what} takes connections"
+    except TimeoutError as wrong:
+        raise DeadlineExceeded(f"{what} doesn't answer within {SECONDS:g} s") from wrong
+    except (OSError, OverflowError) as wrong:
+        raise ConnectError(f"{what} can't be reached ({wrong})") from wrong
+
+
+def _aggregator(case: Case) -> str:
+    """Who answers there, by the beginning of a handshake; nothing is said to them."""
+    address, hub, proxy = _way(case)
+    wrong = asyncio.run(what_answers(address, _tls(case, hub), proxy, SECONDS))
+    if wrong is not None:
+        raise wrong
+    return f"nobody but {hub.name!r} answers there{_through(proxy)}"
 
 
 def _accepted(case: Case) -> str:
     """By a call that asks for nothing and tells nothing."""
-    address, charter = _target(case), case.charter
-    assert address is not None
-    assert charter is not None
-    hub = charter.aggregator
-    tls = Tls.of_silo(_leaf(case), hub.name, hub.issuer_certificate)
-    proxy = proxy_for(address, proxy_variables())
-    asyncio.run(probe(address, tls, proxy=proxy, seconds=SECONDS))
-    return (
-        f"the aggregator accepts this silo's certificate{_through(_split(address)[0])}"
-    )
+    address, hub, proxy = _way(case)
+    asyncio.run(probe(address, _tls(case, hub), proxy=proxy, seconds=SECONDS))
+    return f"{hub.name!r} accepts this silo's certificate{_through(proxy)}"
 
 
 def _listen(case: Case) -> str | Warn:
@@ -110,84 +85,28 @@ def _target(case: Case) -> str | None:
     return said or (charter.aggregator.address if charter else None)
 
 
+def _way(case: Case) -> tuple[str, AggregatorRow, Proxy | None]:
+    address, charter = _target(case), case.charter
+    assert address is not None
+    assert charter is not None
+    return address, charter.aggregator, _proxy(address)
+
+
 def _split(address: str) -> tuple[str, int]:
     host, _, port = address.rpartition(":")
     return host.strip("[]"), int(port)
 
 
-def _proxy(host: str) -> SplitResult | None:
-    """As gRPC takes it from the environment, where one is set for this host."""
-    found = getproxies()
-    own = os.environ.get("grpc_proxy")  # noqa: SIM112 - its name
-    url = own or found.get("https") or found.get("http")
-    if not url or is_loopback(f"{host}:0") or proxy_bypass(host):
-        return None
-    return urlsplit(url if "//" in url else f"http://{url}")
+def _proxy(address: str) -> Proxy | None:
+    return proxy_for(address, proxy_variables())
 
 
-def _place(proxy: SplitResult) -> tuple[str, int]:
-    """Without the user and password that its URL may hold."""
-    return proxy.hostname or "", proxy.port or 80
+def _through(proxy: Proxy | None) -> str:
+    return "" if proxy is None else f", through the proxy {proxy.address}"
 
 
-def _through(host: str) -> str:
-    proxy = _proxy(host)
-    return "" if proxy is None else ", through the proxy {}:{}".format(*_place(proxy))
-
-
-def _connection(host: str, port: int) -> socket.socket:
-    """A TCP connection, through the proxy where one is set. Raises ConnectError."""
-    proxy, there, what = _proxy(host), (host, port), f"{host}:{port}"
-    if proxy is not None:
-        there = _place(proxy)
-        what = "the proxy {}:{}".format(*there)
-    try:
-        socket.getaddrinfo(*there, type=socket.SOCK_STREAM)
-    except (OSError, OverflowError, UnicodeError) as wrong:
-        raise ConnectError(f"the name of {what} isn't known here ({wrong})") from wrong
-    try:
-        if proxy is None:
-            return socket.create_connection(there, SECONDS)
-        return _tunnel(proxy, host, port)
-    except TimeoutError as wrong:
-        raise DeadlineExceeded(f"{what} doesn't answer within {SECONDS:g} s") from wrong
-    except (OSError, http.client.HTTPException) as wrong:
-        raise ConnectError(f"{what} can't be reached ({wrong})") from wrong
-
-
-def _tunnel(proxy: SplitResult, host: str, port: int) -> socket.socket:
-    connection = http.client.HTTPConnection(*_place(proxy), timeout=SECONDS)
-    headers = {}
-    if proxy.username is not None:
-        login = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}"
-        headers["Proxy-Authorization"] = f"Basic {b64encode(login.encode()).decode()}"
-    connection.set_tunnel(host, port, headers)
-    connection.connect()
-    assert connection.sock is not None
-    return connection.sock
-
-
-def _shown(host: str, port: int) -> x509.Certificate:
-    """The certificate of whoever answers, not yet believed."""
-    # Nothing is verified here so that what is wrong can be named; nothing is sent either.
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    context.set_alpn_protocols(["h2"])
-    plain = _connection(host, port)
-    try:
-        with closing(plain), context.wrap_socket(plain) as connection:
-            found = connection.getpeercert(binary_form=True)
-    except TimeoutError as wrong:
-        raise DeadlineExceeded(
-            f"what answers at {host}:{port} doesn't finish the TLS handshake"
-        ) from wrong
-    except (OSError, ValueError) as wrong:
-        raise ConnectError(
-            f"what answers at {host}:{port} doesn't speak TLS ({wrong})"
-        ) from wrong
-    if found is None:
-        raise ConnectError(f"what answers at {host}:{port} shows no certificate")
-    return x509.load_der_x509_certificate(found)
+def _tls(case: Case, hub: AggregatorRow) -> Tls:
+    return Tls.of_silo(_leaf(case), hub.name, hub.issuer_certificate)
 
 
 def _leaf(case: Case) -> tuple[bytes, bytes]:
@@ -219,9 +138,9 @@ ADDRESS = Check(
     needs=("configuration",),
     over_network=True,
 )
-CERTIFICATE = Check(
+AGGREGATOR = Check(
     "aggregator",
-    _certificate,
+    _aggregator,
     "Set the clock; have the proxy pass this address through; or ask for the charter that "
     "holds now.",
     needs=("charter", "address"),
