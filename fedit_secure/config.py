@@ -12,9 +12,9 @@ import os
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, Field, ValidationInfo
+from pydantic import AfterValidator, BaseModel, Field, ValidationInfo, model_validator
 
 from fedit_secure.errors import ConfigError
 from fedit_secure.federation.document import Address, Line, Name, Part
@@ -72,6 +72,36 @@ class DataConfig(Part):
     split: str = "train"
 
 
+class Torchrun(Part):
+    """The processes of one tuning job: `processes` on each of `hosts`.
+
+    More hosts than one meet at `endpoint`, an address of the one whose daemon this is.
+    `shard` splits the base model over all of them. A process that says nothing for
+    `patience_seconds` counts as lost.
+    """
+
+    processes: Annotated[int, Field(ge=1, le=64)] = 1
+    hosts: Annotated[int, Field(ge=1, le=64)] = 1
+    endpoint: Address | None = None
+    shard: bool = False
+    patience_seconds: Annotated[int, Field(ge=1, le=7 * 86_400)] = 1800
+
+    @property
+    def ranks(self) -> int:
+        """All processes of a job."""
+        return self.processes * self.hosts
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.hosts > 1) != (self.endpoint is not None):
+            raise ValueError(
+                "two hosts or more need an endpoint, and only they have one"
+            )
+        if self.shard and self.ranks == 1:
+            raise ValueError("shard needs two processes or more")
+        return self
+
+
 class SiloConfig(Part):
     """silo.yaml. `token_budget`, `checkpointing` and `threads` bound memory and cores, not
     privacy; "auto" is what free memory allows. `passphrase_file` opens encrypted keys.
@@ -96,6 +126,7 @@ class SiloConfig(Part):
     threads: Annotated[int, Field(ge=1, le=1024)] = os.cpu_count() or 1
     token_budget: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"  # noqa: S105
     checkpointing: bool = False
+    torchrun: Torchrun = Torchrun()
     log_level: LogLevel = "info"
 
 
