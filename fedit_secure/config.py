@@ -31,6 +31,7 @@ from fedit_secure.federation.document import (
 from fedit_secure.federation.drafting import PlannedDp, PlannedSecAgg, RunPlan, Weights
 from fedit_secure.federation.durable import read_file
 from fedit_secure.federation.lora_options import lora_refusal
+from fedit_secure.federation.page import PageConfig
 from fedit_secure.federation.policy import Policy
 
 _PREFIX = "FEDIT_"
@@ -118,6 +119,7 @@ class SiloConfig(Part):
     token_budget: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"  # noqa: S105
     checkpointing: bool = False
     log_level: LogLevel = "info"
+    page: PageConfig | None = None
 
 
 class AggregatorConfig(Part):
@@ -135,6 +137,7 @@ class AggregatorConfig(Part):
     hostnames: tuple[Line, ...] = ()
     base_model: PathOrHub | None = None
     log_level: LogLevel = "info"
+    page: PageConfig | None = None
 
 
 class PlanFile(RunPlan):

@@ -225,7 +225,10 @@ def importable(distribution: str) -> set[str]:
 
 def test_every_imported_package_is_declared() -> None:
     known = set().union(
-        *(importable(name) for name in declared("silo", "plots", "report", "quantised"))
+        *(
+            importable(name)
+            for name in declared("silo", "plots", "report", "quantised", "web")
+        )
     )
     for path in SOURCES:
         assert third_party(path) <= known, named(path)
@@ -237,7 +240,7 @@ def test_every_declared_package_is_imported() -> None:
         used |= third_party(path)
     assert not {
         name
-        for name in declared("silo", "plots", "report", "quantised")
+        for name in declared("silo", "plots", "report", "quantised", "web")
         if not importable(name) & used
     }
 
@@ -246,7 +249,8 @@ def test_every_declared_package_is_pinned() -> None:
     pins = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
     pinned = {pin.partition("==")[0].lower() for pin in pins if "==" in pin}
     assert {
-        name.replace("_", "-") for name in declared("silo", "dev", "plots", "report")
+        name.replace("_", "-")
+        for name in declared("silo", "dev", "plots", "report", "web")
     } <= {name.replace("_", "-") for name in pinned}
 
 

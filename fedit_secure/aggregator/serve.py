@@ -8,22 +8,27 @@ import signal
 from collections.abc import Callable
 from datetime import UTC, datetime
 
+from fedit_secure import log_fields
 from fedit_secure.aggregator.events import Event
 from fedit_secure.aggregator.run_folder import RunFolder
 from fedit_secure.aggregator.serials import Serials
 from fedit_secure.aggregator.service import Aggregator
+from fedit_secure.aggregator.standing import Standing
 from fedit_secure.config import AggregatorConfig
 from fedit_secure.errors import ConfigError
 from fedit_secure.federation.approval import load_approvals
+from fedit_secure.federation.certificates import leaf_end
 from fedit_secure.federation.charter import Charter
 from fedit_secure.federation.durable import read_file
 from fedit_secure.federation.identity import issue_leaf, load_identity
 from fedit_secure.federation.update import GridState
 from fedit_secure.storage.spool import Spool
+from fedit_secure.watch.watching import Watching
 from fedit_secure.wire.arenas import give_back_freed_memory
 from fedit_secure.wire.limits import Limits
 from fedit_secure.wire.server import AggregatorServer
 from fedit_secure.wire.tls import Tls
+from fedit_secure.wire.traffic import Traffic
 from fedit_secure.wire.uploads import Uploads
 
 _log = logging.getLogger(__name__)
@@ -39,7 +44,9 @@ async def serve(
     """
     give_back_freed_memory()
     identity = load_identity(config.identity)
+    watching = Watching(config.state, config.page)
     charter = Charter.load(config.charter)
+    log_fields.begin(run=charter.run)
     charter.check_date(datetime.now(UTC).date())
     approvals = load_approvals([config.approvals])
     initial = GridState.from_bytes(read_file(config.initial_state, "initial state"))
@@ -48,13 +55,23 @@ async def serve(
     # Twice: what the last attempt still adds up, and the next one's uploads.
     room = 2 * len(charter.roster) * limits.payload_bytes
     uploads = Uploads(Spool(folder.folder / "spool", room), limits)
+    traffic, leaf = Traffic(), issue_leaf(identity, config.hostnames, datetime.now(UTC))
+    standing = Standing(
+        charter, folder, traffic, lambda: leaf_end(leaf[1]), on_phase=watching.on_phase
+    )
+
+    def tell(event: Event) -> None:
+        standing.take(event)
+        watching.changed()
+        on_event(event)
+
     aggregator = Aggregator(
         charter,
         approvals,
         identity.signing,
         folder,
         base_model=config.base_model,
-        on_event=on_event,
+        on_event=tell,
         uploads=uploads,
         earlier_ledgers=[
             ledgers
@@ -63,7 +80,6 @@ async def serve(
         ],
     )
     roster = [(row.name, row.issuer_certificate) for row in charter.roster]
-    leaf = issue_leaf(identity, config.hostnames, datetime.now(UTC))
     host, _, port = config.listen.rpartition(":")
     server = AggregatorServer(
         host,
@@ -75,9 +91,18 @@ async def serve(
         aggregator,
         limits,
         serials=Serials(folder.folder / "serials.json"),
+        traffic=traffic,
     )
     await server.start()
     _log.info("serving %r on %s", charter.federation, config.listen)
+    try:
+        async with watching.show(standing):
+            return await _until_stopped(aggregator)
+    finally:
+        await server.stop()
+
+
+async def _until_stopped(aggregator: Aggregator) -> GridState:
     run = asyncio.ensure_future(aggregator.run())
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -88,8 +113,6 @@ async def serve(
     except asyncio.CancelledError:
         _log.info("stopped; started again, the run goes on from its last round")
         raise SystemExit(0) from None
-    finally:
-        await server.stop()
     return state
 
 

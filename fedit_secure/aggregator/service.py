@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from fedit_secure.aggregator.claims import Claims
-from fedit_secure.aggregator.events import PHASES, Event, Teller
+from fedit_secure.aggregator.events import Event, Teller, phase_of
 from fedit_secure.aggregator.inbox import Inbox, sender_of
 from fedit_secure.aggregator.ledger_copies import LedgerCopies
 from fedit_secure.aggregator.post import Post
@@ -356,8 +356,8 @@ class Aggregator:
     ) -> None:
         """Keep the transcript, and apply the sum as every silo does."""
         now = session.round
-        if type(state) in PHASES:
-            self._teller.tell("", PHASES[type(state)])
+        if phase := phase_of(state):
+            self._teller.tell("", phase)
         if isinstance(state, s.Sharing):
             self._folder.record(now, "adverts", state.adverts)
         elif isinstance(state, s.Published):

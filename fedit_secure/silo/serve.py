@@ -11,26 +11,32 @@ from datetime import UTC, datetime
 import numpy as np
 from numpy.typing import NDArray
 
+from fedit_secure import log_fields
 from fedit_secure.config import SiloConfig, load_policy
 from fedit_secure.errors import ConfigError
 from fedit_secure.federation.approval import check_approved
+from fedit_secure.federation.certificates import leaf_end
 from fedit_secure.federation.charter import Charter
 from fedit_secure.federation.identity import issue_leaf, load_identity
 from fedit_secure.federation.update import GridState
+from fedit_secure.silo.account import account_in
 from fedit_secure.silo.books import Books
 from fedit_secure.silo.daemon import Charge, SiloDaemon
 from fedit_secure.silo.fingerprints import Prints, commitment
 from fedit_secure.silo.jobs import tune_job
 from fedit_secure.silo.ledger_opening import open_journal
+from fedit_secure.silo.standing import Standing
 from fedit_secure.silo.tuner import tune_in_child
 from fedit_secure.storage.adapter_store import StateStore
 from fedit_secure.tuning.job import DataSource, Progress
 from fedit_secure.tuning.records import load_records
 from fedit_secure.tuning.units import require_persons
+from fedit_secure.watch.watching import Watching
 from fedit_secure.wire.client import connect
 from fedit_secure.wire.limits import Limits
 from fedit_secure.wire.link import SiloLink
 from fedit_secure.wire.tls import Tls
+from fedit_secure.wire.traffic import Traffic
 
 _log = logging.getLogger(__name__)
 PATIENCE_SECONDS = 600.0  # without an aggregator, before the daemon gives up
@@ -49,7 +55,9 @@ async def serve(
             f"the identity in {config.identity} is that of {identity.name!r}, and the "
             f"configuration's 'name' is {config.name!r}"
         )
+    watching = Watching(config.state, config.page)
     charter = Charter.load(config.charter)
+    log_fields.begin(run=charter.run, silo=config.name)
     charter.check_card(identity.card)
     charter.check_date(datetime.now(UTC).date())
     check_approved(config.state, charter)
@@ -64,24 +72,43 @@ async def serve(
         books.check(commitment(records, key), Prints.of(records, key))
         del records  # tuning loads its own; the daemon stays small
 
+        hub, traffic = charter.aggregator, Traffic()
+        address = config.aggregator.address or hub.address
+        standing = Standing(
+            charter,
+            identity.card,
+            address,
+            traffic,
+            lambda: account_in(journal, charter.row(config.name).population, policy),
+            lambda: (books.certified, books.sequence),
+            on_phase=watching.on_phase,
+        )
+
+        def tell(round: int, phase: str, step: int = 0, steps: int = 0) -> None:
+            standing.take(round, phase, step, steps)
+            watching.changed()
+            on_event(round, f"{phase} {step}/{steps}" if steps else phase)
+
         async def dial() -> SiloLink:
             leaf = issue_leaf(identity, (), datetime.now(UTC))
-            hub = charter.aggregator
+            standing.dials(leaf_end(leaf[1]))
+            watching.changed()
             tls = Tls.of_silo(leaf, hub.name, hub.issuer_certificate)
-            address = config.aggregator.address or hub.address
-            return await connect(
-                address, tls, limits, patience_seconds=PATIENCE_SECONDS
+            link = await connect(
+                address, tls, limits, patience_seconds=PATIENCE_SECONDS, traffic=traffic
             )
+            standing.connected()
+            watching.changed()
+            return link
 
         async def tune(
             round: int, state: GridState, charge: Charge
         ) -> NDArray[np.float32]:
-            def tell(progress: Progress) -> None:
-                at = f" {progress.step}/{progress.of}" if progress.of else ""
-                on_event(round, progress.phase + at)
+            def step(at: Progress) -> None:
+                tell(round, at.phase, at.step, at.of)
 
             job = tune_job(config, charter, state, config.state / "tuning")
-            return await tune_in_child(job, tell, before_sampling=charge)
+            return await tune_in_child(job, step, before_sampling=charge)
 
         daemon = SiloDaemon(
             charter,
@@ -90,9 +117,10 @@ async def serve(
             books,
             tune,
             hours=policy.hours,
-            on_event=on_event,
+            on_event=tell,
         )
-        return await _until_stopped(daemon, dial)
+        async with watching.show(standing):
+            return await _until_stopped(daemon, dial)
 
 
 async def _until_stopped(daemon: SiloDaemon, dial: Callable[[], object]) -> GridState:

@@ -33,6 +33,7 @@ from fedit_secure.wire.limits import Limits
 from fedit_secure.wire.link import SiloLink, checked_blob, fetch_sum
 from fedit_secure.wire.stream import Stream
 from fedit_secure.wire.tls import Tls, is_loopback
+from fedit_secure.wire.traffic import Traffic
 
 _UPLOAD_TRIES = 4
 
@@ -45,6 +46,7 @@ async def connect(
     patience_seconds: float = 60.0,
     call_seconds: float = 20.0,
     progress_seconds: float = 60.0,
+    traffic: Traffic | None = None,
 ) -> SiloLink:
     """Dial the aggregator at `host:port` until it answers and has accepted this silo.
 
@@ -58,6 +60,7 @@ async def connect(
         patience_seconds: how long to go on trying; 0 tries once.
         call_seconds: how long one try may take.
         progress_seconds: how long a transfer or a send may stand still.
+        traffic: counts the bytes, by this address.
 
     Raises:
         ConnectError: nobody answers, or one of the two can't prove who it is; the
@@ -70,12 +73,24 @@ async def connect(
         reraise=True,
     ):
         with attempt:
-            return await _dial(address, tls, limits, call_seconds, progress_seconds)
+            return await _dial(
+                address,
+                tls,
+                limits,
+                call_seconds,
+                progress_seconds,
+                traffic or Traffic(),
+            )
     raise AssertionError("tenacity either returns or raises")
 
 
 async def _dial(
-    address: str, tls: Tls, limits: Limits, call_seconds: float, progress_seconds: float
+    address: str,
+    tls: Tls,
+    limits: Limits,
+    call_seconds: float,
+    progress_seconds: float,
+    traffic: Traffic,
 ) -> GrpcSiloLink:
     options: list[tuple[str, Any]] = [
         *MESSAGES,
@@ -108,7 +123,7 @@ async def _dial(
         status = await _status(call)
         await channel.close()
         raise explain(status, address)
-    return GrpcSiloLink(address, channel, call, limits, progress_seconds)
+    return GrpcSiloLink(address, channel, call, limits, progress_seconds, traffic)
 
 
 async def _status(call: Any) -> grpc.aio.AioRpcError:
@@ -130,14 +145,20 @@ class GrpcSiloLink:
         call: Any,
         limits: Limits,
         progress_seconds: float,
+        traffic: Traffic,
     ) -> None:
         self._address = address
         self._channel = channel
         self._call = call
         self._limits = limits
         self._progress = progress_seconds
+        self._traffic = traffic
         self._stream = Stream(
-            self._read, self._write, self._unpack, "the aggregator", progress_seconds
+            traffic.reading(address, self._read),
+            traffic.writing(address, self._write),
+            self._unpack,
+            "the aggregator",
+            progress_seconds,
         )
         self._pump = asyncio.create_task(self._stream.run(self._half_close))
 
@@ -183,6 +204,7 @@ class GrpcSiloLink:
                     data = await call.read()
                 if data is grpc.aio.EOF:
                     break
+                self._traffic.received[self._address] += len(data)
                 reader.add(data)
         except TimeoutError:
             raise DeadlineExceeded("the transfer of a blob stood still") from None
@@ -220,6 +242,7 @@ class GrpcSiloLink:
             for chunk in bulk.upload_chunks(upload.payload, held):
                 async with asyncio.timeout(self._progress):
                     await call.write(chunk)
+                self._traffic.sent[self._address] += len(chunk)
             await call.done_writing()
             await answer(whole=True)
         except TimeoutError:

@@ -14,6 +14,7 @@ from typing import Any, NoReturn, TypeAlias
 
 import grpc
 
+from fedit_secure import log_fields
 from fedit_secure.errors import (
     ConfigError,
     ConnectError,
@@ -30,6 +31,7 @@ from fedit_secure.wire.limits import Limits
 from fedit_secure.wire.link import BlobSource, PeerLink, Published, encode_for_silo
 from fedit_secure.wire.stream import Stream
 from fedit_secure.wire.tls import Gatekeeper, Tls
+from fedit_secure.wire.traffic import Traffic
 from fedit_secure.wire.uploads import Uploads, UploadsClosed
 
 _log = logging.getLogger(__name__)
@@ -84,6 +86,7 @@ class AggregatorServer:
         blobs: what silos may fetch besides published sums.
         limits: the sizes that the charter allows.
         serials: the highest leaf serial seen per silo; kept up to date.
+        traffic: counts each silo's bytes, by its name.
         progress_seconds: how long a transfer or a send may stand still.
         hello_seconds: how long a new connection may stay silent.
     """
@@ -100,6 +103,7 @@ class AggregatorServer:
         limits: Limits,
         *,
         serials: MutableMapping[str, int] | None = None,
+        traffic: Traffic | None = None,
         progress_seconds: float = 60.0,
         hello_seconds: float = 20.0,
     ) -> None:
@@ -109,6 +113,7 @@ class AggregatorServer:
         self._gate = Gatekeeper(roster, lambda: datetime.now(UTC), serials)
         self._on_connect = on_connect
         self._uploads = uploads
+        self._traffic = Traffic() if traffic is None else traffic
         self._published = Published(blobs)
         self._limits = limits
         self._progress = progress_seconds
@@ -225,9 +230,12 @@ class AggregatorServer:
             await _abort(context, "FAILED_PRECONDITION", "an upload needs a connection")
         name = self._gate.names[silo]
 
-        async def read() -> bytes | None:
+        async def in_time() -> bytes | None:
             async with asyncio.timeout(self._progress):
                 return await _read(context)
+
+        read = self._traffic.reading(name, in_time)
+        write = self._traffic.writing(name, context.write)
 
         async def deliver(upload: MaskedUpload) -> None:
             peer = self._live.get(silo)  # perhaps no longer the one at the call's start
@@ -238,7 +246,7 @@ class AggregatorServer:
             await peer.stream.inbox.put(upload)
 
         try:
-            await self._uploads.take(silo, read, context.write, deliver)
+            await self._uploads.take(silo, read, write, deliver)
         except MalformedMessage as error:
             _log.warning("silo %r sent a bad upload: %s", name, error)
             await _abort(context, "INVALID_ARGUMENT", str(error))
@@ -254,7 +262,7 @@ class AggregatorServer:
             await _abort(context, "ABORTED", str(error))
 
     async def _fetch(self, request: bytes, context: _Context) -> AsyncIterator[bytes]:
-        await self._identify(context)
+        name = self._gate.names[await self._identify(context)]
         try:
             address = bulk.fetch_address(request)
             blob = await asyncio.to_thread(self._published.get, address)
@@ -267,16 +275,19 @@ class AggregatorServer:
             await _abort(context, "NOT_FOUND", f"there is no blob {address.hex()[:16]}")
         for chunk in bulk.blob_chunks(blob):
             yield chunk
+            self._traffic.sent[name] += len(chunk)
 
     # -------------------------------------------------------------------------- details
 
     async def _identify(self, context: _Context) -> int:
         certificates = context.auth_context().get("x509_pem_cert", (b"",))
         try:
-            return self._gate.identify(certificates[0])
+            silo = self._gate.identify(certificates[0])
         except ConnectError as error:
             _log.warning("refused %s: %s", printable(context.peer()), error)
             await _abort(context, "UNAUTHENTICATED", str(error))
+        log_fields.about_silo(self._gate.names[silo])
+        return silo
 
     def _peer(self, silo: int, context: _Context) -> GrpcPeerLink:
         name = self._gate.names[silo]
@@ -285,8 +296,8 @@ class AggregatorServer:
             return decode_from_silo(data, self._limits)
 
         stream = Stream(
-            lambda: _read(context),
-            context.write,
+            self._traffic.reading(name, lambda: _read(context)),
+            self._traffic.writing(name, context.write),
             unpack,
             f"silo {name!r}",
             self._progress,

@@ -35,6 +35,7 @@ from attacks.fixed_chance import PARTY, Chance, Clock, Loop
 from attacks.seen import VICTIM, Ear, Fetch, Listener, Passed, Seen
 from numpy.typing import NDArray
 
+from fedit_secure import log_fields
 from fedit_secure.aggregator.run_folder import RunFolder
 from fedit_secure.aggregator.service import Aggregator
 from fedit_secure.cli.output import OutputFormat, show, show_event
@@ -148,9 +149,12 @@ class Run:
             if path.is_file():
                 name = path.relative_to(folder).as_posix()
                 self.seen.files[name] = path.read_bytes()
+        status = self._folder / VICTIM / "state" / "status.json"
+        self.seen.status = status.read_bytes()
 
     async def _aggregator(self) -> None:
         PARTY.set("aggregator")
+        log_fields.begin(run=self._federation.charter.run)
         await self._hub.run()
         self.seen.ended.append(("aggregator", "0"))
 
@@ -200,6 +204,8 @@ class Run:
 
         async def serve_peer() -> None:
             PARTY.set("aggregator")
+            log_fields.begin(run=self._federation.charter.run)
+            log_fields.about_silo(name)
             try:
                 await self._hub.on_connect(peer, await peer.receive())  # type: ignore[arg-type]
             except ConnectError:
