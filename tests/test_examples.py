@@ -43,7 +43,8 @@ def test_example_unit_runs_a_command_that_exists(
 
 def test_plan_of_the_operators_guide_loads(tmp_path: Path) -> None:
     guide = (ROOT / "docs" / "operator.md").read_text(encoding="utf-8")
-    (text,) = re.findall(r"```yaml\n(.*?)```", guide, re.DOTALL)
+    pattern = r"<!-- write north:plan.yaml -->\n```yaml\n(.*?)```"
+    (text,) = re.findall(pattern, guide, re.DOTALL)
     (tmp_path / "plan.yaml").write_text(text, encoding="utf-8")
     plan = load_plan(tmp_path / "plan.yaml")
     assert set(plan.silos) == {"north", "south"}

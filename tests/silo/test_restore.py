@@ -292,6 +292,19 @@ def test_the_whole_cap_is_charged(
     assert again.would_cost(plan) > 8.0
 
 
+def test_a_ledger_under_another_key_is_not_charged(
+    past: SmallFederation, copy: tuple[bytes, ...]
+) -> None:
+    own, other = past.silos[3].signing, past.silos[0].signing
+    with open_journal(past.root / VICTIM) as journal:
+        restore(journal, past.charter, VICTIM, own, copy)
+        with pytest.raises(ConfigError, match="under the key"):
+            charge_full_cap(
+                journal, past.charter, VICTIM, other, POLICY, b"p" * 32, "lost"
+            )
+        assert journal.ledger(VICTIM) == copy
+
+
 def test_after_a_loss_a_higher_cap_makes_room_for_what_is_above_it(
     past: SmallFederation, copy: tuple[bytes, ...]
 ) -> None:
