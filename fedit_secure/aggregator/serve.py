@@ -7,6 +7,7 @@ import logging
 import signal
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 
 from fedit_secure import log_fields
 from fedit_secure.aggregator.events import Event
@@ -15,7 +16,7 @@ from fedit_secure.aggregator.serials import Serials
 from fedit_secure.aggregator.service import Aggregator
 from fedit_secure.aggregator.standing import Standing
 from fedit_secure.config import AggregatorConfig
-from fedit_secure.errors import ConfigError
+from fedit_secure.errors import ConfigError, PolicyRefusal, StorageError
 from fedit_secure.federation.approval import load_approvals
 from fedit_secure.federation.certificates import leaf_end
 from fedit_secure.federation.charter import Charter
@@ -23,6 +24,7 @@ from fedit_secure.federation.durable import read_file
 from fedit_secure.federation.identity import issue_leaf, load_identity
 from fedit_secure.federation.update import GridState
 from fedit_secure.storage.spool import Spool
+from fedit_secure.storage.stop_order import StopOrder, stop_path
 from fedit_secure.watch.watching import Watching
 from fedit_secure.wire.arenas import give_back_freed_memory
 from fedit_secure.wire.limits import Limits
@@ -33,6 +35,7 @@ from fedit_secure.wire.uploads import Uploads
 
 _log = logging.getLogger(__name__)
 GOODBYE_SECONDS = 3.0  # for the silos to read the last frame
+_LOOK_SECONDS = 1.0  # between two looks for an order to stop
 
 
 async def serve(
@@ -40,7 +43,8 @@ async def serve(
 ) -> GridState:
     """Serve the charter's silos until its last round; SIGTERM and SIGINT end it before.
 
-    Raises QuorumLost, and ConfigError for a file or address that doesn't do.
+    Raises QuorumLost, ConfigError for a file or address that doesn't do, and PolicyRefusal
+    for a run that its operator has stopped.
     """
     give_back_freed_memory()
     identity = load_identity(config.identity)
@@ -48,6 +52,12 @@ async def serve(
     charter = Charter.load(config.charter)
     log_fields.begin(run=charter.run)
     charter.check_date(datetime.now(UTC).date())
+    orders = stop_path(config.state, charter.digest().hex())
+    if (order := StopOrder.load(orders)) is not None:
+        raise PolicyRefusal(
+            f"this run was stopped on {order.day} ({order.reason}); `fedit run stop "
+            "--withdraw` lets it go on"
+        )
     approvals = load_approvals([config.approvals])
     initial = GridState.from_bytes(read_file(config.initial_state, "initial state"))
     folder = RunFolder(config.state / charter.digest().hex()[:16], charter, initial)
@@ -97,23 +107,53 @@ async def serve(
     _log.info("serving %r on %s", charter.federation, config.listen)
     try:
         async with watching.show(standing):
-            return await _until_stopped(aggregator)
+            return await _until_stopped(aggregator, folder, orders, standing)
     finally:
         await server.stop()
 
 
-async def _until_stopped(aggregator: Aggregator) -> GridState:
-    run = asyncio.ensure_future(aggregator.run())
+async def _until_stopped(
+    aggregator: Aggregator, folder: RunFolder, orders: Path, standing: Standing
+) -> GridState:
+    run = asyncio.ensure_future(aggregator.run(lambda: not orders.exists()))
+    looking = asyncio.create_task(_stop_at_once(orders, run))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, run.cancel)
     try:
         state = await run
-        await asyncio.sleep(GOODBYE_SECONDS)
     except asyncio.CancelledError:
-        _log.info("stopped; started again, the run goes on from its last round")
-        raise SystemExit(0) from None
-    return state
+        if StopOrder.load(orders) is None:
+            _log.info("stopped; started again, the run goes on from its last round")
+            raise SystemExit(0) from None
+        state = folder.state()
+    finally:
+        looking.cancel()
+    certified = folder.progress.certified
+    order = StopOrder.load(orders)
+    if order is None or standing.has_ended:
+        await asyncio.sleep(GOODBYE_SECONDS)
+        return state
+    why = order.sentence(certified)
+    _log.info("%s", why)
+    standing.finish("stopped", why)
+    await aggregator.dismiss(why)
+    await asyncio.sleep(GOODBYE_SECONDS)
+    raise SystemExit(0)
+
+
+async def _stop_at_once(orders: Path, run: asyncio.Future[GridState]) -> None:
+    """Cancel the run when its operator orders that."""
+    while True:
+        await asyncio.sleep(_LOOK_SECONDS)
+        try:
+            order = StopOrder.load(orders)
+        except StorageError as error:
+            _log.warning("an order to stop can't be read: %s", error)
+            return
+        if order is not None and order.at_once:
+            run.cancel()
+            return
 
 
 def _port(listen: str, port: str) -> int:

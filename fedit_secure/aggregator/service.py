@@ -91,7 +91,7 @@ class Aggregator:
         self._sums = Sums(folder, self._params, base_model)
         self._pending: f.Frame | None = None  # told again to a silo that reconnects
         self._teller = Teller(on_event, folder.progress.round)
-        self._ended = False
+        self._ended, self._dismissed = False, ""
 
     # -------------------------------------------------------------------- the connections
 
@@ -105,6 +105,8 @@ class Aggregator:
             raise PolicyRefusal(
                 f"silo {link.name!r} goes by another charter than this run"
             )
+        if self._dismissed:
+            raise PolicyRefusal(self._dismissed)
         done = self._folder.progress.certified
         certificate = self._folder.certificate(done)
         state = self._folder.state().digest()
@@ -174,6 +176,11 @@ class Aggregator:
             self._attempt.put_nowait((silo, m.Lost(silo)))
         self._changed.set()
 
+    async def dismiss(self, reason: str) -> None:
+        """Tell every silo, also one that comes later, that this run goes on no more."""
+        self._dismissed = reason
+        await self._broadcast(f.CannotServe(reason, PolicyRefusal.exit_status))
+
     async def _broadcast(self, message: f.Frame) -> None:
         for link in list(self._links.values()):
             try:
@@ -183,8 +190,8 @@ class Aggregator:
 
     # ------------------------------------------------------------------------- the rounds
 
-    async def run(self) -> GridState:
-        """All rounds that are left; returns the final state.
+    async def run(self, may_go_on: Callable[[], bool] = lambda: True) -> GridState:
+        """All rounds that are left, while one `may_go_on`; returns the last state.
 
         Raises QuorumLost when too few silos can or will go on.
         """
@@ -196,6 +203,8 @@ class Aggregator:
             await self._sums.save(done, self._folder.state())
         try:
             while (now := self._folder.progress.round) <= self._charter.rounds:
+                if not may_go_on():
+                    return self._folder.state()
                 await self._round(now)
         except QuorumLost as error:
             await self._broadcast(f.CannotServe(str(error), error.exit_status))
@@ -219,8 +228,7 @@ class Aggregator:
         self._teller.now = now
         self._post.start(now)
         before = self._folder.state()
-        self._ready, self._refused = set(), {}
-        self._seen = set(self._links)
+        self._ready, self._refused, self._seen = set(), {}, set(self._links)
         started = time.monotonic()
         if self._folder.progress.open:
             left = await self._close_open_attempt(before)
@@ -379,12 +387,8 @@ class Aggregator:
         self._teller.tell("", "skipped")
         _log.warning("round %d is skipped: %s", now, reason)
         await self._broadcast(request)
-        schedule, t = self._charter.schedule, self._params.threshold
-        patience = schedule.silo_deadline_seconds + 2 * schedule.phase_deadline_seconds
         try:
-            certificate = await skip_certificate(
-                request, self._words, self._roster, t, patience
-            )
+            certificate = await skip_certificate(request, self._words, self._charter)
         finally:
             self._pending = None
         await asyncio.to_thread(self._folder.certify, now, certificate)

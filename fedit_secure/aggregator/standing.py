@@ -93,9 +93,15 @@ class Standing:
         )
         log_fields.change(round=event.round, phase=event.phase)
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the run has come to its end."""
+        return self._now.phase == "ended"
+
     def finish(self, state: w.State, why: str = "") -> None:
-        """The process ends like this."""
-        self._daemon = replace(self._daemon, state=state, why=why)
+        """The process ends like this; what was said first holds."""
+        if self._daemon.state == "running":
+            self._daemon = replace(self._daemon, state=state, why=why)
 
     def refresh(self) -> None:
         """Read the last head of each ledger that silo and aggregator have signed."""

@@ -85,8 +85,9 @@ class Standing:
         self._connection(True)
 
     def finish(self, state: w.State, why: str = "") -> None:
-        """The process ends like this."""
-        self._daemon = replace(self._daemon, state=state, why=why)
+        """The process ends like this; what was said first holds."""
+        if self._daemon.state == "running":
+            self._daemon = replace(self._daemon, state=state, why=why)
         self._connection(False)
 
     def refresh(self) -> None:
