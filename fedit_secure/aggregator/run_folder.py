@@ -132,7 +132,7 @@ class RunFolder:
     ) -> None:
         flat, start = to_float32(state), 0
         arrays = {}
-        for name, shape in state.layout:
+        for name, shape in state.adapter_layout:
             size = int(np.prod(shape))
             arrays[name] = flat[start : start + size].reshape(shape)
             start += size

@@ -27,6 +27,7 @@ from fedit_secure.storage.spool import Spool
 from fedit_secure.storage.stop_order import StopOrder, stop_path
 from fedit_secure.watch.watching import Watching
 from fedit_secure.wire.arenas import give_back_freed_memory
+from fedit_secure.wire.health import answering_health
 from fedit_secure.wire.limits import Limits
 from fedit_secure.wire.server import AggregatorServer
 from fedit_secure.wire.tls import Tls
@@ -39,9 +40,13 @@ _LOOK_SECONDS = 1.0  # between two looks for an order to stop
 
 
 async def serve(
-    config: AggregatorConfig, on_event: Callable[[Event], None] = lambda event: None
+    config: AggregatorConfig,
+    on_event: Callable[[Event], None] = lambda event: None,
+    on_stage: Callable[[str], None] = lambda stage: None,
 ) -> GridState:
     """Serve the charter's silos until its last round; SIGTERM and SIGINT end it before.
+
+    `on_stage` hears "ready" once silos can connect, and "stopping" at a signal.
 
     Raises QuorumLost, ConfigError for a file or address that doesn't do, and PolicyRefusal
     for a run that its operator has stopped.
@@ -105,21 +110,31 @@ async def serve(
     )
     await server.start()
     _log.info("serving %r on %s", charter.federation, config.listen)
+    on_stage("ready")
     try:
-        async with watching.show(standing):
-            return await _until_stopped(aggregator, folder, orders, standing)
+        async with watching.show(standing), answering_health(config.health):
+            return await _until_stopped(aggregator, folder, orders, standing, on_stage)
     finally:
         await server.stop()
 
 
 async def _until_stopped(
-    aggregator: Aggregator, folder: RunFolder, orders: Path, standing: Standing
+    aggregator: Aggregator,
+    folder: RunFolder,
+    orders: Path,
+    standing: Standing,
+    on_stage: Callable[[str], None] = lambda stage: None,
 ) -> GridState:
     run = asyncio.ensure_future(aggregator.run(lambda: not orders.exists()))
     looking = asyncio.create_task(_stop_at_once(orders, run))
     loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        on_stage("stopping")
+        run.cancel()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, run.cancel)
+        loop.add_signal_handler(number, stop)
     try:
         state = await run
     except asyncio.CancelledError:

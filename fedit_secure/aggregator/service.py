@@ -88,7 +88,7 @@ class Aggregator:
         self._uploads = uploads
         self._post = Post(self._lose, charter.schedule.phase_deadline_seconds)
         self._words: asyncio.Queue[m.Confirmation] = asyncio.Queue()
-        self._sums = Sums(folder, self._params, base_model)
+        self._sums = Sums(folder, charter, base_model)
         self._pending: f.Frame | None = None  # told again to a silo that reconnects
         self._teller = Teller(on_event, folder.progress.round)
         self._ended, self._dismissed = False, ""

@@ -52,15 +52,19 @@ def serve(
     from fedit_secure.aggregator.events import Event
     from fedit_secure.aggregator.serve import serve as serve_aggregator
     from fedit_secure.cli.logs import log_to_stderr
+    from fedit_secure.cli.service_manager import ServiceManager
     from fedit_secure.config import load_aggregator_config
 
     loaded = load_aggregator_config(config, {"listen": listen} if listen else {})
     log_to_stderr(loaded.log_level)
+    manager = ServiceManager.of_environment()
 
     def tell(event: Event) -> None:
+        if not event.silo:  # its own phase, and not where one of the silos is
+            manager.status(f"round {event.round}: {event.phase}")
         show_event(event.round, event.silo, event.phase, format)
 
-    state = asyncio.run(serve_aggregator(loaded, tell))
+    state = asyncio.run(manager.watch(serve_aggregator(loaded, tell, manager.stage)))
     end = {"run": "ended", "state": state.digest().hex()}
     show(end, format, one_line=True)
 

@@ -15,7 +15,17 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
-from fedit_secure.cli import aggregator, audit, budget, charter, data, silo, simulate
+from fedit_secure.cli import (
+    aggregator,
+    audit,
+    budget,
+    charter,
+    config,
+    data,
+    doctor,
+    silo,
+    simulate,
+)
 from fedit_secure.cli import run as run_commands
 from fedit_secure.cli.output import FormatOption, OutputFormat, note, problem, show
 from fedit_secure.errors import ConfigError, FeditError
@@ -50,8 +60,10 @@ app.add_typer(data.app, name="data")
 app.add_typer(budget.app, name="budget")
 app.add_typer(run_commands.app, name="run")
 app.add_typer(audit.app, name="audit")
+app.add_typer(config.app, name="config")
 app.command("simulate")(simulate.simulate)
 app.command("demo")(simulate.demo)
+app.command("doctor")(doctor.doctor)
 
 
 @app.callback()
@@ -97,6 +109,8 @@ def main(arguments: Sequence[str]) -> int:
     if not sys.stderr.isatty():
         # Bars are for a terminal; a log takes lines. Read by huggingface_hub.
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    # Its own lines aren't JSON, and strangers can make it write as many as they like.
+    os.environ.setdefault("GRPC_VERBOSITY", "INFO" if debug else "NONE")
     try:
         with warnings.catch_warnings():
             if not debug:

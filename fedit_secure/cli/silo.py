@@ -80,6 +80,7 @@ def serve(
     import asyncio
 
     from fedit_secure.cli.logs import log_to_stderr
+    from fedit_secure.cli.service_manager import ServiceManager
     from fedit_secure.config import load_silo_config
     from fedit_secure.silo.serve import serve as serve_silo
 
@@ -87,11 +88,13 @@ def serve(
     options = {key: value for key, value in given.items() if value is not None}
     loaded = load_silo_config(config, options)
     log_to_stderr(loaded.log_level)
+    manager = ServiceManager.of_environment()
 
     def tell(round: int, phase: str) -> None:
+        manager.status(f"round {round}: {phase}")
         show_event(round, loaded.name, phase, format)
 
-    state = asyncio.run(serve_silo(loaded, tell))
+    state = asyncio.run(manager.watch(serve_silo(loaded, tell, manager.stage)))
     end = {"run": "ended", "state": state.digest().hex()}
     show(end, format, one_line=True)
 

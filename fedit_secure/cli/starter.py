@@ -56,6 +56,7 @@ approvals: approvals
 initial_state: initial-state.bin
 listen: 0.0.0.0:7443
 # hostnames: [hub.example.org]
+# health: 127.0.0.1:7444       # grpc.health.v1, in the clear, for a load balancer
 # base_model: name-or-folder   # written into the saved adapters, for PEFT to find
 # log_level: info
 """

@@ -17,9 +17,9 @@ from fedit_secure.federation.heads import check_head
 from fedit_secure.federation.policy import Policy
 from fedit_secure.federation.signed_ledger import verified_ledger
 from fedit_secure.privacy.ledger import Ledger, LedgerCorrupt, Opened
-from fedit_secure.privacy.renyi import best_order
 from fedit_secure.secagg.keys import SigningKey
 from fedit_secure.secagg.messages import LedgerHead
+from fedit_secure.silo.accounting import Ask, Question, answer
 from fedit_secure.storage.journal import Journal
 from fedit_secure.wire.codec import decode, encode
 from fedit_secure.wire.frames import HeadReceipt
@@ -67,11 +67,16 @@ def stored_ledger(journal: Journal, charter: Charter, name: str) -> Ledger | Non
 
 
 def new_ledger(
-    charter: Charter, name: str, key: SigningKey, policy: Policy, fingerprints: bytes
+    charter: Charter,
+    name: str,
+    key: SigningKey,
+    policy: Policy,
+    fingerprints: bytes,
+    ask: Ask = answer,
 ) -> Ledger:
     """A ledger with its opening alone, at the terms of the population's first charter.
 
-    `fingerprints`, 32 bytes, commits to the records.
+    `fingerprints`, 32 bytes, commits to the records. `ask` chooses the filter's order.
     """
     public, plan = charter.dp.sizes == "public", charter.plan_for(name)
     delta = policy.delta or DELTA_WITHOUT_DP
@@ -86,8 +91,8 @@ def new_ledger(
             delta=delta,
             cap_epsilon=policy.epsilon,
             filter_order=(
-                best_order(plan.run_event(), delta, policy.epsilon)
-                if bounded and policy.epsilon is not None
+                float(ask(Question("order", charter, name, policy)))
+                if bounded
                 else ORDER_WITHOUT_DP
             ),
             fingerprints=fingerprints.hex(),

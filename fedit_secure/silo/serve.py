@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import signal
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedit_secure import log_fields
-from fedit_secure.config import SiloConfig, load_policy
+from fedit_secure.config import SiloConfig, load_policy, proxy_variables
 from fedit_secure.errors import ConfigError
 from fedit_secure.federation.approval import check_approved
 from fedit_secure.federation.certificates import leaf_end
@@ -20,6 +21,7 @@ from fedit_secure.federation.charter import Charter
 from fedit_secure.federation.identity import issue_leaf, load_identity
 from fedit_secure.federation.update import GridState
 from fedit_secure.silo.account import account_in
+from fedit_secure.silo.accountants import Accountants
 from fedit_secure.silo.books import Books
 from fedit_secure.silo.daemon import Charge, SiloDaemon
 from fedit_secure.silo.fingerprints import Prints, commitment
@@ -35,6 +37,7 @@ from fedit_secure.watch.watching import Watching
 from fedit_secure.wire.client import connect
 from fedit_secure.wire.limits import Limits
 from fedit_secure.wire.link import SiloLink
+from fedit_secure.wire.proxy import proxy_for
 from fedit_secure.wire.tls import Tls
 from fedit_secure.wire.traffic import Traffic
 
@@ -43,9 +46,14 @@ PATIENCE_SECONDS = 600.0  # without an aggregator, before the daemon gives up
 
 
 async def serve(
-    config: SiloConfig, on_event: Callable[[int, str], None] = lambda round, phase: None
+    config: SiloConfig,
+    on_event: Callable[[int, str], None] = lambda round, phase: None,
+    on_stage: Callable[[str], None] = lambda stage: None,
 ) -> GridState:
     """Run the daemon until the run ends; SIGTERM and SIGINT end it cleanly before.
+
+    `on_stage` hears "ready" once all that can be checked here is, as it begins to dial,
+    and "stopping" at a signal.
 
     Raises the refusal of the silo's own policy before it connects to anybody.
     """
@@ -63,12 +71,15 @@ async def serve(
     check_approved(config.state, charter)
     limits = Limits.of(charter.secagg_params())
     states = StateStore(config.state / "states")
-    with open_journal(config.state) as journal:
-        policy = load_policy(config.policy)
-        books = Books(journal, states, charter, config.name, identity.signing, policy)
+    with (
+        open_journal(config.state) as journal,
+        contextlib.closing(Accountants()) as ask,
+    ):
+        policy, key = load_policy(config.policy), identity.signing
+        books = Books(journal, states, charter, config.name, key, policy, ask=ask)
         source = DataSource.model_validate(config.data.model_dump())
         require_persons(source.columns, charter.dp.unit)
-        records, key = load_records(source), identity.signing
+        records = load_records(source)
         books.check(commitment(records, key), Prints.of(records, key))
         del records  # tuning loads its own; the daemon stays small
 
@@ -81,6 +92,7 @@ async def serve(
             traffic,
             lambda: account_in(journal, charter.row(config.name).population, policy),
             lambda: (books.certified, books.sequence),
+            ask=ask,
             on_phase=watching.on_phase,
         )
 
@@ -95,7 +107,12 @@ async def serve(
             watching.changed()
             tls = Tls.of_silo(leaf, hub.name, hub.issuer_certificate)
             link = await connect(
-                address, tls, limits, patience_seconds=PATIENCE_SECONDS, traffic=traffic
+                address,
+                tls,
+                limits,
+                proxy=proxy_for(address, proxy_variables()),
+                patience_seconds=PATIENCE_SECONDS,
+                traffic=traffic,
             )
             standing.connected()
             watching.changed()
@@ -107,7 +124,7 @@ async def serve(
             def step(at: Progress) -> None:
                 tell(round, at.phase, at.step, at.of)
 
-            job = tune_job(config, charter, state, config.state / "tuning")
+            job = tune_job(config, charter, round, state, config.state / "tuning")
             return await tune_in_child(job, step, before_sampling=charge)
 
         daemon = SiloDaemon(
@@ -119,15 +136,23 @@ async def serve(
             hours=policy.hours,
             on_event=tell,
         )
+        on_stage("ready")
         async with watching.show(standing):
-            return await _until_stopped(daemon, dial)
+            return await _until_stopped(daemon, dial, on_stage)
 
 
-async def _until_stopped(daemon: SiloDaemon, dial: Callable[[], object]) -> GridState:
+async def _until_stopped(
+    daemon: SiloDaemon, dial: Callable[[], object], on_stage: Callable[[str], None]
+) -> GridState:
     task = asyncio.ensure_future(daemon.run(dial))  # type: ignore[arg-type]
     loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        on_stage("stopping")
+        task.cancel()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, task.cancel)
+        loop.add_signal_handler(number, stop)
     try:
         return await task
     except asyncio.CancelledError:

@@ -18,6 +18,7 @@ from fedit_secure.federation.card import Card
 from fedit_secure.federation.certificates import check_issuer
 from fedit_secure.federation.charter import Charter
 from fedit_secure.privacy.ledger import Aborted, Ledger, Released
+from fedit_secure.silo.accounting import Ask, Question, answer, take_caps
 from fedit_secure.watch import snapshot as w
 from fedit_secure.wire.traffic import Traffic
 
@@ -29,7 +30,8 @@ class Standing:
     """Takes the daemon's events; `snapshot` says where it stands.
 
     `account` reads the population's books, and `progress` says which round is certified
-    and how long the ledger is: `refresh` reads the books when it has grown.
+    and how long the ledger is: `refresh` reads the books when it has grown, and asks what
+    they cost: computed here, that would take more memory than the daemon.
     `on_phase(phase, seconds)` is told of each phase that has ended. `clock` is Unix time.
     """
 
@@ -42,12 +44,13 @@ class Standing:
         account: Callable[[], Account],
         progress: Callable[[], tuple[int, int]],
         *,
+        ask: Ask = answer,
         on_phase: Callable[[str, float], None] = lambda phase, seconds: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._charter, self._name, self._aggregator = charter, card.name, aggregator
         self._traffic, self._account, self._progress = traffic, account, progress
-        self._on_phase, self._clock = on_phase, clock
+        self._ask, self._on_phase, self._clock = ask, on_phase, clock
         now = clock()
         self._daemon = w.Daemon(
             name=card.name, version=__version__, pid=os.getpid(), started=now, at=now,
@@ -100,16 +103,20 @@ class Standing:
         if entries == read and now - at < _STALE_SECONDS:
             return
         account = self._account()
-        caps = tuple(
-            w.Cap(
-                covers=cap.covers,
-                delta=cap.delta,
-                spent=_finite(cap.spent),
-                limit=_finite(cap.limit),
-            )
-            for cap in account.caps()
+        ledger = account.ledger
+        question = Question(
+            "caps",
+            self._charter,
+            self._name,
+            account.policy,
+            () if ledger is None else ledger.entries,
+            account.times,
         )
-        self._ledger, self._caps, self._read = account.ledger, caps, (entries, now)
+        caps = tuple(
+            w.Cap(covers=of, delta=delta, spent=_finite(spent), limit=_finite(limit))
+            for of, delta, spent, limit in take_caps(self._ask(question))
+        )
+        self._ledger, self._caps, self._read = ledger, caps, (entries, now)
 
     def snapshot(self) -> w.SiloSnapshot:
         """Where it stands now."""

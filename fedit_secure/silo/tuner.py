@@ -47,7 +47,7 @@ async def tune_in_child(
             from inside, by a module of its own that runs the worker.
 
     Returns:
-        float32, shape (d,), ordered as `job.layout`.
+        float32, shape (job.update_length,), ordered as `job.layout`.
 
     Raises:
         ConfigError: the child named a wrong file, field or option.
@@ -83,7 +83,7 @@ async def _converse(
         if phase == "failed":
             raise _failure(said)
         if phase == "done":
-            return await _read_update(child, said, job.length)
+            return await _read_update(child, said, job.update_length)
         if on_phase is not None:
             on_phase(Progress(str(phase), said.get("step", 0), said.get("of", 0)))
         if phase == "ready":

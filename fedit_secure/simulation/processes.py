@@ -75,12 +75,12 @@ class Processes:
             for name in self._federation.silos:
                 await self.start(name)
         except BaseException:
-            await self._end()
+            await self.end()
             raise
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._end()
+        await self.end()
 
     async def start(self, party: str) -> int:
         """Start one party's daemon (again); returns its process id."""
@@ -146,7 +146,8 @@ class Processes:
                 continue  # a result, not an event
             self._on_event(shown)
 
-    async def _end(self) -> None:
+    async def end(self) -> None:
+        """End every daemon that still runs: by SIGTERM, and soon by SIGKILL."""
         for process in self._running.values():
             if process.returncode is None:
                 process.terminate()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import astuple, dataclass
@@ -108,12 +109,21 @@ def _json_lines(path: Path) -> Iterator[Row]:
 
 def _json_row(where: str, line: str, text: str) -> Row:
     try:
-        row = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as wrong:
+        row = json.loads(text, object_pairs_hook=_columns_once)
+    except (ValueError, RecursionError) as wrong:
         raise ConfigError(f"{where}: isn't valid JSON: {_reason(wrong)}") from None
     if not isinstance(row, dict):
         raise ConfigError(f"{where}: isn't a JSON object with named columns")
     return line, row
+
+
+def _columns_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; ValueError if a column is there twice: which of the two counts?"""
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the column {max(names, key=names.count)!r} is there twice")
+    return row
 
 
 def _json_file(path: Path) -> Iterator[Row]:
@@ -121,7 +131,7 @@ def _json_file(path: Path) -> Iterator[Row]:
     if not text.strip():
         return
     try:
-        rows = json.loads(text)
+        rows = json.loads(text, object_pairs_hook=_columns_once)
     except json.JSONDecodeError as wrong:
         if wrong.msg == "Extra data":  # one object a line, under the other ending
             yield from _json_lines(path)
@@ -129,7 +139,7 @@ def _json_file(path: Path) -> Iterator[Row]:
         raise ConfigError(
             f"{path}: line {wrong.lineno}: isn't valid JSON: {wrong.msg}"
         ) from None
-    except RecursionError as wrong:
+    except (ValueError, RecursionError) as wrong:
         raise ConfigError(f"{path}: isn't valid JSON: {_reason(wrong)}") from None
     for number, row in enumerate(rows if isinstance(rows, list) else [rows], start=1):
         if not isinstance(row, dict):
@@ -146,6 +156,12 @@ def _csv_file(path: Path) -> Iterator[Row]:
         reader = csv.DictReader(lines, strict=True)
         line = 2
         try:
+            names = reader.fieldnames or ()
+            twice = {name for name in names if names.count(name) > 1}
+            if twice:
+                raise ConfigError(
+                    f"{path}: line 1: the column {min(twice)!r} is there twice"
+                )
             for row in reader:
                 if None in row or None in row.values():
                     raise ConfigError(
@@ -160,8 +176,16 @@ def _csv_file(path: Path) -> Iterator[Row]:
             ) from None
 
 
-def _parquet_file(path: Path) -> Iterator[Row]:
+def _quiet_datasets() -> Any:
+    """The package; what it logs of a damaged file we say ourselves, in one sentence."""
     import datasets
+
+    datasets.utils.logging.set_verbosity(logging.CRITICAL)
+    return datasets
+
+
+def _parquet_file(path: Path) -> Iterator[Row]:
+    datasets = _quiet_datasets()
 
     try:
         # Streamed: the usual way leaves a copy of the records in a cache folder.
@@ -179,7 +203,7 @@ def _parquet_file(path: Path) -> Iterator[Row]:
 
 
 def _saved_dataset(path: Path, split: str) -> Iterator[Row]:
-    import datasets
+    datasets = _quiet_datasets()
 
     try:
         loaded = datasets.load_from_disk(str(path), keep_in_memory=True)
@@ -197,7 +221,7 @@ def _saved_dataset(path: Path, split: str) -> Iterator[Row]:
 
 
 def _hub_dataset(name: str, split: str) -> Iterator[Row]:
-    import datasets
+    datasets = _quiet_datasets()
 
     try:
         loaded = datasets.load_dataset(name, split=split)

@@ -17,7 +17,7 @@ from fedit_secure.federation.card import Card
 from fedit_secure.federation.charter import BaseModelRow, Charter, TemplateRow
 from fedit_secure.federation.drafting import draft_charter
 from fedit_secure.federation.durable import read_file
-from fedit_secure.federation.update import GridState, from_float32
+from fedit_secure.federation.update import GridState, from_float32, with_moments
 from fedit_secure.tuning.base_model import (
     load_base_model,
     load_tokenizer,
@@ -25,7 +25,7 @@ from fedit_secure.tuning.base_model import (
     resolve_base_model,
 )
 from fedit_secure.tuning.examples import load_template
-from fedit_secure.tuning.job import LoraConfig
+from fedit_secure.tuning.job import Layout, LoraConfig
 
 
 def draft_run(
@@ -41,13 +41,13 @@ def draft_run(
     base = BaseModelRow(
         name=_name(plan.base_model), digest=base_model_digest(folder).hex()
     )
-    state = _initial_state(plan, folder)
+    state = with_moments(_initial_state(plan, folder), plan.update_rule)
     charter = draft_charter(
         plan,
         cards,
         base_model=base,
         template=TemplateRow(name=template.name, digest=template.digest.hex()),
-        layout=state.layout,
+        layout=state.adapter_layout,
         initial_digest=state.digest(),
         today=today,
         predecessor=Charter.load(plan.predecessor) if plan.predecessor else None,
@@ -75,16 +75,16 @@ def _initial_state(plan: PlanFile, folder: Path) -> GridState:
         ) from error
     model = load_base_model(folder)
     refuse_too_long(model, load_tokenizer(folder), plan.max_tokens)
-    lora = LoraConfig(**plan.lora.model_dump())
+    lora = LoraConfig(**plan.lora.model_dump(exclude={"aggregation"}))
     layout, values = initial_adapter(model, lora, plan.seed)
     if plan.initial_state is None:
         return from_float32(layout, values)
     given = _read_state(plan.initial_state)
-    if given.layout != layout:
+    if given.adapter_layout != layout:
         raise ConfigError(
             f"initial state {plan.initial_state}: its tensors aren't those of this base "
-            f"model under this LoRA plan ({len(given.layout)} tensors, {len(layout)} "
-            "expected)"
+            "model under this LoRA plan: "
+            f"{_first_difference(given.adapter_layout, layout)}"
         )
     return given
 
@@ -94,3 +94,10 @@ def _read_state(path: Path) -> GridState:
         return GridState.from_bytes(read_file(path, "initial state"))
     except MalformedMessage as error:
         raise ConfigError(f"initial state {path}: {error}") from error
+
+
+def _first_difference(given: Layout, wanted: Layout) -> str:
+    for mine, theirs in zip(given, wanted, strict=False):
+        if mine != theirs:
+            return f"it has {mine[0]} {mine[1]} in the place of {theirs[0]} {theirs[1]}"
+    return f"it has {len(given)} tensors instead of {len(wanted)}"

@@ -129,6 +129,7 @@ def tune(job: TuneJob, tell: Any, start: threading.Event) -> bytes:
         token_budget=job.token_budget,
         # What the plan allows, not what the data has: the trial must not tell of it.
         unit_rows=plan.records_per_person or 1,
+        tuned=job.tuned,
     )
     # Not before: what a batch takes is measured by what this process grows.
     keep_freed_memory()

@@ -160,9 +160,9 @@ WIRE = (
     _wire(
         "upload chunk",
         pb.UploadChunk,
-        (samples.CHUNK,),
+        samples.CHUNKS,
         lambda d: bulk.upload_data(d, 0, len(samples.PAYLOAD)),
-        lambda payload: next(bulk.upload_chunks(payload, 0)),
+        lambda got: bulk.upload_chunk(0, got[0], tell=got[1]),
     ),
     _wire(
         "upload state",

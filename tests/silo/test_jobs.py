@@ -32,7 +32,7 @@ def job_in(folder: Path) -> TuneJob:
     )
     length = sum(int(np.prod(shape)) for _, shape in layout)
     state = from_float32(layout, np.ones(length, np.float32))
-    return tune_job(config, charter, state, folder)
+    return tune_job(config, charter, 1, state, folder)
 
 
 def test_the_silo_chooses_how_its_base_model_is_kept(tmp_path: Path) -> None:
