@@ -17,12 +17,14 @@ from fedit_secure.federation.admission import Account
 from fedit_secure.federation.card import Card
 from fedit_secure.federation.certificates import check_issuer
 from fedit_secure.federation.charter import Charter
+from fedit_secure.privacy.events import CapChanged, Inherited, Intent, Lost
 from fedit_secure.privacy.ledger import Aborted, Ledger, Released
 from fedit_secure.silo.accounting import Ask, Question, answer, take_caps
 from fedit_secure.watch import snapshot as w
 from fedit_secure.wire.traffic import Traffic
 
 _OF_WORKER = frozenset(("loading", "ready", "tuning"))
+_COSTS = (CapChanged, Inherited, Intent, Lost)  # what epsilon and cap depend on
 _STALE_SECONDS = 3600.0  # windows of a policy move on with the clock
 
 
@@ -60,7 +62,7 @@ class Standing:
         self._connected, self._connection_since = False, now
         self._issuer = check_issuer(card.issuer_certificate).not_valid_after_utc
         self._leaf: datetime | None = None
-        self._read: tuple[int, float] = (-1, 0.0)
+        self._entries, self._costs, self._asked = -1, -1, -math.inf
         self._caps: tuple[w.Cap, ...] = ()
         self._ledger: Ledger | None = None
 
@@ -99,24 +101,31 @@ class Standing:
         Raises as `account_in`, and PrivacyAccountingError.
         """
         entries, now = self._progress()[1], self._clock()
-        read, at = self._read
-        if entries == read and now - at < _STALE_SECONDS:
+        stale = now - self._asked >= _STALE_SECONDS
+        if entries == self._entries and not stale:
             return
         account = self._account()
         ledger = account.ledger
+        events = () if ledger is None else ledger.events
+        costs = sum(isinstance(event, _COSTS) for event in events)
+        if costs != self._costs or stale:
+            self._caps = self._ask_caps(account)
+            self._costs, self._asked = costs, now
+        self._ledger, self._entries = ledger, entries
+
+    def _ask_caps(self, account: Account) -> tuple[w.Cap, ...]:
         question = Question(
             "caps",
             self._charter,
             self._name,
             account.policy,
-            () if ledger is None else ledger.entries,
+            () if account.ledger is None else account.ledger.entries,
             account.times,
         )
-        caps = tuple(
+        return tuple(
             w.Cap(covers=of, delta=delta, spent=_finite(spent), limit=_finite(limit))
             for of, delta, spent, limit in take_caps(self._ask(question))
         )
-        self._ledger, self._caps, self._read = ledger, caps, (entries, now)
 
     def snapshot(self) -> w.SiloSnapshot:
         """Where it stands now."""

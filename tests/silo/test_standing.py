@@ -12,6 +12,7 @@ from small_federation import POLICY, SmallFederation, found
 from fedit_secure import log_fields
 from fedit_secure.federation.admission import Account
 from fedit_secure.silo.account import account_in
+from fedit_secure.silo.accounting import Question, answer
 from fedit_secure.silo.ledger_opening import open_journal
 from fedit_secure.silo.standing import Standing
 from fedit_secure.wire.traffic import Traffic
@@ -23,8 +24,13 @@ class World:
     """Where a silo's books and clock are."""
 
     def __init__(self) -> None:
-        self.now, self.certified, self.entries, self.read = 1000.0, 0, 0, 0
+        self.now, self.certified, self.entries = 1000.0, 0, 0
+        self.read = self.asked = 0
         self.phases: list[tuple[str, float]] = []
+
+    def ask(self, question: Question) -> str:
+        self.asked += 1
+        return answer(question)
 
     def account(self) -> Account:
         self.read += 1
@@ -52,6 +58,7 @@ def standing(federation: SmallFederation, world: World) -> Standing:
         traffic,
         world.account,
         lambda: (world.certified, world.entries),
+        ask=world.ask,
         on_phase=lambda phase, seconds: world.phases.append((phase, seconds)),
         clock=lambda: world.now,
     )
@@ -113,14 +120,14 @@ def test_the_books_are_read_when_they_changed_and_now_and_then(
 ) -> None:
     for _ in range(3):
         standing.refresh()
-    assert world.read == 1
-    world.entries = 1
+    assert (world.read, world.asked) == (1, 1)
+    world.entries = 1  # no charge: what is spent is known
     standing.refresh()
     standing.refresh()
-    assert world.read == 2
+    assert (world.read, world.asked) == (2, 1)
     world.now += 7200  # the policy's windows move on
     standing.refresh()
-    assert world.read == 3
+    assert (world.read, world.asked) == (3, 2)
     assert [(c.covers, c.spent, c.limit) for c in standing.snapshot().caps] == [
         ("in all", 0.0, 8.0)
     ]
