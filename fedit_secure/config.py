@@ -20,6 +20,7 @@ from fedit_secure.errors import ConfigError
 from fedit_secure.federation.document import Address, Line, Name, Part
 from fedit_secure.federation.drafting import PlannedDp, PlannedSecAgg, RunPlan, Weights
 from fedit_secure.federation.local_plan import Count, Lora, Tuning
+from fedit_secure.federation.page import PageConfig
 from fedit_secure.federation.passphrase import Passphrase, read_passphrase
 from fedit_secure.federation.policy import Policy
 from fedit_secure.federation.settings import Setting, Settings
@@ -128,6 +129,7 @@ class SiloConfig(Part):
     checkpointing: bool = False
     torchrun: Torchrun = Torchrun()
     log_level: LogLevel = "info"
+    page: PageConfig | None = None
 
 
 class AggregatorConfig(Part):
@@ -148,6 +150,7 @@ class AggregatorConfig(Part):
     health: Address | None = None
     base_model: PathOrHub | None = None
     log_level: LogLevel = "info"
+    page: PageConfig | None = None
 
 
 class PlanFile(RunPlan):

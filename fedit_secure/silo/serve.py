@@ -12,13 +12,16 @@ from datetime import UTC, datetime
 import numpy as np
 from numpy.typing import NDArray
 
+from fedit_secure import log_fields
 from fedit_secure.config import SiloConfig, load_policy, passphrase_of, proxy_variables
 from fedit_secure.errors import ConfigError
 from fedit_secure.federation.approval import check_approved
+from fedit_secure.federation.certificates import leaf_end
 from fedit_secure.federation.charter import Charter
 from fedit_secure.federation.identity import load_identity
 from fedit_secure.federation.rotation import identity_in_use
 from fedit_secure.federation.update import GridState
+from fedit_secure.silo.account import account_in
 from fedit_secure.silo.accountants import Accountants
 from fedit_secure.silo.books import Books
 from fedit_secure.silo.course import Course
@@ -27,17 +30,20 @@ from fedit_secure.silo.dialling import Dialling, Leaf
 from fedit_secure.silo.fingerprints import Prints, commitment
 from fedit_secure.silo.jobs import tune_job
 from fedit_secure.silo.ledger_opening import open_journal
+from fedit_secure.silo.standing import Standing
 from fedit_secure.silo.tuner import tune_in_child
 from fedit_secure.storage.adapter_store import StateStore
 from fedit_secure.storage.daemon_lock import only_daemon
 from fedit_secure.tuning.job import DataSource, Progress
 from fedit_secure.tuning.records import load_records
 from fedit_secure.tuning.units import require_persons
+from fedit_secure.watch.watching import Watching
 from fedit_secure.wire.client import connect
 from fedit_secure.wire.limits import Limits
 from fedit_secure.wire.link import SiloLink
 from fedit_secure.wire.proxy import proxy_for
 from fedit_secure.wire.tls import Tls
+from fedit_secure.wire.traffic import Traffic
 
 _log = logging.getLogger(__name__)
 PATIENCE_SECONDS = 600.0  # without an aggregator, before the daemon gives up
@@ -89,7 +95,9 @@ async def _serve(
             f"the identity in {config.identity} is that of {identity.name!r}, and the "
             f"configuration's 'name' is {config.name!r}"
         )
+    watching = Watching(config.state, config.page)
     charter = Charter.load(config.charter)
+    log_fields.begin(run=charter.run, silo=config.name)
     identity = identity_in_use(charter, config.identity, passphrase)
     charter.check_date(datetime.now(UTC).date())
     check_approved(config.state, charter)
@@ -108,28 +116,51 @@ async def _serve(
         books.check(commitment(records, key), Prints.of(records, key))
         del records  # tuning loads its own; the daemon stays small
 
+        hub, traffic = charter.aggregator, Traffic()
+        address = config.aggregator.address or hub.address
+        standing = Standing(
+            charter,
+            identity.card,
+            address,
+            traffic,
+            lambda: account_in(journal, charter.row(config.name).population, policy),
+            lambda: (books.certified, books.sequence),
+            ask=ask,
+            on_phase=watching.on_phase,
+        )
+
+        def tell(round: int, phase: str, step: int = 0, steps: int = 0) -> None:
+            standing.take(round, phase, step, steps)
+            watching.changed()
+            course.told(round, f"{phase} {step}/{steps}" if steps else phase)
+
         async def connected(leaf: Leaf) -> SiloLink:
-            hub = charter.aggregator
-            tls = Tls.of_silo(leaf, hub.name, hub.issuer_certificate)
-            address = config.aggregator.address or hub.address
-            proxy = proxy_for(address, proxy_variables())
-            return await connect(
-                address, tls, limits, proxy=proxy, patience_seconds=PATIENCE_SECONDS
+            standing.dials(leaf_end(leaf[1]))
+            watching.changed()
+            link = await connect(
+                address,
+                Tls.of_silo(leaf, hub.name, hub.issuer_certificate),
+                limits,
+                proxy=proxy_for(address, proxy_variables()),
+                patience_seconds=PATIENCE_SECONDS,
+                traffic=traffic,
             )
+            standing.connected()
+            watching.changed()
+            return link
 
         async def tune(
             round: int, state: GridState, charge: Charge
         ) -> NDArray[np.float32]:
-            def tell(progress: Progress) -> None:
-                at = f" {progress.step}/{progress.of}" if progress.of else ""
-                course.told(round, progress.phase + at)
+            def step(at: Progress) -> None:
+                tell(round, at.phase, at.step, at.of)
 
             async def paid() -> None:
                 await course.before_charge()
                 await charge()
 
             job = tune_job(config, charter, round, state, config.state / "tuning")
-            return await tune_in_child(job, tell, before_sampling=paid)
+            return await tune_in_child(job, step, before_sampling=paid)
 
         daemon = SiloDaemon(
             charter,
@@ -138,13 +169,14 @@ async def _serve(
             books,
             tune,
             hours=policy.hours,
-            on_event=course.told,
+            on_event=tell,
         )
         dial = Dialling(identity, connected, lambda: course.between_rounds)
         course.dialling = lambda: dial.under_way
         renewing = asyncio.create_task(dial.keep())
         on_stage("ready")
         try:
-            return await daemon.run(dial)
+            async with watching.show(standing):
+                return await daemon.run(dial)
         finally:
             renewing.cancel()
