@@ -52,9 +52,10 @@ test-slow: $(STAMP) ## Run the tests that take minutes
 	@$(BIN)/pytest -m slow
 
 .PHONY: soak
-soak: $(STAMP) ## Kill a silo's process at POINTS=240 random points, and cut its power (SEED=...)
-	@echo "==> killing processes and cutting their power at random points of a run"
-	@SOAK_POINTS=$(POINTS) SOAK_SEED=$(SEED) $(BIN)/pytest -m soak -s tests/faults
+soak: $(STAMP) ## Faults at random: a process at POINTS=240 points; five silos for ROUNDS=100, MINUTES=30 (SEED=...)
+	@echo "==> killing processes and cutting their power and lines at random points of a run"
+	@SOAK_POINTS=$(POINTS) SOAK_ROUNDS=$(ROUNDS) SOAK_MINUTES=$(MINUTES) SOAK_SEED=$(SEED) \
+		$(BIN)/pytest -m soak -s tests/faults
 
 .PHONY: fuzz
 fuzz: $(STAMP) ## Fuzz every parser for MINUTES=5, or with EXAMPLES=n inputs each (SEED=...)

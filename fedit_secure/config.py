@@ -12,14 +12,16 @@ import os
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, Field, ValidationInfo
+from pydantic import AfterValidator, BaseModel, Field, ValidationInfo, model_validator
 
 from fedit_secure.errors import ConfigError
 from fedit_secure.federation.document import Address, Line, Name, Part
 from fedit_secure.federation.drafting import PlannedDp, PlannedSecAgg, RunPlan, Weights
 from fedit_secure.federation.local_plan import Count, Lora, Tuning
+from fedit_secure.federation.page import PageConfig
+from fedit_secure.federation.passphrase import Passphrase, read_passphrase
 from fedit_secure.federation.policy import Policy
 from fedit_secure.federation.settings import Setting, Settings
 
@@ -71,9 +73,39 @@ class DataConfig(Part):
     split: str = "train"
 
 
+class Torchrun(Part):
+    """The processes of one tuning job: `processes` on each of `hosts`.
+
+    More hosts than one meet at `endpoint`, an address of the one whose daemon this is.
+    `shard` splits the base model over all of them. A process that says nothing for
+    `patience_seconds` counts as lost.
+    """
+
+    processes: Annotated[int, Field(ge=1, le=64)] = 1
+    hosts: Annotated[int, Field(ge=1, le=64)] = 1
+    endpoint: Address | None = None
+    shard: bool = False
+    patience_seconds: Annotated[int, Field(ge=1, le=7 * 86_400)] = 1800
+
+    @property
+    def ranks(self) -> int:
+        """All processes of a job."""
+        return self.processes * self.hosts
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.hosts > 1) != (self.endpoint is not None):
+            raise ValueError(
+                "two hosts or more need an endpoint, and only they have one"
+            )
+        if self.shard and self.ranks == 1:
+            raise ValueError("shard needs two processes or more")
+        return self
+
+
 class SiloConfig(Part):
     """silo.yaml. `token_budget`, `checkpointing` and `threads` bound memory and cores, not
-    privacy; "auto" is what free memory allows.
+    privacy; "auto" is what free memory allows. `passphrase_file` opens encrypted keys.
 
     `device` auto is CUDA where there is one. `precision` and `quantization` are of the
     frozen base model in memory: the silo's own choice, whatever the others have.
@@ -81,6 +113,7 @@ class SiloConfig(Part):
 
     name: Name
     identity: LocalPath
+    passphrase_file: LocalPath | None = None
     state: LocalPath
     charter: LocalPath
     approval: LocalPath
@@ -94,7 +127,9 @@ class SiloConfig(Part):
     threads: Annotated[int, Field(ge=1, le=1024)] = os.cpu_count() or 1
     token_budget: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"  # noqa: S105
     checkpointing: bool = False
+    torchrun: Torchrun = Torchrun()
     log_level: LogLevel = "info"
+    page: PageConfig | None = None
 
 
 class AggregatorConfig(Part):
@@ -105,6 +140,7 @@ class AggregatorConfig(Part):
     """
 
     identity: LocalPath
+    passphrase_file: LocalPath | None = None
     state: LocalPath
     charter: LocalPath
     approvals: LocalPath
@@ -114,14 +150,18 @@ class AggregatorConfig(Part):
     health: Address | None = None
     base_model: PathOrHub | None = None
     log_level: LogLevel = "info"
+    page: PageConfig | None = None
 
 
 class PlanFile(RunPlan):
-    """plan.yaml: the coordinator's plan, its paths relative to the file."""
+    """plan.yaml: the coordinator's plan, its paths relative to the file.
+
+    `initial_state`: a state's file, the run folder of the predecessor, or "drawn".
+    """
 
     base_model: PathOrHub
     predecessor: LocalPath | None = None
-    initial_state: LocalPath | None = None
+    initial_state: Literal["drawn"] | LocalPath | None = None
 
 
 class SimulationConfig(Part):
@@ -215,6 +255,19 @@ def role_of(path: Path) -> Literal["silo", "aggregator"]:
     if kind is None:
         raise ConfigError(f"{path} is neither a silo.yaml nor an aggregator.yaml")
     return "silo" if kind == "silo" else "aggregator"
+
+
+def passphrase_of(config: SiloConfig | AggregatorConfig) -> Passphrase | None:
+    """Of the party's keys: from the file that is named, or from the service manager's
+    credential fedit-passphrase; None if there is neither. Raises ConfigError.
+    """
+    if config.passphrase_file is not None:
+        return read_passphrase(config.passphrase_file)
+    credentials = os.environ.get("CREDENTIALS_DIRECTORY")
+    path = Path(credentials) / "fedit-passphrase" if credentials else None
+    if path is None or not path.exists():
+        return None
+    return read_passphrase(path, own=False)
 
 
 def kind_of(path: Path) -> str:

@@ -226,7 +226,10 @@ def importable(distribution: str) -> set[str]:
 
 def test_every_imported_package_is_declared() -> None:
     known = set().union(
-        *(importable(name) for name in declared("silo", "plots", "report", "quantised"))
+        *(
+            importable(name)
+            for name in declared("silo", "plots", "report", "quantised", "web")
+        )
     )
     for path in SOURCES:
         assert third_party(path) <= known, named(path)
@@ -238,7 +241,7 @@ def test_every_declared_package_is_imported() -> None:
         used |= third_party(path)
     assert not {
         name
-        for name in declared("silo", "plots", "report", "quantised")
+        for name in declared("silo", "plots", "report", "quantised", "web")
         if not importable(name) & used
     }
 
@@ -248,7 +251,7 @@ def test_every_declared_package_is_pinned() -> None:
     pinned = {pin.partition("==")[0].lower() for pin in pins if "==" in pin}
     assert {
         name.replace("_", "-")
-        for name in declared("silo", "dev", "plots", "report", "deploy")
+        for name in declared("silo", "dev", "plots", "report", "web", "deploy")
     } <= {name.replace("_", "-") for name in pinned}
 
 

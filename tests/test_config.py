@@ -98,6 +98,31 @@ def test_the_device_and_form_of_the_base_model(write, monkeypatch):
         load_silo_config(write(SILO + "precision: float16\n"))
 
 
+def test_a_job_is_one_process_unless_torchrun_says_more(write):
+    assert load_silo_config(write(SILO)).torchrun.ranks == 1
+    two_hosts = (
+        "torchrun:\n  processes: 8\n  hosts: 2\n  endpoint: 10.7.0.1:29400\n"
+        "  shard: true\n"
+    )
+    chosen = load_silo_config(write(SILO + two_hosts)).torchrun
+    assert (chosen.ranks, chosen.shard, chosen.patience_seconds) == (16, True, 1800)
+
+
+@pytest.mark.parametrize(
+    ("section", "reason"),
+    [
+        ("hosts: 2", "two hosts or more need an endpoint"),
+        ("endpoint: 10.7.0.1:29400", "two hosts or more need an endpoint"),
+        ("shard: true", "shard needs two processes or more"),
+        ("processes: 0", "processes"),
+    ],
+)
+def test_processes_that_couldnt_meet_are_refused(write, section, reason):
+    with pytest.raises(ConfigError, match=reason) as caught:
+        load_silo_config(write(SILO + "torchrun:\n  " + section))
+    assert "silo.yaml line 1" in str(caught.value)
+
+
 def test_options_beat_the_environment_beats_the_file(write, monkeypatch):
     path = write(SILO + "threads: 2\n")
     assert load_silo_config(path).threads == 2

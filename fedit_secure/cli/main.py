@@ -26,6 +26,7 @@ from fedit_secure.cli import (
     silo,
     simulate,
 )
+from fedit_secure.cli import run as run_commands
 from fedit_secure.cli.output import FormatOption, OutputFormat, note, problem, show
 from fedit_secure.errors import ConfigError, FeditError
 
@@ -57,6 +58,7 @@ app.add_typer(aggregator.app, name="aggregator")
 app.add_typer(charter.app, name="charter")
 app.add_typer(data.app, name="data")
 app.add_typer(budget.app, name="budget")
+app.add_typer(run_commands.app, name="run")
 app.add_typer(audit.app, name="audit")
 app.add_typer(config.app, name="config")
 app.command("simulate")(simulate.simulate)

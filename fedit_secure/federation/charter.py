@@ -324,6 +324,16 @@ class Charter(Document):
                 f"{self.expires}"
             )
 
+    def refusal_of(self, name: str, other: bytes) -> PolicyRefusal:
+        """Why silo `name`, which goes by another charter (its R), can't join this one."""
+        which = "another charter"
+        if self.predecessor == other.hex():
+            which = f"epoch {self.epoch - 1}, which this one has followed"
+        return PolicyRefusal(
+            f"epoch {self.epoch} of {self.federation!r} is served here, and silo {name!r} "
+            f"goes by {which}: its operator has to approve this one first"
+        )
+
     def check_successor(self, of: Charter) -> None:
         """Raises ConfigError unless this is the next epoch after the charter `of`."""
         if self.federation != of.federation:

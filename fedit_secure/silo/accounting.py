@@ -47,13 +47,14 @@ class Question:
     `state_digest` (in hex) are of the tuning that is to be charged.
 
     What is asked, and the answer:
+        caps: epsilon spent under each cap of the policy, and the cap; `take_caps` reads it.
         admit: whether the charter may be admitted; "".
         order: of a new ledger's Renyi filter; the number.
         room: whether there is room for the charter's whole run; "".
         reserve: the same, and more; the ledger's entry that charges the tuning.
     """
 
-    what: Literal["admit", "order", "room", "reserve"]
+    what: Literal["admit", "caps", "order", "room", "reserve"]
     charter: Charter
     name: str
     policy: Policy
@@ -110,6 +111,9 @@ def answer(question: Question) -> str:
     if question.entries:
         ledger = Ledger.from_entries(row.population, question.entries)
     account = Account(row.population, policy, ledger, question.times)
+    if question.what == "caps":
+        caps = account.caps()
+        return json.dumps([(c.covers, c.delta, c.spent, c.limit) for c in caps])
     if question.what == "admit":
         admit(charter, name, account)
         return ""
@@ -130,6 +134,11 @@ def answer(question: Question) -> str:
         max_lost_charges=policy.max_lost_charges,
     )
     return after.entries[-1].decode()
+
+
+def take_caps(said: str) -> list[tuple[str, float, float, float]]:
+    """(what it covers, delta, spent, limit) of each cap; inf where nothing bounds it."""
+    return [(str(of), *map(float, figures)) for of, *figures in json.loads(said)]
 
 
 def reply(line: str | bytes) -> str:

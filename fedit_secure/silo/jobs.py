@@ -52,10 +52,11 @@ def tune_job(
         tuned=aggregation and factors(aggregation, round),
         token_budget=budget if isinstance(budget, int) else None,
         checkpointing=config.checkpointing,
-        threads=config.threads,
+        threads=max(1, config.threads // config.torchrun.processes),
         device=config.device,
         precision=config.precision,
         quantization=config.quantization,
+        torchrun=config.torchrun,
     )
 
 

@@ -10,12 +10,18 @@ from __future__ import annotations
 from pathlib import Path
 
 from fedit_secure import __version__
-from fedit_secure.errors import LedgerBehind, PolicyRefusal, ProtocolError, StorageError
+from fedit_secure.errors import (
+    ConfigError,
+    LedgerBehind,
+    PolicyRefusal,
+    ProtocolError,
+    StorageError,
+)
 from fedit_secure.federation.charter import Charter
 from fedit_secure.federation.durable import make_folder, write_durably
 from fedit_secure.federation.heads import check_head
 from fedit_secure.federation.policy import Policy
-from fedit_secure.federation.signed_ledger import verified_ledger
+from fedit_secure.federation.signed_ledger import identity_of, verified_ledger
 from fedit_secure.privacy.ledger import Ledger, LedgerCorrupt, Opened
 from fedit_secure.secagg.keys import SigningKey
 from fedit_secure.secagg.messages import LedgerHead
@@ -57,11 +63,18 @@ def stored_ledger(journal: Journal, charter: Charter, name: str) -> Ledger | Non
     """The ledger of this silo's population in its journal, None if there is none.
 
     Raises StorageError unless its chain, order and signatures are right, LedgerBehind if
-    it doesn't reach, or isn't on, the head that the aggregator has countersigned.
+    it doesn't reach, or isn't on, the head that the aggregator has countersigned, and
+    ConfigError if it has come to another key than the charter pins.
     """
     population = charter.row(name).population
     entries = journal.ledger(population)
     ledger = verified_ledger(population, entries) if entries else None
+    if ledger is not None and identity_of(ledger) != charter.row(name).identity:
+        raise ConfigError(
+            f"the ledger of {population!r} is under the key {identity_of(ledger)[:16]}..., "
+            f"and the charter pins {charter.row(name).identity[:16]}... for this silo: only "
+            "the old key can hand a ledger over, with fedit silo rotate"
+        )
     require_known(ledger, population, name, receipted(journal, charter, name))
     return ledger
 

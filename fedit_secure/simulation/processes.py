@@ -102,6 +102,10 @@ class Processes:
         """The process id of a party's daemon."""
         return self._running[party].pid
 
+    async def ended(self, party: str) -> int:
+        """Wait for a party's daemon to end; its exit status."""
+        return await self._running[party].wait()
+
     def kill(self, party: str) -> None:
         """SIGKILL one daemon, as a power cut would."""
         self._running[party].kill()

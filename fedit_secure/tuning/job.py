@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from fedit_secure.config import Device, Precision, Quantization
+from fedit_secure.config import Device, Precision, Quantization, Torchrun
 from fedit_secure.errors import ConfigError
 from fedit_secure.federation.aggregation import BOTH, Factor, length_of, places
 
@@ -124,6 +124,7 @@ class TuneJob(_Frozen):
     `token_budget` null is what free memory allows; `checkpointing` recomputes layers in
     the backward pass instead of keeping their activations. `precision` and
     `quantization` are of the frozen base model; the adapter is always float32.
+    `threads` are each process's, of which `torchrun` says how many there are.
     """
 
     model: str = Field(min_length=1)
@@ -147,6 +148,7 @@ class TuneJob(_Frozen):
     device: Device = "cpu"
     precision: Precision = "float32"
     quantization: Quantization = "none"
+    torchrun: Torchrun = Torchrun()
 
     @property
     def length(self) -> int:

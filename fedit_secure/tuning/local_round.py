@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -31,6 +32,9 @@ from fedit_secure.tuning.job import (
 )
 from fedit_secure.tuning.preflight import check_model, fitting_packing
 
+SumOfUnits = Callable[[Slots, int], Tensor]
+"""`BatchGradient.sum`, or what does the same."""
+
 
 @dataclass(frozen=True, slots=True)
 class ReadyRound:
@@ -54,6 +58,7 @@ def prepare_round(
     max_tokens: int,
     token_budget: int | None = None,
     unit_rows: int = 1,
+    sharers: int = 1,
     tuned: Sequence[Factor] | None = None,
 ) -> ReadyRound:
     """Set the adapter, and try on synthetic records everything that can fail.
@@ -66,6 +71,7 @@ def prepare_round(
         token_budget: tokens of a physical batch, padding included; None for what free
             memory allows.
         unit_rows: most records of one unit.
+        sharers: processes of this host that tune at once.
         tuned: the LoRA factors that this round tunes; the other stays as `initial` says.
             None: what isn't frozen, which then is what `initial` is of.
 
@@ -90,6 +96,7 @@ def prepare_round(
         token_budget=token_budget,
         unit_rows=unit_rows,
         fixed=fixed,
+        sharers=sharers,
     )
     return ReadyRound(model, steps, initial, selective, packing)
 
@@ -103,6 +110,7 @@ def run_round(
     units: Sequence[Slots] | None = None,
     on_phase: OnProgress | None = None,
     threads: int = 1,
+    deal: Callable[[BatchGradient], SumOfUnits] | None = None,
 ) -> FloatVector:
     """Exactly `local_steps` steps from the initial adapter; what they changed.
 
@@ -116,6 +124,8 @@ def run_round(
         units: the slots of every unit that has a coin, as `units.make_units` gives them;
             None where each record is one.
         threads: threads for the noise; doesn't change it.
+        deal: who sums with the help of other processes (`dealing.Dealer`); None to sum
+            alone.
 
     Returns:
         float32, of what the round tunes: the adapter after the steps minus the initial
@@ -137,12 +147,13 @@ def run_round(
         selective=ready.selective,
         packing=ready.packing,
         units=units,
-        dropout_key=noise_key,
+        dropout_key=_dropout_key(noise_key),
     )
     try:
+        sum_of = gradients.sum if deal is None else deal(gradients)
         for step in range(plan.steps):
             drawn = poisson_units(noise, step, count, plan.sample_rate)
-            total = gradients.sum(drawn, step)
+            total = sum_of(drawn, step)
             if plan.clip is not None:
                 bound = sensitivity(plan.clip, plan.expected_batch)
                 total = add_noise(noise, total, step, plan.noise_multiplier, bound)
@@ -197,6 +208,12 @@ def tune_round(
         on_phase=on_phase,
         threads=threads,
     )
+
+
+def _dropout_key(noise_key: bytes) -> bytes:
+    # Masks may be drawn elsewhere, and the noise key is nobody else's: it can't be had
+    # back from this.
+    return hashlib.sha256(b"fedit/dropout-key/v1" + noise_key).digest()
 
 
 def _optimizer(

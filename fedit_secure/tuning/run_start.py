@@ -11,12 +11,11 @@ from datetime import date
 from pathlib import Path
 
 from fedit_secure.config import PlanFile
-from fedit_secure.errors import ConfigError, MalformedMessage
+from fedit_secure.errors import ConfigError
 from fedit_secure.federation.base_model import base_model_digest
 from fedit_secure.federation.card import Card
 from fedit_secure.federation.charter import BaseModelRow, Charter, TemplateRow
 from fedit_secure.federation.drafting import draft_charter
-from fedit_secure.federation.durable import read_file
 from fedit_secure.federation.update import GridState, from_float32, with_moments
 from fedit_secure.tuning.base_model import (
     load_base_model,
@@ -29,19 +28,25 @@ from fedit_secure.tuning.job import Layout, LoraConfig
 
 
 def draft_run(
-    plan: PlanFile, cards: Sequence[Card], today: date
+    plan: PlanFile,
+    cards: Sequence[Card],
+    today: date,
+    *,
+    predecessor: Charter | None = None,
+    given: GridState | None = None,
 ) -> tuple[Charter, GridState]:
     """The charter of `plan` for the parties of `cards`, and the state it starts from.
 
-    Raises ConfigError: a bad plan or card, an unknown model, template or predecessor, a
-    cut beyond the model's positions, an initial state of another adapter.
+    `predecessor` is the epoch before, and `given` the state to start from instead of a
+    drawn one. Raises ConfigError: a bad plan or card, an unknown model or template, a cut
+    beyond the model's positions, a given state of another adapter.
     """
     folder = resolve_base_model(plan.base_model)
     template = load_template(plan.template)
     base = BaseModelRow(
         name=_name(plan.base_model), digest=base_model_digest(folder).hex()
     )
-    state = with_moments(_initial_state(plan, folder), plan.update_rule)
+    state = with_moments(_initial_state(plan, folder, given), plan.update_rule)
     charter = draft_charter(
         plan,
         cards,
@@ -50,7 +55,7 @@ def draft_run(
         layout=state.adapter_layout,
         initial_digest=state.digest(),
         today=today,
-        predecessor=Charter.load(plan.predecessor) if plan.predecessor else None,
+        predecessor=predecessor,
     )
     return charter, state
 
@@ -61,8 +66,8 @@ def _name(model: str) -> str:
     return path.resolve().name if path.is_dir() else model
 
 
-def _initial_state(plan: PlanFile, folder: Path) -> GridState:
-    """The plan's initial state, or a drawn one.
+def _initial_state(plan: PlanFile, folder: Path, given: GridState | None) -> GridState:
+    """The given state, or a drawn one.
 
     What the silos would trip over once everybody has approved is refused here.
     """
@@ -77,9 +82,8 @@ def _initial_state(plan: PlanFile, folder: Path) -> GridState:
     refuse_too_long(model, load_tokenizer(folder), plan.max_tokens)
     lora = LoraConfig(**plan.lora.model_dump(exclude={"aggregation"}))
     layout, values = initial_adapter(model, lora, plan.seed)
-    if plan.initial_state is None:
+    if given is None:
         return from_float32(layout, values)
-    given = _read_state(plan.initial_state)
     if given.adapter_layout != layout:
         raise ConfigError(
             f"initial state {plan.initial_state}: its tensors aren't those of this base "
@@ -87,13 +91,6 @@ def _initial_state(plan: PlanFile, folder: Path) -> GridState:
             f"{_first_difference(given.adapter_layout, layout)}"
         )
     return given
-
-
-def _read_state(path: Path) -> GridState:
-    try:
-        return GridState.from_bytes(read_file(path, "initial state"))
-    except MalformedMessage as error:
-        raise ConfigError(f"initial state {path}: {error}") from error
 
 
 def _first_difference(given: Layout, wanted: Layout) -> str:

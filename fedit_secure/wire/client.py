@@ -38,6 +38,7 @@ from fedit_secure.wire.probe import what_answers
 from fedit_secure.wire.proxy import Proxy
 from fedit_secure.wire.stream import Stream
 from fedit_secure.wire.tls import Tls
+from fedit_secure.wire.traffic import Traffic
 
 _log = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ async def connect(
     patience_seconds: float = 60.0,
     call_seconds: float = 20.0,
     progress_seconds: float = 60.0,
+    traffic: Traffic | None = None,
 ) -> SiloLink:
     """Dial the aggregator at `host:port` until it answers and has accepted this silo.
 
@@ -65,6 +67,7 @@ async def connect(
         patience_seconds: how long to go on trying; 0 tries once.
         call_seconds: how long one try may take.
         progress_seconds: how long a transfer or a send may stand still.
+        traffic: counts the bytes, by this address.
 
     Raises:
         ConnectError: nobody answers, or one of the two can't prove who it is, or a proxy
@@ -87,7 +90,10 @@ async def connect(
     ):
         with attempt:
             channel, call = await _dial(address, tls, proxy, call_seconds)
-            return GrpcSiloLink(address, channel, call, limits, progress_seconds)
+            counted = Traffic() if traffic is None else traffic
+            return GrpcSiloLink(
+                address, channel, call, limits, progress_seconds, counted
+            )
     raise AssertionError("tenacity either returns or raises")
 
 
@@ -144,14 +150,20 @@ class GrpcSiloLink:
         call: Any,
         limits: Limits,
         progress_seconds: float,
+        traffic: Traffic,
     ) -> None:
         self._address = address
         self._channel = channel
         self._call = call
         self._limits = limits
         self._progress = progress_seconds
+        self._traffic = traffic
         self._stream = Stream(
-            self._read, self._write, self._unpack, "the aggregator", progress_seconds
+            traffic.reading(address, self._read),
+            traffic.writing(address, self._write),
+            self._unpack,
+            "the aggregator",
+            progress_seconds,
         )
         self._pump = asyncio.create_task(self._stream.run(self._half_close))
 
@@ -198,6 +210,7 @@ class GrpcSiloLink:
                     data = await call.read()
                 if data is grpc.aio.EOF:
                     break
+                self._traffic.received[self._address] += len(data)
                 reader.add(data)
         except TimeoutError:
             raise DeadlineExceeded("the transfer of a blob stood still") from None
@@ -225,7 +238,9 @@ class GrpcSiloLink:
             return None if data is grpc.aio.EOF else data
 
         try:
-            await outgoing.go(read, call.write, call.done_writing)
+            counted = self._traffic.reading(self._address, read)
+            write = self._traffic.writing(self._address, call.write)
+            await outgoing.go(counted, write, call.done_writing)
         except TimeoutError:
             raise DeadlineExceeded("the upload stood still") from None
         except asyncio.InvalidStateError:  # it ended between two writes

@@ -23,6 +23,7 @@ from typing import Any, NoReturn, TypeAlias
 
 import grpc
 
+from fedit_secure import log_fields
 from fedit_secure.errors import (
     ConfigError,
     ConnectError,
@@ -39,6 +40,7 @@ from fedit_secure.wire.limits import Limits
 from fedit_secure.wire.link import BlobSource, PeerLink, Published, encode_for_silo
 from fedit_secure.wire.stream import Stream
 from fedit_secure.wire.tls import Gatekeeper, Tls
+from fedit_secure.wire.traffic import Traffic
 from fedit_secure.wire.uploads import Uploads, UploadsClosed
 from fedit_secure.wire.versions import OtherVersions, check_version, misfit
 
@@ -95,6 +97,7 @@ class AggregatorServer:
         blobs: what silos may fetch besides published sums.
         limits: the sizes that the charter allows.
         serials: the highest leaf serial seen per silo; kept up to date.
+        traffic: counts each silo's bytes, by its name.
         progress_seconds: how long a transfer or a send may stand still.
         hello_seconds: how long a new connection may stay silent.
     """
@@ -111,6 +114,7 @@ class AggregatorServer:
         limits: Limits,
         *,
         serials: MutableMapping[str, int] | None = None,
+        traffic: Traffic | None = None,
         progress_seconds: float = 60.0,
         hello_seconds: float = 20.0,
     ) -> None:
@@ -120,6 +124,7 @@ class AggregatorServer:
         self._gate = Gatekeeper(roster, lambda: datetime.now(UTC), serials)
         self._on_connect = on_connect
         self._uploads = uploads
+        self._traffic = Traffic() if traffic is None else traffic
         self._published = Published(blobs)
         self._limits = limits
         self._progress = progress_seconds
@@ -269,7 +274,12 @@ class AggregatorServer:
             await peer.stream.inbox.put(upload)
 
         try:
-            await self._uploads.take(silo, read, write, deliver)
+            await self._uploads.take(
+                silo,
+                self._traffic.reading(name, read),
+                self._traffic.writing(name, write),
+                deliver,
+            )
         except MalformedMessage as error:
             _log.warning("silo %r sent a bad upload: %s", name, error)
             await _abort(context, "INVALID_ARGUMENT", str(error))
@@ -285,9 +295,10 @@ class AggregatorServer:
             await _abort(context, "ABORTED", str(error))
 
     async def _fetch(self, request: bytes, context: _Context) -> None:
-        async with self._admitted(context):
+        async with self._admitted(context) as silo:
+            write = self._traffic.writing(self._gate.names[silo], context.write)
             for chunk in await self._blob(request, context):
-                await context.write(chunk)
+                await write(chunk)
 
     async def _blob(self, request: bytes, context: _Context) -> Iterator[bytes]:
         try:
@@ -319,6 +330,7 @@ class AggregatorServer:
                 context, "RESOURCE_EXHAUSTED", f"silo {name!r} has too many calls open"
             )
         self._calls[silo] += 1
+        log_fields.about_silo(self._gate.names[silo])
         try:
             yield silo
         finally:
@@ -331,8 +343,8 @@ class AggregatorServer:
             return decode_from_silo(data, self._limits)
 
         stream = Stream(
-            lambda: _read(context),
-            context.write,
+            self._traffic.reading(name, lambda: _read(context)),
+            self._traffic.writing(name, context.write),
             unpack,
             f"silo {name!r}",
             self._progress,

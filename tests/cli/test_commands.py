@@ -36,6 +36,14 @@ KEYS = {
         "adapter approvals_missing card_expires epoch federation identity listen name "
         "rounds rounds_certified run_folder"
     ),
+    ("silo", "encrypt", CONFIG, "--remove"): "encrypted identity name passphrase_file",
+    ("aggregator", "encrypt", "hub/aggregator.yaml", "--remove"): (
+        "encrypted identity name passphrase_file"
+    ),
+    ("silo", "rotate", CONFIG): "card card_expires identity name",
+    ("aggregator", "rotate", "hub/aggregator.yaml"): "card card_expires identity name",
+    ("silo", "drain", CONFIG): "ended process state",
+    ("aggregator", "drain", "hub/aggregator.yaml"): "ended process state",
     ("charter", "draft", "plan.yaml", "cards", "-o", "new.json"): (
         "charter digest initial_state words"
     ),

@@ -104,6 +104,19 @@ def test_before_there_is_a_charter(doctor, silo):
     assert "28 adapted layers" in report.found("gradients")
 
 
+def test_a_base_model_that_is_split_is_left_to_a_round(doctor, silo):
+    split = "model: ../base\ntorchrun: {processes: 2, shard: true}"
+    edit(silo / "silo.yaml", "model: ../base", split)
+    report = doctor("--offline")
+    assert report.failures() == []
+    assert (report["torch"], report["model"], report["dry-step"]) == (
+        "PASS",
+        "SKIP",
+        "SKIP",
+    )
+    assert "fits into no process whole" in report.found("model")
+
+
 def test_quick_and_offline_look_neither_at_the_model_nor_at_the_network(doctor):
     report = doctor()
     for name in ("base-model", *STEPS):

@@ -44,7 +44,7 @@ from fedit_secure.federation.heads import SignedHead, check_head
 from fedit_secure.federation.update import GridState
 from fedit_secure.privacy import events, ledger
 from fedit_secure.storage.life import Life
-from fedit_secure.tuning.worker import read_state
+from fedit_secure.tuning.job_loading import read_state
 from fedit_secure.wire import bulk
 from fedit_secure.wire import frames as f
 from fedit_secure.wire.codec import decode, decode_from_silo, encode

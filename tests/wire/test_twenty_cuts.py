@@ -9,8 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from _cable import CLOSE, Cable, cable_to
-from wire_hub import hello, hub
+import pytest
+from _cable import CLOSE, RESET, Cable, cable_to
+from wire_hub import LIMITS, hello, hub
 from wire_samples import HEADER, Parties
 
 from fedit_secure.errors import ConnectError, DeadlineExceeded
@@ -59,3 +60,22 @@ async def test_twenty_cuts(parties: Parties, tmp_path: Path) -> None:
     assert bytes(got.payload) == payload
     assert not cable.cuts
     assert cable.up <= 1.05 * len(payload)
+
+
+@pytest.mark.parametrize("how", [CLOSE, RESET])
+@pytest.mark.parametrize("after", [1, 400, 1_200])
+async def test_a_line_that_breaks_in_the_handshake_is_dialled_again(
+    parties: Parties, tmp_path: Path, how: str, after: int
+) -> None:
+    """It isn't taken for a certificate that was refused, which ends a daemon."""
+    cable = Cable([after, after], how=how)
+    async with (
+        asyncio.timeout(SECONDS),
+        hub(parties, tmp_path) as where,
+        cable_to(where.address, cable),
+    ):
+        link = await connect(cable.address, parties.silo_tls(0), LIMITS)
+        await link.send(hello(parties, 0))
+        await where.peers.get()
+        assert not cable.cuts
+        await link.close()

@@ -129,8 +129,15 @@ def _folder(model: str) -> Path | None:
 def model_checks(trial: Trial) -> tuple[Check, ...]:
     """The base model's check, and one for each step of the trial."""
 
-    def look(step: str) -> Callable[[Case], str | Warn]:
-        return lambda case: trial.tell(case, step)
+    def look(step: str) -> Callable[[Case], str | Warn | Skip]:
+        def check(case: Case) -> str | Warn | Skip:
+            if step != STEPS[0] and case.silo.torchrun.shard:
+                return Skip(
+                    "the base model fits into no process whole; a round tries it"
+                )
+            return trial.tell(case, step)
+
+        return check
 
     before = ("base-model", *STEPS)
     return (

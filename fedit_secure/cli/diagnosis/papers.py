@@ -5,7 +5,12 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from fedit_secure.cli.diagnosis.checks import Case, Check, Skip, Warn
-from fedit_secure.config import load_aggregator_config, load_policy, load_silo_config
+from fedit_secure.config import (
+    load_aggregator_config,
+    load_policy,
+    load_silo_config,
+    passphrase_of,
+)
 from fedit_secure.errors import ConfigError, PolicyRefusal
 from fedit_secure.federation.approval import (
     Approval,
@@ -35,7 +40,7 @@ def _hub_configuration(case: Case) -> str:
 
 
 def _identity(case: Case) -> str:
-    identity = load_identity(case.config.identity)
+    identity = load_identity(case.config.identity, passphrase_of(case.config))
     if identity.card.role != case.role:
         raise ConfigError(
             f"the identity in {case.config.identity} is that of a {identity.card.role}"
