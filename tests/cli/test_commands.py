@@ -102,6 +102,10 @@ ELSEWHERE = {
     "test_a_detector_that_flags_ends_with_status_9",
     "audit leakage": "tests/cli/test_audit_leakage.py::"
     "test_what_is_known_by_heart_is_found_said_and_kept",
+    "run list": "tests/cli/test_run_command.py::test_an_aggregators_runs_are_listed",
+    "run stop": "tests/cli/test_run_command.py::"
+    "test_a_stop_is_an_order_that_lasts_until_it_is_withdrawn",
+    "run watch": "tests/cli/test_run_command.py::test_json_is_the_snapshot",
     "simulate": "tests/cli/test_commands.py::test_what_a_simulation_came_to_is_json",
     "demo": "tests/cli/test_commands.py::test_the_summary_of_the_demo_is_json",
 }
