@@ -15,7 +15,16 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
-from fedit_secure.cli import aggregator, audit, budget, charter, data, silo, simulate
+from fedit_secure.cli import (
+    aggregator,
+    audit,
+    budget,
+    charter,
+    data,
+    merge,
+    silo,
+    simulate,
+)
 from fedit_secure.cli.output import FormatOption, OutputFormat, note, problem, show
 from fedit_secure.errors import ConfigError, FeditError
 
@@ -50,6 +59,7 @@ app.add_typer(budget.app, name="budget")
 app.add_typer(audit.app, name="audit")
 app.command("simulate")(simulate.simulate)
 app.command("demo")(simulate.demo)
+app.command("merge")(merge.merge)
 
 
 @app.callback()
