@@ -21,6 +21,7 @@ from fedit_secure.cli import (
     budget,
     charter,
     data,
+    evaluate,
     merge,
     silo,
     simulate,
@@ -59,6 +60,7 @@ app.add_typer(budget.app, name="budget")
 app.add_typer(audit.app, name="audit")
 app.command("simulate")(simulate.simulate)
 app.command("demo")(simulate.demo)
+app.command("evaluate")(evaluate.evaluate)
 app.command("merge")(merge.merge)
 
 
