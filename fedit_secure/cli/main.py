@@ -20,6 +20,7 @@ from fedit_secure.cli import (
     audit,
     budget,
     charter,
+    chat,
     data,
     evaluate,
     merge,
@@ -60,6 +61,7 @@ app.add_typer(budget.app, name="budget")
 app.add_typer(audit.app, name="audit")
 app.command("simulate")(simulate.simulate)
 app.command("demo")(simulate.demo)
+app.command("chat")(chat.chat)
 app.command("evaluate")(evaluate.evaluate)
 app.command("merge")(merge.merge)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ class Contenders:
         adapters = [adapter.name for adapter in self.adapters]
         return [BASE, *adapters, *(str(folder) for folder in self.merged)]
 
-    def each(self, max_tokens: int = 1) -> Iterator[tuple[str, Any, Any]]:
+    def each(self, max_tokens: int = 1) -> Generator[tuple[str, Any, Any], None, None]:
         """(name, model, tokenizer) of every model; a model is good until the next.
 
         Adapters share the base's weights, so that no more than two models are ever in
@@ -60,7 +60,7 @@ class Contenders:
         if self.base_digest is not None:
             check_digest(self.base, self.base_digest)
         tokenizer = load_tokenizer(self.base)
-        model = self._load(self.base)
+        model = self.load(self.base)
         refuse_too_long(model, tokenizer, max_tokens)
         yield BASE, model, tokenizer
         for adapter in self.adapters:
@@ -77,11 +77,12 @@ class Contenders:
                     f"{folder}: its tokenizer isn't the base model's, so their NLLs per "
                     "token can't be compared"
                 )
-            whole = self._load(folder)
+            whole = self.load(folder)
             refuse_too_long(whole, own, max_tokens)
             yield str(folder), whole, own
 
-    def _load(self, folder: Path) -> Any:
+    def load(self, folder: Path) -> Any:
+        """The model in `folder`, as all of them are loaded. Raises ConfigError."""
         return load_base_model(
             folder,
             device=self.device,

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from fedit_secure.errors import ConfigError
 from fedit_secure.evaluation.contenders import Contenders
+from fedit_secure.evaluation.intervals import interval
 from fedit_secure.evaluation.score import (
     NO_CATEGORY,
     AnswerScores,
@@ -23,9 +24,6 @@ from fedit_secure.evaluation.score import (
 from fedit_secure.tuning.examples import Template
 from fedit_secure.tuning.job import DEFAULT_TOKEN_BUDGET
 from fedit_secure.tuning.records import Record
-
-RESAMPLES = 9_999
-_CELLS = 4_000_000  # of one batch of resamples: bounds memory, changes nothing
 
 OnStep = Callable[[str, int, int], None]
 """Told what is being done ("base: NLL"), how many records of it, and of how many."""
@@ -175,30 +173,3 @@ def _rated(
         return None
     slots = np.flatnonzero(chosen).tolist()
     return rate_answers([answers[s] for s in slots], [records[s] for s in slots])
-
-
-def interval(
-    differences: npt.NDArray[np.float64] | None, confidence: float, seed: int
-) -> tuple[float | None, float | None]:
-    """The bootstrap interval (BCa, Efron 1987) of the mean of paired differences.
-
-    Both models score the same records, so what is resampled is a record's difference.
-    Differences that are all the same have an interval without width; (None, None) for
-    fewer than two.
-    """
-    from scipy.stats import bootstrap
-
-    if differences is None or len(differences) < 2:
-        return None, None
-    mean = float(differences.mean())
-    if np.ptp(differences) == 0:
-        return mean, mean
-    found = bootstrap(
-        (differences,),
-        np.mean,
-        n_resamples=RESAMPLES,
-        batch=max(1, _CELLS // len(differences)),
-        confidence_level=confidence,
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
-    return float(found.low), float(found.high)

@@ -12,9 +12,10 @@ from transformers import AutoTokenizer
 from fedit_secure.demo.base_model_files import base_model_path
 from fedit_secure.errors import ConfigError
 from fedit_secure.evaluation.contenders import Contenders
+from fedit_secure.evaluation.intervals import interval
 from fedit_secure.evaluation.merge import Merge, merge
 from fedit_secure.evaluation.score import generate, rate_answers, score
-from fedit_secure.evaluation.side_by_side import Settings, interval, side_by_side
+from fedit_secure.evaluation.side_by_side import Settings, side_by_side
 from fedit_secure.federation.base_model import base_model_digest
 from fedit_secure.tuning.base_model import load_base_model, load_tokenizer
 from fedit_secure.tuning.examples import load_template
