@@ -52,9 +52,10 @@ test-slow: $(STAMP) ## Run the tests that take minutes
 	@$(BIN)/pytest -m slow
 
 .PHONY: soak
-soak: $(STAMP) ## Kill a silo's process at POINTS=240 random points, and cut its power (SEED=...)
-	@echo "==> killing processes and cutting their power at random points of a run"
-	@SOAK_POINTS=$(POINTS) SOAK_SEED=$(SEED) $(BIN)/pytest -m soak -s tests/faults
+soak: $(STAMP) ## Faults at random: a process at POINTS=240 points; five silos for ROUNDS=100, MINUTES=30 (SEED=...)
+	@echo "==> killing processes and cutting their power and lines at random points of a run"
+	@SOAK_POINTS=$(POINTS) SOAK_ROUNDS=$(ROUNDS) SOAK_MINUTES=$(MINUTES) SOAK_SEED=$(SEED) \
+		$(BIN)/pytest -m soak -s tests/faults
 
 .PHONY: fuzz
 fuzz: $(STAMP) ## Fuzz every parser for MINUTES=5, or with EXAMPLES=n inputs each (SEED=...)
@@ -81,9 +82,26 @@ check: $(STAMP) ## Check style, types, floors, generated files and the README
 	@$(BIN)/python protos/generate.py --check
 	@echo "==> diagrams and tables of docs/protocol.md"
 	@$(BIN)/python .ci/protocol_diagram.py --check
+	@echo "==> tables of docs/what-leaves-the-silo.md"
+	@PYTHONPATH=tests $(BIN)/python .ci/what_leaves.py --check
 	@echo "==> README against fedit --help"
 	@$(BIN)/python .ci/check_readme.py
 	@echo "==> checks passed"
+
+.PHONY: deploy-check
+deploy-check: $(STAMP) ## Lint, render and check the units, images, Compose file and Helm chart
+	@echo "==> installing the tools that the package index has"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input \
+		-c constraints.txt -e ".[deploy]"
+	@command -v systemd-analyze >/dev/null || \
+		echo "    systemd isn't here: its checks are skipped"
+	@$(BIN)/pytest -rs tests/deploy tests/test_examples.py
+
+.PHONY: wheel
+wheel: $(STAMP) ## Build dist/*.whl and dist/*.tar.gz
+	@echo "==> building the sdist, and the wheel from it"
+	@rm -rf build dist
+	@$(BIN)/python -m build --no-isolation
 
 .PHONY: bench
 bench: $(STAMP) ## Run every benchmark at its quick size (FULL=1: at full size)
@@ -99,6 +117,11 @@ protos: $(STAMP) ## Generate fedit_secure/wire/pb from protos/
 diagram: $(STAMP) ## Draw the diagrams and tables of docs/protocol.md from the transition tables
 	@echo "==> drawing docs/protocol.md"
 	@$(BIN)/python .ci/protocol_diagram.py
+
+.PHONY: what-leaves
+what-leaves: $(STAMP) ## Write the tables of docs/what-leaves-the-silo.md from the wire format
+	@echo "==> writing docs/what-leaves-the-silo.md"
+	@PYTHONPATH=tests $(BIN)/python .ci/what_leaves.py
 
 .PHONY: vectors
 vectors: $(STAMP) ## Generate the test vectors of the secure aggregation

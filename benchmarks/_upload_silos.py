@@ -54,9 +54,17 @@ class Silos:
         silos: N, the roster's size.
         length: coordinates of the update; three bytes each.
         disk_seconds: how much longer each write of the hub's takes.
+        progress_seconds: how long a silo's transfer may stand still.
     """
 
-    def __init__(self, silos: int, length: int, *, disk_seconds: float = 0.0) -> None:
+    def __init__(
+        self,
+        silos: int,
+        length: int,
+        *,
+        disk_seconds: float = 0.0,
+        progress_seconds: float = 60.0,
+    ) -> None:
         self.folder = tempfile.TemporaryDirectory(prefix="fedit-streaming-")
         home, now = Path(self.folder.name), datetime.now(UTC)
         names = [f"silo-{i:03}" for i in range(silos)]
@@ -65,6 +73,7 @@ class Silos:
             create_identity(home / name, name, "silo", "x", now=now) for name in names
         ]
         self.disk_seconds, self.length = disk_seconds, length
+        self.progress_seconds = progress_seconds
         size = 3 * length + 8
         self.limits = Limits(silos, length, size)
         self.payload = np.random.default_rng(silos).bytes(size - 8) + bytes(8)
@@ -184,7 +193,9 @@ class Silos:
             await link.close()
         card, party = self.hub.card, self.identities[silo]
         tls = Tls.of_silo(self.leaf(party), card.name, card.issuer_certificate)
-        link = await connect(address, tls, self.limits)
+        link = await connect(
+            address, tls, self.limits, progress_seconds=self.progress_seconds
+        )
         hello = (b"C" * 32, f.WIRE_VERSION, "0", 0, b"s" * 32, 0)
         await link.send(f.Hello(party.name, *hello))
         assert isinstance(await link.receive(), f.Phase)

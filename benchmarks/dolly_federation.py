@@ -173,12 +173,12 @@ def alone_job(
             records, tokenizer, template, max_tokens=charter.max_tokens
         )
         adapter = initial
-        for _ in range(charter.rounds):
+        for round in range(1, charter.rounds + 1):
             adapter = adapter + tune_round(
                 model,
                 examples,
                 charter.plan_for(silo),
-                optimizer_of(charter),
+                optimizer_of(charter, round),
                 noise_key=os.urandom(32),
                 initial=adapter,
                 max_tokens=charter.max_tokens,

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import statistics
 import sys
 import time
@@ -42,6 +43,7 @@ class Hundred(Release):
         super().__init__(silos, COORDINATES, drop=False)
         self.phases: dict[str, float] = {}
         self.ready: dict[str, float] = {}
+        self.connected_first = math.inf
         self.frames: dict[str, int] = {}
         self.peak = 0
         self._done = asyncio.Event()
@@ -82,6 +84,8 @@ class Hundred(Release):
         if "frames" in said:
             for name, size in said["frames"].items():
                 self.frames[name] = max(size, self.frames.get(name, 0))
+        elif of_hub and said.get("phase") == "idle":
+            self.connected_first = min(self.connected_first, time.monotonic())
         elif of_hub and said.get("phase") == "tuned":
             self.ready[said["silo"]] = time.monotonic()
         elif of_hub and said.get("silo") == "":

@@ -2,51 +2,30 @@
 
 Precedence: an option, then the environment (FEDIT_SECTION__KEY, for the two daemons'
 files), then the file, then the default. Paths are relative to the file's own folder.
-Every error is one sentence that names the file, the line and the field.
+Every error is one sentence that names the file, the line and the field. Secrets are never
+settings: a setting names the file that holds one.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, Self
 
-import yaml
-from pydantic import AfterValidator, BaseModel, Field, ValidationError, ValidationInfo
-from pydantic_core import ErrorDetails
+from pydantic import AfterValidator, BaseModel, Field, ValidationInfo, model_validator
 
 from fedit_secure.errors import ConfigError
-from fedit_secure.federation.charter import Count, Lora, Tuning
-from fedit_secure.federation.document import (
-    Address,
-    Line,
-    Name,
-    Part,
-    brief,
-    describe,
-    dotted,
-)
+from fedit_secure.federation.document import Address, Line, Name, Part
 from fedit_secure.federation.drafting import PlannedDp, PlannedSecAgg, RunPlan, Weights
-from fedit_secure.federation.durable import read_file
-from fedit_secure.federation.lora_options import lora_refusal
+from fedit_secure.federation.local_plan import Count, Lora, Tuning
+from fedit_secure.federation.page import PageConfig
+from fedit_secure.federation.passphrase import Passphrase, read_passphrase
 from fedit_secure.federation.policy import Policy
+from fedit_secure.federation.settings import Setting, Settings
 
 _PREFIX = "FEDIT_"
-_MOST_NODES = 100_000  # of one file, where an alias counts as all that it stands for
-# What PyYAML's constructors raise for tagged or unfinished values, beside its own errors.
-_NOT_YAML = (
-    yaml.YAMLError,
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    RecursionError,
-    TypeError,
-    ValueError,
-)
-_PathOfData = tuple[str | int, ...]
-_Model = TypeVar("_Model", bound=BaseModel)
 
 
 def _located(path: Path, info: ValidationInfo) -> Path:
@@ -94,9 +73,39 @@ class DataConfig(Part):
     split: str = "train"
 
 
+class Torchrun(Part):
+    """The processes of one tuning job: `processes` on each of `hosts`.
+
+    More hosts than one meet at `endpoint`, an address of the one whose daemon this is.
+    `shard` splits the base model over all of them. A process that says nothing for
+    `patience_seconds` counts as lost.
+    """
+
+    processes: Annotated[int, Field(ge=1, le=64)] = 1
+    hosts: Annotated[int, Field(ge=1, le=64)] = 1
+    endpoint: Address | None = None
+    shard: bool = False
+    patience_seconds: Annotated[int, Field(ge=1, le=7 * 86_400)] = 1800
+
+    @property
+    def ranks(self) -> int:
+        """All processes of a job."""
+        return self.processes * self.hosts
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.hosts > 1) != (self.endpoint is not None):
+            raise ValueError(
+                "two hosts or more need an endpoint, and only they have one"
+            )
+        if self.shard and self.ranks == 1:
+            raise ValueError("shard needs two processes or more")
+        return self
+
+
 class SiloConfig(Part):
     """silo.yaml. `token_budget`, `checkpointing` and `threads` bound memory and cores, not
-    privacy; "auto" is what free memory allows.
+    privacy; "auto" is what free memory allows. `passphrase_file` opens encrypted keys.
 
     `device` auto is CUDA where there is one. `precision` and `quantization` are of the
     frozen base model in memory: the silo's own choice, whatever the others have.
@@ -104,6 +113,7 @@ class SiloConfig(Part):
 
     name: Name
     identity: LocalPath
+    passphrase_file: LocalPath | None = None
     state: LocalPath
     charter: LocalPath
     approval: LocalPath
@@ -117,32 +127,41 @@ class SiloConfig(Part):
     threads: Annotated[int, Field(ge=1, le=1024)] = os.cpu_count() or 1
     token_budget: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"  # noqa: S105
     checkpointing: bool = False
+    torchrun: Torchrun = Torchrun()
     log_level: LogLevel = "info"
+    page: PageConfig | None = None
 
 
 class AggregatorConfig(Part):
     """aggregator.yaml. `hostnames` are what its certificate names beside its own name.
 
     `base_model` (a name or folder) is written into saved adapters, for PEFT to find.
+    `health` is where `grpc.health.v1` is answered, in the clear; nowhere by default.
     """
 
     identity: LocalPath
+    passphrase_file: LocalPath | None = None
     state: LocalPath
     charter: LocalPath
     approvals: LocalPath
     initial_state: LocalPath
     listen: Address
     hostnames: tuple[Line, ...] = ()
+    health: Address | None = None
     base_model: PathOrHub | None = None
     log_level: LogLevel = "info"
+    page: PageConfig | None = None
 
 
 class PlanFile(RunPlan):
-    """plan.yaml: the coordinator's plan, its paths relative to the file."""
+    """plan.yaml: the coordinator's plan, its paths relative to the file.
+
+    `initial_state`: a state's file, the run folder of the predecessor, or "drawn".
+    """
 
     base_model: PathOrHub
     predecessor: LocalPath | None = None
-    initial_state: LocalPath | None = None
+    initial_state: Literal["drawn"] | LocalPath | None = None
 
 
 class SimulationConfig(Part):
@@ -164,6 +183,17 @@ class SimulationConfig(Part):
     token_budget: Annotated[int, Field(ge=1)] = 2048
 
 
+_DAEMONS = (SiloConfig, AggregatorConfig)
+KINDS: dict[str, type[BaseModel]] = {
+    "silo": SiloConfig,
+    "aggregator": AggregatorConfig,
+    "policy": Policy,
+    "plan": PlanFile,
+    "simulation": SimulationConfig,
+}
+"""The files, by the name that each goes by before its .yaml."""
+
+
 def load_silo_config(
     path: Path, options: Mapping[str, Any] | None = None
 ) -> SiloConfig:
@@ -171,7 +201,7 @@ def load_silo_config(
 
     Raises ConfigError.
     """
-    return _load(SiloConfig, path, options or {}, _environment(SiloConfig))
+    return _settings(SiloConfig, path, options).fit(SiloConfig)
 
 
 def load_aggregator_config(
@@ -181,7 +211,39 @@ def load_aggregator_config(
 
     Raises ConfigError.
     """
-    return _load(AggregatorConfig, path, options or {}, _environment(AggregatorConfig))
+    return _settings(AggregatorConfig, path, options).fit(AggregatorConfig)
+
+
+def load_policy(path: Path) -> Policy:
+    """Reads policy.yaml. Raises ConfigError."""
+    return _settings(Policy, path).fit(Policy)
+
+
+def load_plan(path: Path) -> PlanFile:
+    """Reads a coordinator's plan.yaml. Raises ConfigError."""
+    return _settings(PlanFile, path).fit(PlanFile)
+
+
+def load_simulation(
+    path: Path, options: Mapping[str, Any] | None = None
+) -> SimulationConfig:
+    """Reads simulation.yaml; `options` are dotted keys that win. Raises ConfigError."""
+    return _settings(SimulationConfig, path, options).fit(SimulationConfig)
+
+
+def settings_in_effect(
+    path: Path, kind: str, options: Mapping[str, str] | None = None
+) -> tuple[BaseModel, list[Setting]]:
+    """A file of one of KINDS, and every setting of it with its origin.
+
+    `options` are dotted keys whose texts win. Raises ConfigError.
+    """
+    model = KINDS[kind]
+    settings = _settings(model, path)
+    for key, text in (options or {}).items():
+        settings.put_text(key, text, f"option {key}")
+    fitted = settings.fit(model)
+    return fitted, settings.in_effect(fitted)
 
 
 def role_of(path: Path) -> Literal["silo", "aggregator"]:
@@ -189,39 +251,69 @@ def role_of(path: Path) -> Literal["silo", "aggregator"]:
 
     Raises ConfigError if it can't be read, or has as many of the one as of the other.
     """
-    keys = set(_read_yaml(path)[0])
-    silo, aggregator = set(SiloConfig.model_fields), set(AggregatorConfig.model_fields)
-    more = len(keys & (silo - aggregator)) - len(keys & (aggregator - silo))
-    if not more:
+    kind = _likeliest(path, ("silo", "aggregator"))
+    if kind is None:
         raise ConfigError(f"{path} is neither a silo.yaml nor an aggregator.yaml")
-    return "silo" if more > 0 else "aggregator"
+    return "silo" if kind == "silo" else "aggregator"
 
 
-def load_policy(path: Path) -> Policy:
-    """Reads policy.yaml. Raises ConfigError."""
-    return _load(Policy, path, {}, {})
+def passphrase_of(config: SiloConfig | AggregatorConfig) -> Passphrase | None:
+    """Of the party's keys: from the file that is named, or from the service manager's
+    credential fedit-passphrase; None if there is neither. Raises ConfigError.
+    """
+    if config.passphrase_file is not None:
+        return read_passphrase(config.passphrase_file)
+    credentials = os.environ.get("CREDENTIALS_DIRECTORY")
+    path = Path(credentials) / "fedit-passphrase" if credentials else None
+    if path is None or not path.exists():
+        return None
+    return read_passphrase(path, own=False)
 
 
-def load_plan(path: Path) -> PlanFile:
-    """Reads a coordinator's plan.yaml. Raises ConfigError."""
-    return _load(PlanFile, path, {}, {})
+def kind_of(path: Path) -> str:
+    """Which of KINDS a file is, by its keys. Raises ConfigError where they don't tell."""
+    kind = _likeliest(path, tuple(KINDS))
+    if kind is None:
+        raise ConfigError(
+            f"the keys of {path} don't tell which file it is: say --kind "
+            f"{', '.join(KINDS)}"
+        )
+    return kind
 
 
-def load_simulation(
-    path: Path, options: Mapping[str, Any] | None = None
-) -> SimulationConfig:
-    """Reads simulation.yaml; `options` are dotted keys that win. Raises ConfigError."""
-    return _load(SimulationConfig, path, options or {}, {})
+def _likeliest(path: Path, kinds: Sequence[str]) -> str | None:
+    keys = Settings(path).sections
+    fits = {kind: len(keys & set(KINDS[kind].model_fields)) for kind in kinds}
+    best = max(fits.values())
+    found = [kind for kind, fit in fits.items() if fit == best]
+    return found[0] if len(found) == 1 else None
 
 
-def _environment(model: type[BaseModel]) -> dict[str, str]:
-    """The FEDIT_* variables for this role, by dotted key.
+def _settings(
+    model: type[BaseModel], path: Path, options: Mapping[str, Any] | None = None
+) -> Settings:
+    settings = Settings(path)
+    if model in _DAEMONS:
+        for key, (variable, text) in _environment(model).items():
+            settings.put_text(key, text, variable)
+    for key, value in (options or {}).items():
+        settings.put(key, value, f"the option for {key}")
+    return settings
+
+
+def proxy_variables() -> dict[str, str]:
+    """The environment's variables about proxies, for `wire.proxy.proxy_for`."""
+    return {k: v for k, v in os.environ.items() if k.lower().endswith("_proxy")}
+
+
+def _environment(model: type[BaseModel]) -> dict[str, tuple[str, str]]:
+    """The FEDIT_* variables for this role and their texts, by dotted key.
 
     A variable that no role knows is refused: a misspelt one would change nothing.
     """
-    known = set(SiloConfig.model_fields) | set(AggregatorConfig.model_fields)
+    known = {section for daemon in _DAEMONS for section in daemon.model_fields}
     found = {}
-    for variable, value in sorted(os.environ.items()):
+    for variable, text in sorted(os.environ.items()):
         if not variable.startswith(_PREFIX):
             continue
         key = variable.removeprefix(_PREFIX).lower().replace("__", ".")
@@ -231,147 +323,5 @@ def _environment(model: type[BaseModel]) -> dict[str, str]:
             hint = f" (did you mean {_PREFIX}{near[0].upper()}?)" if near else ""
             raise ConfigError(f"the environment variable {variable} is unknown{hint}")
         if section in model.model_fields:
-            found[key] = value
+            found[key] = (variable, text)
     return found
-
-
-def _load(
-    model: type[_Model],
-    path: Path,
-    options: Mapping[str, Any],
-    environment: Mapping[str, str],
-) -> _Model:
-    data, origins = _read_yaml(path)
-    for key, text in environment.items():
-        variable = _PREFIX + key.upper().replace(".", "__")
-        _put(data, origins, key, _from_environment(text, variable), variable)
-    for key, value in options.items():
-        _put(data, origins, key, value, f"the option for {key}")
-    try:
-        return model.model_validate(data, context={"folder": path.parent})
-    except ValidationError as error:
-        raise ConfigError(_sentence(model, path, origins, error)) from error
-
-
-def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[_PathOfData, str]]:
-    """The file's mapping, and for each place in it where it was written."""
-    text = read_file(path, "file", limit=4 << 20)
-    try:
-        loader = yaml.SafeLoader(text)
-        node = loader.get_single_node()
-        if node is None:
-            raise ConfigError(f"{path} is empty")
-        if not isinstance(node, yaml.MappingNode):
-            raise ConfigError(f"{path} doesn't hold keys with values")
-        origins: dict[_PathOfData, str] = {}
-        _note_lines(path, node, (), origins)
-        data: dict[str, Any] = loader.construct_document(node)
-    except yaml.MarkedYAMLError as error:
-        line = f" line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise ConfigError(f"{path}{line}: {brief(str(error.problem))}") from error
-    except _NOT_YAML as error:
-        raise ConfigError(f"{path} isn't YAML text") from error
-    return data, origins
-
-
-def _note_lines(
-    path: Path, node: yaml.Node, at: _PathOfData, origins: dict[_PathOfData, str]
-) -> None:
-    origins.setdefault(at, f"{path} line {node.start_mark.line + 1}")
-    if len(origins) > _MOST_NODES:
-        raise ConfigError(f"{path} holds more than {_MOST_NODES} values")
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            place = (*at, str(key.value))
-            where = f"{path} line {key.start_mark.line + 1}"
-            if place in origins:
-                said = brief(place[-1])
-                raise ConfigError(f"{where}: the key {said!r} is there twice")
-            origins[place] = where
-            _note_lines(path, value, place, origins)
-    elif isinstance(node, yaml.SequenceNode):
-        for index, value in enumerate(node.value):
-            _note_lines(path, value, (*at, index), origins)
-
-
-def _from_environment(text: str, variable: str) -> Any:
-    # Plain text stays text: the model turns it into a number where it wants one.
-    if not text.startswith(("[", "{")):
-        return text
-    try:
-        return yaml.safe_load(text)
-    except _NOT_YAML as error:
-        raise ConfigError(f"{variable} isn't a YAML list or mapping") from error
-
-
-def _put(
-    data: dict[str, Any],
-    origins: dict[_PathOfData, str],
-    key: str,
-    value: Any,
-    origin: str,
-) -> None:
-    *sections, last = key.split(".")
-    inner = data
-    for section in sections:
-        if not isinstance(inner.get(section), dict):
-            inner[section] = {}
-        inner = inner[section]
-    inner[last] = value
-    origins[(*sections, last)] = origin
-
-
-def _sentence(
-    model: type[BaseModel],
-    path: Path,
-    origins: Mapping[_PathOfData, str],
-    error: ValidationError,
-) -> str:
-    # An unknown key is usually the misspelt twin of a missing one, so it comes first;
-    # then the deepest, because a union reports each branch that doesn't fit.
-    placed = [(_place(problem, origins), problem) for problem in error.errors()]
-    place, problem = min(
-        placed, key=lambda p: (p[1]["type"] != "extra_forbidden", -len(p[0]))
-    )
-    origin = origins[place]
-    if problem["type"] == "extra_forbidden":
-        if place[:-1] == ("lora",):
-            reason = lora_refusal(str(place[-1]), problem["input"])
-            if reason is not None:
-                return f"{origin}: the key {brief(dotted(place))!r} {reason}"
-        near = get_close_matches(str(place[-1]), _fields(model, place[:-1]), 1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        return f"{origin}: the key {brief(dotted(place))!r} is unknown{hint}"
-    if problem["type"] == "missing":
-        missing = dotted((*place, problem["loc"][-1]))
-        return f"{origin if place else path}: the key {missing!r} is missing"
-    return f"{origin}: {describe({**problem, 'loc': place})}"
-
-
-def _place(problem: ErrorDetails, origins: Mapping[_PathOfData, str]) -> _PathOfData:
-    """The parts of an error's location that are a place in the file.
-
-    Pydantic puts the branches of unions and the names of validators in between.
-    """
-    place: _PathOfData = ()
-    for part in problem["loc"]:
-        if (*place, part) in origins:
-            place = (*place, part)
-    return place
-
-
-def _fields(model: type[BaseModel], place: _PathOfData) -> list[str]:
-    """The keys that the section at `place` may have."""
-    inner: type[BaseModel] | None = model
-    for part in place:
-        field = inner.model_fields.get(str(part)) if inner else None
-        inner = _model_in(field.annotation) if field else inner
-    fields = inner.model_fields.items() if inner else ()
-    return [field.alias or name for name, field in fields]
-
-
-def _model_in(annotation: Any) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    found = (_model_in(part) for part in get_args(annotation))
-    return next((part for part in found if part), None)

@@ -108,6 +108,12 @@ class ConnectError(FeditError):
     exit_status = 2
 
 
+class TurnedAway(FeditError):
+    """The aggregator answered and won't serve this silo: no later try changes that."""
+
+    exit_status = 2
+
+
 class DeadlineExceeded(FeditError):
     """A peer didn't answer in time."""
 

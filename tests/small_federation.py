@@ -17,7 +17,6 @@ from fedit_secure.aggregator.run_folder import RunFolder
 from fedit_secure.aggregator.service import Aggregator
 from fedit_secure.federation.approval import Approval, approve
 from fedit_secure.federation.charter import (
-    Adapter,
     AggregatorRow,
     BaseModelRow,
     Charter,
@@ -27,13 +26,13 @@ from fedit_secure.federation.charter import (
     SiloDp,
     SiloRow,
     TemplateRow,
-    Tuning,
-    UpdateRule,
 )
 from fedit_secure.federation.identity import Identity, create_identity
+from fedit_secure.federation.local_plan import Adapter, Tuning
 from fedit_secure.federation.policy import Policy
 from fedit_secure.federation.release_sizes import release_sizes
-from fedit_secure.federation.update import GridState, from_float32
+from fedit_secure.federation.server_rules import FedAvg, UpdateRule
+from fedit_secure.federation.update import GridState, from_float32, with_moments
 from fedit_secure.silo.books import Books
 from fedit_secure.silo.daemon import Charge, SiloDaemon
 from fedit_secure.silo.ledger_opening import open_journal
@@ -196,7 +195,12 @@ class SmallFederation:
 
 
 def found(
-    root: Path, silos: int, rounds: int = 1, **schedule: float
+    root: Path,
+    silos: int,
+    rounds: int = 1,
+    *,
+    rule: UpdateRule = FedAvg(),  # noqa: B008
+    **schedule: float,
 ) -> SmallFederation:
     """Identities, charter and approvals for `silos` silos named s0, s1, ..."""
     now = datetime.now(UTC)
@@ -207,7 +211,7 @@ def found(
         for i in range(silos)
     ]
     hub = create_identity(root / "hub" / "identity", "hub", "aggregator", "x", now=now)
-    initial = from_float32(LAYOUT, np.zeros(LENGTH, np.float32))
+    initial = with_moments(from_float32(LAYOUT, np.zeros(LENGTH, np.float32)), rule)
     sizes = release_sizes(silos, length=LENGTH, bound=0.25)
     times = {"tune_deadline_seconds": 60.0, "phase_deadline_seconds": 0.5}
     times |= {"silo_deadline_seconds": 1.0, "ready_slot_seconds": 0.01} | schedule
@@ -249,7 +253,7 @@ def found(
             bound=sizes.bound,
             allow_pair=False,
         ),
-        update_rule=UpdateRule(),
+        update_rule=rule,
         schedule=Schedule(**times),
     )
     # Accounting takes seconds the first time; no test's deadline should wait for it.

@@ -98,6 +98,31 @@ def test_the_device_and_form_of_the_base_model(write, monkeypatch):
         load_silo_config(write(SILO + "precision: float16\n"))
 
 
+def test_a_job_is_one_process_unless_torchrun_says_more(write):
+    assert load_silo_config(write(SILO)).torchrun.ranks == 1
+    two_hosts = (
+        "torchrun:\n  processes: 8\n  hosts: 2\n  endpoint: 10.7.0.1:29400\n"
+        "  shard: true\n"
+    )
+    chosen = load_silo_config(write(SILO + two_hosts)).torchrun
+    assert (chosen.ranks, chosen.shard, chosen.patience_seconds) == (16, True, 1800)
+
+
+@pytest.mark.parametrize(
+    ("section", "reason"),
+    [
+        ("hosts: 2", "two hosts or more need an endpoint"),
+        ("endpoint: 10.7.0.1:29400", "two hosts or more need an endpoint"),
+        ("shard: true", "shard needs two processes or more"),
+        ("processes: 0", "processes"),
+    ],
+)
+def test_processes_that_couldnt_meet_are_refused(write, section, reason):
+    with pytest.raises(ConfigError, match=reason) as caught:
+        load_silo_config(write(SILO + "torchrun:\n  " + section))
+    assert "silo.yaml line 1" in str(caught.value)
+
+
 def test_options_beat_the_environment_beats_the_file(write, monkeypatch):
     path = write(SILO + "threads: 2\n")
     assert load_silo_config(path).threads == 2
@@ -137,7 +162,7 @@ def test_lists_from_the_environment(write, monkeypatch):
         (
             "FEDIT_THREADS",
             "two",
-            r"^FEDIT_THREADS: the field 'threads' should be a valid",
+            r"^FEDIT_THREADS: the field 'threads' should be a whole number, not 'two'$",
         ),
         (
             "FEDIT_DATA__PTH",
@@ -160,14 +185,46 @@ def test_bad_variables_are_named(write, monkeypatch, variable, value, sentence):
          r"line 11: the key 'data\.columns\.respone' is unknown; did you mean 'response'"),
         ("path: records.jsonl", "split: train", r"line 8: the key 'data\.path' is missing"),
         ("model: base\n", "", r"silo\.yaml.*: the key 'model' is missing"),
-        ("name: clinic-a", "name: Clinic A", r"line 1: the field 'name' .*pattern"),
-        ("model: base", "model: [base]", r"line 7: the field 'model' .*valid string"),
+        ("name: clinic-a", "name: Clinic A",
+         r"line 1: the field 'name' should be at most 63 lower-case .* not 'Clinic A'$"),
+        ("model: base", "model: [base]", r"line 7: the field 'model' should be a text$"),
         ("model: base", "model: base\nmodel: other", r"line 8: the key 'model' is there tw"),
         ("model: base", "model: base\nthreads: 0", r"line 8: .*'threads' .*greater than"),
         ("model: base", "model: base\naggregator: {address: here}",
-         r"line 8: the field 'aggregator\.address' .*pattern"),
+         r"line 8: .*'aggregator\.address' should be an address like .*, not 'here'$"),
         ("model: base", "model: {base", r"silo\.yaml line \d+: "),
         ("model: base", "model: base\nlog_level: loud", r"line 8: .*'log_level' .*'debug'"),
+        # What YAML makes of a text without quotes.
+        ("name: clinic-a", "name: no",
+         r"line 1: .*'name' should be a text, and YAML reads no as false: write it in q"),
+        ("name: clinic-a", "name: 007", r"YAML reads 007 as the number 7: write it in qu"),
+        ("name: clinic-a", "name: 2024-01-01", r"YAML reads 2024-01-01 as a date: write"),
+        ("model: base", "model: base\nno: 1", r"line 8: YAML reads the key no as someth"),
+        ("model: base", "model: base\n7: 1", r"line 8: YAML reads the key 7 as somethin"),
+        # Units, near misses of a choice, another branch of a union.
+        ("model: base", "model: base\nthreads: 4 cores",
+         r"line 8: .*'threads' should be a whole number, not '4 cores'$"),
+        ("model: base", "model: base\ntoken_budget: 2k",
+         r"line 8: .*'token_budget' should be 'auto' or a whole number, not '2k'$"),
+        ("model: base", "model: base\ndevice: CUDA", r"'auto'; did you mean 'cuda'\?$"),
+        ("model: base", "model: base\nlog_level: warn", r"; did you mean 'warning'\?$"),
+        ("model: base", "model: base\ndevice: gpu", r"or 'auto', not 'gpu'$"),
+        ("model: base", "model: base\ncheckpointing: maybe", r"be true or false, not 'ma"),
+        # A key in the wrong section, a section that is none, an empty one.
+        ("model: base", "model: base\naddress: a:1",
+         r"line 8: the key 'address' is unknown here; it belongs under 'aggregator'$"),
+        ("model: base", "model: base\nperson: id", r"it belongs under 'data\.columns'$"),
+        ("model: base", "model: base\naggregator: hub:1",
+         r"line 8: .*'aggregator' should be a section of keys, not 'hub:1'$"),
+        ("model: base", "model: base\naggregator:", r"a section of keys, and is empty$"),
+        ("model: base", "model:", r"line 7: .*'model' should be a text, and is empty$"),
+        ("model: base", "model: base\nRounds: 1", r"line 8: the key 'Rounds' is unknown$"),
+        ("model: base", "model: base\nThreads: 1", r"unknown; did you mean 'threads'\?$"),
+        # YAML that isn't.
+        ("  path:", "\tpath:", r"line 9: there is a tab, and YAML indents with spaces on"),
+        ("model: base", "model base", r"line 7: could not find expected ':'"),
+        ("model: base", "model: 'base", r"line 7: found unexpected end of stream"),
+        ("model: base", "model: *base", r"line 7: found undefined alias"),
     ],
 )  # fmt: skip
 def test_one_sentence_with_file_line_and_field(write, old, new, sentence):
@@ -184,7 +241,12 @@ def test_one_sentence_with_file_line_and_field(write, old, new, sentence):
         (b"", "is empty"),
         (b"# nothing\n", "is empty"),
         (b"- a\n- b\n", "doesn't hold keys"),
-        (b"name: \xff\xfe\n", "isn't YAML text"),
+        (
+            b"a: 1\nname: \xff\xfe\n",
+            "yaml line 2 isn't UTF-8 text: byte 11 can't be dec",
+        ),
+        ("name: caf\xe9".encode("latin-1"), "line 1 isn't UTF-8 text"),
+        (b"name: \x01\n", "holds the character #x0001"),
         (b"name: !!python/object/apply:os.system [id]\n", "line 1"),
         (b"? [a, b]\n: 1\n", "silo.yaml"),
     ],
@@ -220,12 +282,32 @@ def test_a_plan(write, tmp_path):
             r"line 8: .*'tuning\.lerning_rate'.*'learning_r",
         ),
         (
+            "clinic-a: 64",
+            "no: 64",
+            "line 13: YAML reads the key no as something else than a text",
+        ),
+        (
+            "clinic-a: 64",
+            "clinic-a: 64 records",
+            r"a: .*, not '64 records'|clinic-a' sh",
+        ),
+        (
+            "hub.example.org:7443",
+            "hub.example.org",
+            r"line 3: .* hub.example.org:7443, n",
+        ),
+        ("2027-01-31", "31.1.2027", r"like 2027-12-31, not '31\.1\.2027'$"),
+        (
             "clinic-b: 128",
             "clinic-b: 0",
             r"line 13: the field 'dp\.expected_batch\.clinic",
         ),
         ("delta: 1e-6", "delta: 2", r"line 12: the field 'dp\.delta' .*less than 1"),
-        ("rounds: 3", "rounds: many", r"line 5: the field 'rounds' .*valid integer"),
+        (
+            "rounds: 3",
+            "rounds: many",
+            r"line 5: .*'rounds' should be a whole number, not 'many'$",
+        ),
         ("2027-01-31", "soon", r"line 6: the field 'expires'"),
     ],
 )
@@ -239,6 +321,27 @@ def test_a_policy(write):
     assert (policy.epsilon, policy.delta, policy.minimum_silos) == (8.0, 1e-6, 3)
     with pytest.raises(ConfigError, match=r"line 2: .*'epsilom' is unknown.*'epsilon'"):
         load_policy(write("delta: 1e-6\nepsilom: 8\n", "policy.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("hours: {from: 20:00, until: '6:00', zone: UTC}", "'hours.from' must be a time in q"),
+        ("hours: {from: '8 pm', until: '06:00', zone: UTC}", "'hours.from' .*, not '8 pm'$"),
+        ("windows:\n  - {days: 90, epsilo: 4}", "line 4: .*'windows.0.epsilo'.*'epsilon'"),
+        ("windows:\n  - {days: 90}", "line 4: the key 'windows.0.epsilon' is missing"),
+        ("windows: {days: 90, epsilon: 4}", "line 3: .*'windows' should be a list$"),
+        ("epsilon_per_run: 4,5", "'epsilon_per_run' should be a number, not '4,5'$"),
+        ("allowed_base_models: all", "should be 'any' or a list, not 'all'$"),
+        ("allowed_base_models: [abc]", "models.0' should be a digest of 64 hex.*, not 'ab"),
+        ("epsilon: 4", "line 3: the key 'epsilon' is there twice"),
+    ],
+)  # fmt: skip
+def test_a_bad_policy(write, line, sentence):
+    text = f"epsilon: 8\ndelta: 1e-6\n{line}\n"
+    with pytest.raises(ConfigError, match=sentence) as caught:
+        load_policy(write(text, "policy.yaml"))
+    assert "\n" not in str(caught.value)
 
 
 def test_a_policy_ignores_the_environment(write, monkeypatch):

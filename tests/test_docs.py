@@ -12,6 +12,9 @@ from named_tests import file_of
 
 from fedit_secure.audit.canary.detections import DETECTORS
 from fedit_secure.audit.findings import BELIEVED, CLAIMS, FAULTS
+from fedit_secure.cli.diagnosis.lists import AGGREGATOR as AGGREGATOR_CHECKS
+from fedit_secure.cli.diagnosis.lists import silo_checks
+from fedit_secure.cli.diagnosis.model import Trial
 from fedit_secure.federation.release_sizes import release_sizes
 from fedit_secure.secagg.aggregator_steps import PHASES
 from fedit_secure.secagg.protocol import AGGREGATOR, SILO
@@ -94,7 +97,7 @@ def test_every_pitfall_of_privacy_names_tests_that_are_there(pitfall: str) -> No
 
 
 def test_no_pitfall_of_privacy_is_left_out() -> None:
-    assert len(PITFALLS) == len(rows("pitfall", "privacy")) == 27
+    assert len(PITFALLS) == len(rows("pitfall", "privacy")) == 28
 
 
 def test_the_auditors_guide_names_every_claim_and_every_fault() -> None:
@@ -116,3 +119,15 @@ def test_the_auditors_guide_says_what_no_bundle_proves() -> None:
 def test_privacy_names_every_detector_of_the_canary_audit() -> None:
     told = {name.strip("`"): flags for name, flags in rows("detector", "privacy")}
     assert told == DETECTORS
+
+
+def test_the_operators_guide_names_every_check_of_the_doctor_and_its_fix() -> None:
+    silo = {check.name: check.fix for check in silo_checks(Trial())}
+    hub = {check.name: check.fix for check in AGGREGATOR_CHECKS}
+    assert all(hub[name] == silo[name] for name in hub.keys() & silo.keys())
+    of = dict.fromkeys(silo, "silo") | dict.fromkeys(hub, "aggregator")
+    of |= dict.fromkeys(hub.keys() & silo.keys(), "both")
+    told = {
+        name.strip("`"): (of, fix) for name, of, _, fix in rows("check", "operator")
+    }
+    assert told == {name: (of[name], (silo | hub)[name]) for name in of}

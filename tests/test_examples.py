@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import configparser
 import re
 from pathlib import Path
 
 import pytest
 
 from fedit_secure.cli.main import main
-from fedit_secure.config import load_plan, load_policy, load_silo_config
+from fedit_secure.config import (
+    load_aggregator_config,
+    load_plan,
+    load_policy,
+    load_silo_config,
+)
 
 ROOT = Path(__file__).parents[1]
 # `fedit charter draft` of `fedit charter draft plan.yaml cards/`.
@@ -27,18 +31,26 @@ def test_example_silo_loads(silo: Path) -> None:
     assert not policy.allow_pair
 
 
+def test_the_examples_differ_where_sites_do() -> None:
+    configs = [load_silo_config(silo / "silo.yaml") for silo in SILOS]
+    assert {config.device for config in configs} == {"cpu", "cuda"}
+    assert {config.quantization for config in configs} == {"none", "nf4"}
+
+
+def test_example_aggregator_loads() -> None:
+    file = ROOT / "deploy" / "examples" / "aggregator.yaml"
+    config = load_aggregator_config(file)
+    assert config.listen.endswith(":7443")
+    assert config.state == file.parent / "state"
+
+
 @pytest.mark.parametrize("silo", SILOS, ids=lambda path: path.name)
-def test_example_unit_runs_a_command_that_exists(
-    silo: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    unit = configparser.ConfigParser(strict=False, interpolation=None)
-    unit.optionxform = str  # type: ignore[assignment, method-assign]
-    unit.read(silo / "fedit-silo.service", encoding="utf-8")
-    program, *command, config = unit["Service"]["ExecStart"].split()
-    assert Path(program).name == "fedit"
-    assert Path(config).name == "silo.yaml"
-    assert main([*command, "--help"]) == 0
-    assert "silo.yaml" in capsys.readouterr().out
+def test_an_examples_readme_names_its_files(silo: Path) -> None:
+    text = (silo / "README.md").read_text(encoding="utf-8")
+    files = {p.relative_to(silo).as_posix() for p in silo.rglob("*") if p.is_file()}
+    assert set(re.findall(r"^\| \[([^]]+)\]\(", text, re.MULTILINE)) == files - {
+        "README.md"
+    }
 
 
 def test_plan_of_the_operators_guide_loads(tmp_path: Path) -> None:

@@ -42,3 +42,11 @@ PHASES: dict[type, str] = {
     s.Published: "confirm",
     s.Voiding: "void",
 }
+
+
+def phase_of(state: s.AggregatorState) -> str | None:
+    """What a state is called; None for one that is told of elsewhere. An attempt that ended
+    is voided where its updates may go on, and else failed."""
+    if isinstance(state, s.Ended):
+        return "voided" if state.free else "failed"
+    return PHASES.get(type(state))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from typing import Final
 
 from fedit_secure.secagg import messages as m
@@ -39,6 +40,12 @@ class Inbox(asyncio.Queue[tuple[int, m.Message]]):
         self._longest = payload_bytes / SLOWEST_UPLOAD
         self._uploads = uploads
         self._latest: float | None = None  # until when chunks count as progress
+
+    def fill(self, early: Mapping[tuple[int, type], object]) -> None:
+        """What silos said before the attempt that a dead process left was taken up again:
+        they say it when they connect, and the first do so before there are enough."""
+        for (silo, _), message in early.items():
+            self.put_nowait((silo, message))  # type: ignore[arg-type]
 
     def enter(self, state: s.AggregatorState) -> None:
         """The attempt is in this state now."""

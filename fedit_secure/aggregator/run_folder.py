@@ -99,6 +99,15 @@ class RunFolder:
         total = (self._round(round) / "sum.int32").read_bytes()
         return whole_sum(notice, total, self._limits)
 
+    def contributors(self, round: int) -> tuple[int, ...]:
+        """The roster indices in the sum that was recorded last in a round."""
+        notice = self._read(round, "published.frame")
+        return notice.contributors if isinstance(notice, PublishedNotice) else ()
+
+    def adapter(self, round: int) -> Path:
+        """Where the adapter after a certified round lies, once it is written."""
+        return self._round(round) / "adapter"
+
     def certify(self, round: int, certificate: m.RoundCertificate) -> None:
         """Close a round: the certificate first, then the progress."""
         self.record(round, "certificate", certificate)
@@ -108,7 +117,7 @@ class RunFolder:
         self, round: int, state: GridState, base_model: str | None
     ) -> None:
         """Write the adapter after a certified round, and the manifest of the run."""
-        for folder in (self._round(round) / "adapter", self.folder / "adapter"):
+        for folder in (self.adapter(round), self.folder / "adapter"):
             self._save_adapter(folder, state, base_model)
         self._write_manifest()
 
@@ -123,7 +132,7 @@ class RunFolder:
     ) -> None:
         flat, start = to_float32(state), 0
         arrays = {}
-        for name, shape in state.layout:
+        for name, shape in state.adapter_layout:
             size = int(np.prod(shape))
             arrays[name] = flat[start : start + size].reshape(shape)
             start += size

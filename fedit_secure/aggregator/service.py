@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from fedit_secure.aggregator.claims import Claims
-from fedit_secure.aggregator.events import PHASES, Event, Teller
+from fedit_secure.aggregator.events import Event, Teller, phase_of
 from fedit_secure.aggregator.inbox import Inbox, sender_of
 from fedit_secure.aggregator.ledger_copies import LedgerCopies
 from fedit_secure.aggregator.post import Post
@@ -75,9 +75,8 @@ class Aggregator:
         self._folder = folder
         folder.keep_approvals(approvals)
         self._params, self._roster = charter.secagg_params(), charter.secagg_roster()
-        self._copies = LedgerCopies(
-            folder.folder / "ledgers", charter, key, earlier_ledgers
-        )
+        ledgers = folder.folder / "ledgers"
+        self._copies = LedgerCopies(ledgers, charter, key, earlier_ledgers)
         self._claims = Claims(folder.folder / "claims", charter, self._copies)
         self._links: dict[int, PeerLink] = {}
         self._seen: set[int] = set()  # connected at some time in this round
@@ -85,31 +84,31 @@ class Aggregator:
         self._refused: dict[int, str] = {}
         self._changed = asyncio.Event()
         self._attempt: Inbox | None = None
+        self._early: dict[tuple[int, type], f.Frame] = {}  # before an open one goes on
         self._uploads = uploads
         self._post = Post(self._lose, charter.schedule.phase_deadline_seconds)
         self._words: asyncio.Queue[m.Confirmation] = asyncio.Queue()
-        self._sums = Sums(folder, self._params, base_model)
+        self._sums = Sums(folder, charter, base_model)
         self._pending: f.Frame | None = None  # told again to a silo that reconnects
         self._teller = Teller(on_event, folder.progress.round)
-        self._ended = False
+        self._ended, self._dismissed = False, ""
 
     # -------------------------------------------------------------------- the connections
 
     def get(self, address: bytes) -> Blob | None:
-        """BlobSource: the global state of this digest. Called from worker threads."""
+        """BlobSource: the state of this digest. Called from worker threads."""
         return self._folder.states.find(address)
 
     async def on_connect(self, link: PeerLink, hello: f.Hello) -> None:
         """Serve one silo until its connection ends."""
         if hello.charter != self._digest:
-            raise PolicyRefusal(
-                f"silo {link.name!r} goes by another charter than this run"
-            )
+            raise self._charter.refusal_of(link.name, hello.charter)
+        if self._dismissed:
+            raise PolicyRefusal(self._dismissed)
         done = self._folder.progress.certified
-        certificate = self._folder.certificate(done)
+        proof, held = self._folder.certificate(done), self._copies.receipt(link.name)
         state = self._folder.state().digest()
-        held = self._copies.receipt(link.name)
-        await link.send(f.Welcome(self._approvals, certificate, done, state, held))
+        await link.send(f.Welcome(self._approvals, proof, done, state, held))
         if self._ended:
             await link.send(f.RunEnded(done, state))
         self._links[link.silo] = link
@@ -168,11 +167,18 @@ class Aggregator:
             self._words.put_nowait(frame)
         elif self._attempt is not None:
             self._attempt.put_nowait((link.silo, frame))  # type: ignore[arg-type]
+        elif self._folder.progress.open:  # it is said once to each process of ours
+            self._early[link.silo, type(frame)] = frame
 
     def _lose(self, silo: int) -> None:
         if self._attempt is not None:
             self._attempt.put_nowait((silo, m.Lost(silo)))
         self._changed.set()
+
+    async def dismiss(self, reason: str) -> None:
+        """Tell every silo, also one that comes later, that this run goes on no more."""
+        self._dismissed = reason
+        await self._broadcast(f.CannotServe(reason, PolicyRefusal.exit_status))
 
     async def _broadcast(self, message: f.Frame) -> None:
         for link in list(self._links.values()):
@@ -183,8 +189,8 @@ class Aggregator:
 
     # ------------------------------------------------------------------------- the rounds
 
-    async def run(self) -> GridState:
-        """All rounds that are left; returns the final state.
+    async def run(self, may_go_on: Callable[[], bool] = lambda: True) -> GridState:
+        """All rounds that are left, while one `may_go_on`; returns the last state.
 
         Raises QuorumLost when too few silos can or will go on.
         """
@@ -196,6 +202,8 @@ class Aggregator:
             await self._sums.save(done, self._folder.state())
         try:
             while (now := self._folder.progress.round) <= self._charter.rounds:
+                if not may_go_on():
+                    return self._folder.state()
                 await self._round(now)
         except QuorumLost as error:
             await self._broadcast(f.CannotServe(str(error), error.exit_status))
@@ -219,8 +227,7 @@ class Aggregator:
         self._teller.now = now
         self._post.start(now)
         before = self._folder.state()
-        self._ready, self._refused = set(), {}
-        self._seen = set(self._links)
+        self._ready, self._refused, self._seen = set(), {}, set(self._links)
         started = time.monotonic()
         if self._folder.progress.open:
             left = await self._close_open_attempt(before)
@@ -324,8 +331,10 @@ class Aggregator:
         self, session: s.Session, before: GridState, resume: Resume | None
     ) -> s.Certified | s.Ended:
         seconds = self._charter.schedule.phase_deadline_seconds
-        payload = self._params.payload_bytes
-        self._attempt = inbox = Inbox(seconds, payload, self._uploads)
+        self._attempt = inbox = Inbox(
+            seconds, self._params.payload_bytes, self._uploads
+        )
+        inbox.fill({} if resume is None else self._early)
         self._post.start(session.round)
         self._sums.forget()
 
@@ -356,8 +365,8 @@ class Aggregator:
     ) -> None:
         """Keep the transcript, and apply the sum as every silo does."""
         now = session.round
-        if type(state) in PHASES:
-            self._teller.tell("", PHASES[type(state)])
+        if phase := phase_of(state):
+            self._teller.tell("", phase)
         if isinstance(state, s.Sharing):
             self._folder.record(now, "adverts", state.adverts)
         elif isinstance(state, s.Published):
@@ -373,18 +382,13 @@ class Aggregator:
 
     async def _skip(self, now: int, before: GridState, reason: str) -> None:
         """Close the round with the state unchanged: t silos must say so."""
-        digest = before.digest()
-        request = checks.sign(self._key, m.SkipRequest(self._digest, now, digest))
-        self._pending = request
+        request = m.SkipRequest(self._digest, now, before.digest())
+        request = self._pending = checks.sign(self._key, request)
         self._teller.tell("", "skipped")
         _log.warning("round %d is skipped: %s", now, reason)
         await self._broadcast(request)
-        schedule, t = self._charter.schedule, self._params.threshold
-        patience = schedule.silo_deadline_seconds + 2 * schedule.phase_deadline_seconds
         try:
-            certificate = await skip_certificate(
-                request, self._words, self._roster, t, patience
-            )
+            certificate = await skip_certificate(request, self._words, self._charter)
         finally:
             self._pending = None
         await asyncio.to_thread(self._folder.certify, now, certificate)

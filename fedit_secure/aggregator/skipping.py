@@ -5,24 +5,23 @@ from __future__ import annotations
 import asyncio
 
 from fedit_secure.errors import QuorumLost
+from fedit_secure.federation.charter import Charter
 from fedit_secure.secagg import checks
 from fedit_secure.secagg import messages as m
-from fedit_secure.secagg.params import Roster
 
 
 async def skip_certificate(
-    request: m.SkipRequest,
-    words: asyncio.Queue[m.Confirmation],
-    roster: Roster,
-    threshold: int,
-    patience: float,
+    request: m.SkipRequest, words: asyncio.Queue[m.Confirmation], charter: Charter
 ) -> m.RoundCertificate:
-    """The certificate of `threshold` silos that the round ended in the state it began with.
+    """The certificate of t silos that the round ended in the state it began with.
 
     `words` are what silos confirm without a release, of whatever round. Raises QuorumLost
-    when `patience` seconds pass before enough of them came, ProtocolError for a word that
-    isn't signed.
+    if not enough of them came long after each silo's own deadline, ProtocolError for a word
+    that isn't signed.
     """
+    threshold, roster = charter.secagg_params().threshold, charter.secagg_roster()
+    patience = charter.schedule.silo_deadline_seconds
+    patience += 2 * charter.schedule.phase_deadline_seconds
     now, here = request.round, (request.round, request.state_digest)
     found: dict[int, m.Confirmation] = {}
     try:

@@ -9,9 +9,9 @@ import logging
 
 from fedit_secure.aggregator.run_folder import RunFolder
 from fedit_secure.errors import FaultyAggregator
+from fedit_secure.federation.charter import Charter
 from fedit_secure.federation.update import GridState, apply_update
 from fedit_secure.secagg import messages as m
-from fedit_secure.secagg.params import SecAggParams
 
 _log = logging.getLogger(__name__)
 
@@ -21,9 +21,10 @@ class Sums:
     the adapters that certified states become."""
 
     def __init__(
-        self, folder: RunFolder, params: SecAggParams, base_model: str | None
+        self, folder: RunFolder, charter: Charter, base_model: str | None
     ) -> None:
-        self._folder, self._params, self._base_model = folder, params, base_model
+        self._folder, self._base_model = folder, base_model
+        self._charter, self._params = charter, charter.secagg_params()
         self._saving: asyncio.Task[None] | None = None
         self._published: m.PublishedSum | None = None
         self._after: asyncio.Task[GridState] | None = None
@@ -39,7 +40,9 @@ class Sums:
             return
         await asyncio.to_thread(self._folder.record_sum, round, out)
         self._published = out
-        self._after = asyncio.create_task(asyncio.to_thread(self._apply, out, before))
+        self._after = asyncio.create_task(
+            asyncio.to_thread(self._apply, round, out, before)
+        )
         self._after.add_done_callback(_tell)
 
     async def certified(self, proof: m.RoundCertificate) -> GridState:
@@ -78,8 +81,10 @@ class Sums:
             saving, self._saving = self._saving, None
             await saving
 
-    def _apply(self, out: m.PublishedSum, before: GridState) -> GridState:
-        after = apply_update(before, out.total, self._params, out.contributors)
+    def _apply(self, round: int, out: m.PublishedSum, before: GridState) -> GridState:
+        what = (out.total, self._params, out.contributors)
+        rule, released = self._charter.update_rule, self._charter.released(round)
+        after = apply_update(before, *what, rule, released)
         self._folder.states.put(after)
         return after
 

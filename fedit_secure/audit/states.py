@@ -40,7 +40,7 @@ def follow(
     for ended in rounds:
         if state is None:
             return found
-        state = _after(bundle, terms, ended, state, found)
+        state = _after(bundle, charter, terms, ended, state, found)
         due = written.get(str(ended.round))
         if state is not None and due is not None and adapter_of(state) != due:
             what = "its adapter isn't the state that the round ended in"
@@ -51,7 +51,7 @@ def follow(
 
 def _initial(bundle: Bundle, charter: Charter, found: Followed) -> GridState | None:
     name = "initial.state"
-    data = bundle.read(name, 8 * charter.length + _HEADER)
+    data = bundle.read(name, 8 * charter.state_length + _HEADER)
     if data is None:
         found.lacks.append(name)
         return None
@@ -68,7 +68,12 @@ def _initial(bundle: Bundle, charter: Charter, found: Followed) -> GridState | N
 
 
 def _after(
-    bundle: Bundle, terms: Terms, ended: Ended, state: GridState, found: Followed
+    bundle: Bundle,
+    charter: Charter,
+    terms: Terms,
+    ended: Ended,
+    state: GridState,
+    found: Followed,
 ) -> GridState | None:
     where = f"round {ended.round}"
     if not ended.state or (ended.release and not ended.ctx):
@@ -78,7 +83,14 @@ def _after(
         assert sum_of is not None
         total = np.frombuffer(sum_of, dtype="<i4").astype(np.int32, copy=False)
         try:
-            state = apply_update(state, total, terms.params, ended.contributors)
+            state = apply_update(
+                state,
+                total,
+                terms.params,
+                ended.contributors,
+                charter.update_rule,
+                charter.released(ended.round),
+            )
         except ProtocolError as wrong:
             found.faults.append(Fault("state-differs", where, str(wrong)))
             return None

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from fedit_secure.cli.draining import WaitOption
+from fedit_secure.cli.encrypting import PassphraseOption, RemoveOption
 from fedit_secure.cli.output import FormatOption, OutputFormat, note, show, show_event
 
 app = typer.Typer(
@@ -14,6 +16,9 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
+FinishOption = Annotated[
+    bool, typer.Option("--finish", help="Put the new identity in use.")
+]
 ConfigArgument = Annotated[Path, typer.Argument(help="The aggregator.yaml.")]
 
 
@@ -24,6 +29,7 @@ def init(
     folder: Annotated[
         Path | None, typer.Option(help="Where to put it all; default: the name.")
     ] = None,
+    passphrase_file: PassphraseOption = None,
     format: FormatOption = OutputFormat.TABLE,
 ) -> None:
     """Make the aggregator's keys, card and starter file."""
@@ -32,7 +38,12 @@ def init(
 
     files = {"aggregator.yaml": AGGREGATOR}
     identity = start_folder(
-        folder or Path(name), files, name=name, role="aggregator", contact=contact
+        folder or Path(name),
+        files,
+        name=name,
+        role="aggregator",
+        contact=contact,
+        passphrase_file=passphrase_file,
     )
     note("the keys stay here; give the card to the coordinator")
     show({"name": name, "card": identity.card_path, "files": list(files)}, format)
@@ -52,15 +63,19 @@ def serve(
     from fedit_secure.aggregator.events import Event
     from fedit_secure.aggregator.serve import serve as serve_aggregator
     from fedit_secure.cli.logs import log_to_stderr
+    from fedit_secure.cli.service_manager import ServiceManager
     from fedit_secure.config import load_aggregator_config
 
     loaded = load_aggregator_config(config, {"listen": listen} if listen else {})
     log_to_stderr(loaded.log_level)
+    manager = ServiceManager.of_environment()
 
     def tell(event: Event) -> None:
+        if not event.silo:  # its own phase, and not where one of the silos is
+            manager.status(f"round {event.round}: {event.phase}")
         show_event(event.round, event.silo, event.phase, format)
 
-    state = asyncio.run(serve_aggregator(loaded, tell))
+    state = asyncio.run(manager.watch(serve_aggregator(loaded, tell, manager.stage)))
     end = {"run": "ended", "state": state.digest().hex()}
     show(end, format, one_line=True)
 
@@ -75,3 +90,59 @@ def status(
     from fedit_secure.config import load_aggregator_config
 
     show(aggregator_facts(load_aggregator_config(config)), format)
+
+
+@app.command("encrypt")
+def encrypt(
+    config: ConfigArgument = Path("aggregator.yaml"),
+    passphrase_file: PassphraseOption = None,
+    remove: RemoveOption = False,
+    format: FormatOption = OutputFormat.TABLE,
+) -> None:
+    """Encrypt the aggregator's keys, change their passphrase, or remove it."""
+    from fedit_secure.cli.encrypting import encrypt_keys, next_step
+    from fedit_secure.config import load_aggregator_config
+
+    facts = encrypt_keys(load_aggregator_config(config), passphrase_file, remove=remove)
+    show(facts, format)
+    note(next_step(facts))
+
+
+@app.command("rotate")
+def rotate(
+    config: ConfigArgument = Path("aggregator.yaml"),
+    finish: FinishOption = False,
+    format: FormatOption = OutputFormat.TABLE,
+) -> None:
+    """Replace the aggregator's keys and card by new ones.
+
+    First it makes an identity beside the one in use, whose card goes into the next charter.
+    With that charter here, --finish puts the new identity in use.
+    """
+    from fedit_secure.cli import rotating
+    from fedit_secure.config import load_aggregator_config
+
+    loaded = load_aggregator_config(config)
+    if finish:
+        show(rotating.finish(loaded), format)
+        note("keep the retired folder until the first round of the new epoch is over")
+        return
+    show(rotating.begin(loaded), format)
+    note("give the new card to the coordinator, for the next charter epoch")
+
+
+@app.command("drain")
+def drain(
+    config: ConfigArgument = Path("aggregator.yaml"),
+    wait: WaitOption = None,
+    format: FormatOption = OutputFormat.TABLE,
+) -> None:
+    """Let the aggregator's daemon end without losing anything.
+
+    It finishes an attempt at a release that is open, begins no further one, and ends with
+    status 0; started again, the run goes on. SIGTERM ends it at once instead.
+    """
+    from fedit_secure.cli.draining import drain as drain_daemon
+    from fedit_secure.config import load_aggregator_config
+
+    show(drain_daemon(load_aggregator_config(config).state, wait), format)

@@ -10,15 +10,22 @@ from typing import Any
 
 from fedit_secure.cli.caps_table import caps_table
 from fedit_secure.cli.standing import account_of, identity_of
-from fedit_secure.config import SiloConfig, load_policy
-from fedit_secure.errors import ConfigError, PolicyRefusal, StorageError
+from fedit_secure.config import SiloConfig, load_policy, passphrase_of
+from fedit_secure.errors import (
+    ConfigError,
+    MalformedMessage,
+    PolicyRefusal,
+    StorageError,
+)
 from fedit_secure.federation.admission import Admitted, admit
 from fedit_secure.federation.approval import approve, check_epoch, remember
 from fedit_secure.federation.charter import Charter
-from fedit_secure.federation.durable import make_folder, write_durably
+from fedit_secure.federation.durable import make_folder, read_file, write_durably
 from fedit_secure.federation.identity import Identity
 from fedit_secure.federation.policy import Policy, check_delta
-from fedit_secure.privacy.ledger import Ledger
+from fedit_secure.federation.rotation import identity_under
+from fedit_secure.federation.update import GridState, with_moments
+from fedit_secure.privacy.ledger import Ledger, Released
 from fedit_secure.silo.fingerprints import Prints
 from fedit_secure.silo.ledger_opening import require_open_charter
 from fedit_secure.silo.overlaps import require_inherited
@@ -49,11 +56,11 @@ def check_charter(config: SiloConfig) -> Checked:
 
     Raises ConfigError, PolicyRefusal or BudgetExhausted; nothing is written.
     """
-    identity = identity_of(config)
+    identity_of(config)  # that is the silo's own, whichever the charter pins
     charter = Charter.load(config.charter)
     policy = load_policy(config.policy)
     charter.check_date(datetime.now(UTC).date())
-    charter.check_card(identity.card)
+    identity = identity_under(charter, config.identity, passphrase_of(config))
     check_epoch(config.state, charter)
     source = DataSource.model_validate(config.data.model_dump())
     require_persons(source.columns, charter.dp.unit)
@@ -71,6 +78,7 @@ def check_charter(config: SiloConfig) -> Checked:
     _check_journal(config, charter, account.ledger, prints)
     admitted = admit(charter, config.name, account)
     facts = _facts(charter, admitted, policy) | _unit_facts(charter, records)
+    facts["starts_from"] = _start(config, charter, account.ledger)
     most = max(len(own) for own in persons_of(records))
     named = source.columns.person is not None
     sizes = (most,) if named and most > 1 else (2, 4)
@@ -116,6 +124,44 @@ def _unit_facts(charter: Charter, records: Sequence[Record]) -> dict[str, Any]:
             "persons_over_it": sum(len(own) > cap for own in persons),
         }
     return facts
+
+
+def _start(config: SiloConfig, charter: Charter, ledger: Ledger | None) -> str:
+    """Where the adapter starts, as far as this silo's own ledger can tell."""
+    if charter.predecessor is None:
+        return "an adapter that no round has changed"
+    known = [
+        event
+        for event in (() if ledger is None else ledger.events)
+        if isinstance(event, Released) and event.charter == charter.predecessor
+    ]
+    before = f"epoch {charter.epoch - 1}"
+    if not known:
+        return f"a state unknown here: this silo has no round of {before}"
+    last = known[-1]
+    if charter.adapter.initial_digest in _begun_with(config, charter, last):
+        return (
+            f"the state after round {last.round} of {before}, the last one known here"
+        )
+    return (
+        f"ANOTHER state than that after round {last.round} of {before}, the last one known "
+        "here: ask the coordinator which"
+    )
+
+
+def _begun_with(config: SiloConfig, charter: Charter, last: Released) -> set[str]:
+    """The names of the states that go on from a round's: its own, and that with the
+    optimizer's moments begun anew, where the state is here.
+    """
+    path = config.state / "states" / f"{last.state_digest}.state"
+    found = {last.state_digest}
+    if path.is_file():
+        try:
+            state = GridState.from_bytes(read_file(path, "state"))
+        except MalformedMessage as wrong:
+            raise StorageError(f"{path} is damaged: {wrong}") from wrong
+        found.add(with_moments(state, charter.update_rule).digest().hex())
+    return found
 
 
 def _facts(charter: Charter, admitted: Admitted, policy: Policy) -> dict[str, Any]:

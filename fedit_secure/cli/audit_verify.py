@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from fedit_secure.cli.output import FormatOption, OutputFormat, note, show
+from fedit_secure.cli.output import TableFormat, TableFormatOption, note, show
 
 
 def verify(
@@ -27,21 +27,30 @@ def verify(
     jobs: Annotated[
         int, typer.Option(min=1, help="Processes; default: one a core.")
     ] = os.cpu_count() or 1,
-    format: FormatOption = OutputFormat.TABLE,
+    format: TableFormatOption = TableFormat.TABLE,
 ) -> None:
     """Check every claim of a run from its bundle alone: offline, without trust in us.
 
     Ends with status 9 if a claim fails. Compare the fifteen words with what a silo's
-    operator was given: a bundle of another charter may be in perfect order.
+    operator was given: a bundle of another charter may be in perfect order. CSV is a row a
+    claim, or for a claim that fails, a row a fault.
     """
     from fedit_secure.audit.verify import audit_bundle
-    from fedit_secure.cli.audited import adapter_row, require_passed, summary, tables
+    from fedit_secure.cli.audited import (
+        adapter_row,
+        findings_table,
+        require_passed,
+        summary,
+        tables,
+    )
     from fedit_secure.errors import AuditFailed
 
     audit = audit_bundle(bundle, witnesses=witness or (), jobs=jobs)
     extra = {} if adapter is None else adapter_row(audit, adapter)
-    if format is OutputFormat.JSON:
+    if format is TableFormat.JSON:
         show(audit.to_json() | extra, format)
+    elif format is TableFormat.CSV:
+        show({}, format, {"findings": findings_table(audit)})
     else:
         show(summary(audit) | extra, format, tables(audit))
         note("what a bundle can't show: " + " ".join(audit.believed))

@@ -53,6 +53,21 @@ def tables(audit: Audit) -> dict[str, list[dict[str, Any]]]:
     return {"claims": claims, "faults": faults, "not_shown": lacks, "silos": silos}
 
 
+def findings_table(audit: Audit) -> list[dict[str, Any]]:
+    """One row a claim; where it has faults, one row for each of them."""
+    return [
+        {
+            "claim": verdict.claim,
+            "result": verdict.result,
+            "fault": fault and fault.code,
+            "where": fault and fault.where,
+            "what": fault.what if fault else verdict.sentence,
+        }
+        for verdict in audit.verdicts
+        for fault in verdict.faults or (None,)
+    ]
+
+
 def _silo(silo: SiloFacts) -> dict[str, Any]:
     return {
         "silo": silo.name,

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from fedit_secure.cli.caps_table import figure
-from fedit_secure.cli.standing import account_in, identity_of, population_of
+from fedit_secure.cli.standing import identity_of, population_of
 from fedit_secure.config import SiloConfig, load_policy
 from fedit_secure.errors import ConfigError, StorageError
 from fedit_secure.federation.admission import Account
@@ -20,6 +20,7 @@ from fedit_secure.federation.identity import Identity
 from fedit_secure.federation.signed_ledger import identity_of as ledger_identity
 from fedit_secure.federation.signed_ledger import next_change
 from fedit_secure.privacy.ledger import Ledger
+from fedit_secure.silo.account import account_in
 from fedit_secure.silo.ledger_opening import open_journal
 from fedit_secure.storage.journal import Journal
 from fedit_secure.storage.journal_file import JournalInUse

@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from fedit_secure.cli.output import FormatOption, OutputFormat, show
+from fedit_secure.cli.output import (
+    FormatOption,
+    OutputFormat,
+    TableFormat,
+    TableFormatOption,
+    show,
+)
 
 app = typer.Typer(help="A silo's own records.", no_args_is_help=True)
+
+
+class Scheme(StrEnum):
+    """How rows are shared among silos."""
+
+    IID = "iid"
+    DIRICHLET = "dirichlet"
+    SHARDS = "shards"
+    CATEGORY = "category"
+    NATURAL = "natural"
 
 
 @app.command("check")
@@ -40,3 +57,71 @@ def check(
         "persons_by_records": persons_table(loaded, records),
     }
     show(data_facts(loaded, charter, records), format, tables)
+
+
+@app.command("split")
+def split(
+    file: Annotated[
+        Path, typer.Argument(help="Records: .json, .jsonl, .csv, .parquet or a folder.")
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for one folder a silo.")
+    ],
+    silos: Annotated[
+        int, typer.Option(min=2, help="How many; natural makes one for each value.")
+    ] = 4,
+    scheme: Annotated[
+        Scheme, typer.Option(help="How the rows are shared.")
+    ] = Scheme.DIRICHLET,
+    column: Annotated[
+        str, typer.Option(help="The column that rows are told apart by.")
+    ] = "category",
+    alpha: Annotated[
+        float, typer.Option(help="Of dirichlet: the smaller, the less alike.", min=1e-3)
+    ] = 0.5,
+    least: Annotated[
+        int, typer.Option(help="Rows that every silo has at least.", min=1)
+    ] = 1,
+    held_out: Annotated[
+        int, typer.Option(help="Rows that no silo gets, of every value.", min=0)
+    ] = 0,
+    seed: Annotated[int, typer.Option(help="Decides every draw.", min=0)] = 0,
+    picture: Annotated[
+        Path | None, typer.Option(help="Draw who holds what: a file .svg or .png.")
+    ] = None,
+    format: TableFormatOption = TableFormat.TABLE,
+) -> None:
+    """Share a data set among silos, to simulate a federation with it.
+
+    iid: equal parts at random. dirichlet: of each value, shares drawn from Dir(alpha).
+    shards: sorted by value, two pieces a silo. category: every value whole to one silo.
+    natural: a silo for each value. Nothing is overwritten.
+    """
+    from fedit_secure.cli.budget_picture import require_drawable
+    from fedit_secure.cli.splitting import split_rows, split_table, write_split
+
+    if picture is not None:
+        require_drawable(picture)
+    shared = split_rows(
+        file,
+        scheme.value,
+        silos,
+        column=column,
+        alpha=alpha,
+        least=least,
+        hold_out=held_out,
+        seed=seed,
+    )
+    write_split(shared, output)
+    if picture is not None:
+        from fedit_secure.cli.split_picture import draw_split
+
+        draw_split(shared, picture)
+    facts = {
+        "folder": output,
+        "scheme": scheme.value,
+        "seed": seed,
+        "rows": len(shared.rows),
+        "held_out": len(shared.held_out),
+    }
+    show(facts, format, {"silos": split_table(shared)})

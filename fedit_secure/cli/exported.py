@@ -11,7 +11,12 @@ from fedit_secure.audit.evidence.export import Evidence, export_bundle
 from fedit_secure.audit.evidence.run_evidence import run_evidence
 from fedit_secure.audit.evidence.silo_evidence import silo_evidence
 from fedit_secure.cli.standing import identity_of
-from fedit_secure.config import load_aggregator_config, load_silo_config, role_of
+from fedit_secure.config import (
+    load_aggregator_config,
+    load_silo_config,
+    passphrase_of,
+    role_of,
+)
 from fedit_secure.errors import ConfigError
 from fedit_secure.federation.charter import Charter
 from fedit_secure.federation.identity import Identity, load_identity
@@ -53,7 +58,7 @@ def _of_aggregator(
     replace: bool,
 ) -> Written:
     loaded = load_aggregator_config(config)
-    identity = load_identity(loaded.identity)
+    identity = load_identity(loaded.identity, passphrase_of(loaded))
     charter = Charter.load(loaded.charter)
     if charter.aggregator.identity != identity.card.identity:
         raise ConfigError(f"the charter {loaded.charter} pins another aggregator")

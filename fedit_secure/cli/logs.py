@@ -7,11 +7,12 @@ import logging
 import sys
 from datetime import UTC, datetime
 
-_FIELDS = ("run", "round", "silo", "phase")
+from fedit_secure import log_fields
 
 
 class JsonLines(logging.Formatter):
-    """Time (UTC), level, logger and text; run, round, silo and phase where given."""
+    """Time (UTC), level, logger and text; run, round, silo and phase where the line says
+    them, or else the task in which it was written."""
 
     def format(self, record: logging.LogRecord) -> str:
         """One line of JSON."""
@@ -22,9 +23,8 @@ class JsonLines(logging.Formatter):
             "logger": record.name,
             "text": record.getMessage(),
         }
-        for field in _FIELDS:
-            if field in record.__dict__:
-                line[field] = record.__dict__[field]
+        known = log_fields.current() | record.__dict__
+        line |= {name: known[name] for name in log_fields.NAMES if known.get(name)}
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         return json.dumps(line, default=str)

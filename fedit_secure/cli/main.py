@@ -21,13 +21,16 @@ from fedit_secure.cli import (
     budget,
     charter,
     chat,
+    config,
     data,
+    doctor,
     evaluate,
     judge,
     merge,
     silo,
     simulate,
 )
+from fedit_secure.cli import run as run_commands
 from fedit_secure.cli.output import FormatOption, OutputFormat, note, problem, show
 from fedit_secure.errors import ConfigError, FeditError
 
@@ -59,13 +62,16 @@ app.add_typer(aggregator.app, name="aggregator")
 app.add_typer(charter.app, name="charter")
 app.add_typer(data.app, name="data")
 app.add_typer(budget.app, name="budget")
+app.add_typer(run_commands.app, name="run")
 app.add_typer(audit.app, name="audit")
+app.add_typer(config.app, name="config")
 app.command("simulate")(simulate.simulate)
 app.command("demo")(simulate.demo)
 app.command("chat")(chat.chat)
 app.command("evaluate")(evaluate.evaluate)
 app.command("judge")(judge.judge)
 app.command("merge")(merge.merge)
+app.command("doctor")(doctor.doctor)
 
 
 @app.callback()
@@ -111,6 +117,8 @@ def main(arguments: Sequence[str]) -> int:
     if not sys.stderr.isatty():
         # Bars are for a terminal; a log takes lines. Read by huggingface_hub.
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    # Its own lines aren't JSON, and strangers can make it write as many as they like.
+    os.environ.setdefault("GRPC_VERBOSITY", "INFO" if debug else "NONE")
     try:
         with warnings.catch_warnings():
             if not debug:

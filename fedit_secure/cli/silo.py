@@ -7,12 +7,17 @@ from typing import Annotated, Any
 
 import typer
 
+from fedit_secure.cli.draining import WaitOption
+from fedit_secure.cli.encrypting import PassphraseOption, RemoveOption
 from fedit_secure.cli.output import FormatOption, OutputFormat, note, show, show_event
 
 app = typer.Typer(
     help="One organisation's silo: keys, daemon, state.", no_args_is_help=True
 )
 
+FinishOption = Annotated[
+    bool, typer.Option("--finish", help="Put the new identity in use.")
+]
 ConfigArgument = Annotated[Path, typer.Argument(help="The silo's silo.yaml.")]
 
 
@@ -45,6 +50,7 @@ def init(
             help="The data has a column that says whom each record is about.",
         ),
     ] = False,
+    passphrase_file: PassphraseOption = None,
     format: FormatOption = OutputFormat.TABLE,
 ) -> None:
     """Make a silo's keys, public card and starter files."""
@@ -62,6 +68,7 @@ def init(
         records=tell_records,
         persons=tell_persons,
         names_persons=names_persons,
+        passphrase_file=passphrase_file,
     )
     note("the keys stay here; give the card to the coordinator")
     show({"name": name, "card": identity.card_path, "files": list(files)}, format)
@@ -80,6 +87,7 @@ def serve(
     import asyncio
 
     from fedit_secure.cli.logs import log_to_stderr
+    from fedit_secure.cli.service_manager import ServiceManager
     from fedit_secure.config import load_silo_config
     from fedit_secure.silo.serve import serve as serve_silo
 
@@ -87,11 +95,13 @@ def serve(
     options = {key: value for key, value in given.items() if value is not None}
     loaded = load_silo_config(config, options)
     log_to_stderr(loaded.log_level)
+    manager = ServiceManager.of_environment()
 
     def tell(round: int, phase: str) -> None:
+        manager.status(f"round {round}: {phase}")
         show_event(round, loaded.name, phase, format)
 
-    state = asyncio.run(serve_silo(loaded, tell))
+    state = asyncio.run(manager.watch(serve_silo(loaded, tell, manager.stage)))
     end = {"run": "ended", "state": state.digest().hex()}
     show(end, format, one_line=True)
 
@@ -106,3 +116,66 @@ def status(
     from fedit_secure.config import load_silo_config
 
     show(silo_facts(load_silo_config(config)), format)
+
+
+@app.command("encrypt")
+def encrypt(
+    config: ConfigArgument = Path("silo.yaml"),
+    passphrase_file: PassphraseOption = None,
+    remove: RemoveOption = False,
+    format: FormatOption = OutputFormat.TABLE,
+) -> None:
+    """Encrypt the silo's keys, change their passphrase, or remove it."""
+    from fedit_secure.cli.encrypting import encrypt_keys, next_step
+    from fedit_secure.config import load_silo_config
+
+    facts = encrypt_keys(load_silo_config(config), passphrase_file, remove=remove)
+    show(facts, format)
+    note(next_step(facts))
+
+
+@app.command("rotate")
+def rotate(
+    config: ConfigArgument = Path("silo.yaml"),
+    finish: FinishOption = False,
+    tell_records: Annotated[
+        int | None, typer.Option(help="Another number of records on the card.", min=1)
+    ] = None,
+    tell_persons: Annotated[
+        int | None, typer.Option(help="Another number of persons on the card.", min=1)
+    ] = None,
+    format: FormatOption = OutputFormat.TABLE,
+) -> None:
+    """Replace the silo's keys and card by new ones.
+
+    First it makes an identity beside the one in use, whose card goes into the next charter.
+    Once that is approved here, --finish enters the change in the ledger, signed by the old
+    key, and puts the new identity in use; the daemon has to be stopped.
+    """
+    from fedit_secure.cli import rotating
+    from fedit_secure.config import load_silo_config
+
+    loaded = load_silo_config(config)
+    if finish:
+        show(rotating.finish(loaded), format)
+        note("keep the retired folder until the first round of the new epoch is over")
+        return
+    show(rotating.begin(loaded, tell_records, tell_persons), format)
+    note("give the new card to the coordinator, for the next charter epoch")
+
+
+@app.command("drain")
+def drain(
+    config: ConfigArgument = Path("silo.yaml"),
+    wait: WaitOption = None,
+    format: FormatOption = OutputFormat.TABLE,
+) -> None:
+    """Let the silo's daemon end without losing anything.
+
+    It finishes a tuning that is charged, and a release until its round is over; it takes no
+    further round, and ends with status 0. SIGTERM ends it at once instead.
+    """
+    from fedit_secure.cli.draining import drain as drain_daemon
+    from fedit_secure.config import load_silo_config
+
+    show(drain_daemon(load_silo_config(config).state, wait), format)

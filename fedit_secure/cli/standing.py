@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from fedit_secure.cli.caps_table import figure
-from fedit_secure.config import AggregatorConfig, SiloConfig, load_policy
+from fedit_secure.config import AggregatorConfig, SiloConfig, load_policy, passphrase_of
 from fedit_secure.errors import ConfigError
 from fedit_secure.federation.admission import Account
 from fedit_secure.federation.approval import highest_approved, load_approvals
 from fedit_secure.federation.charter import Charter
 from fedit_secure.federation.identity import Identity, load_identity
-from fedit_secure.federation.policy import Policy
-from fedit_secure.federation.signed_ledger import verified_ledger
 from fedit_secure.privacy.ledger import Aborted, Intent, Ledger, Released
-from fedit_secure.silo.charge_clock import ChargeClock
+from fedit_secure.silo.account import account_in, ledger_in
 from fedit_secure.silo.ledger_opening import missing_journal
 from fedit_secure.storage.journal import Journal
 from fedit_secure.storage.progress import Progress
@@ -26,7 +23,7 @@ from fedit_secure.storage.progress import Progress
 
 def identity_of(config: SiloConfig) -> Identity:
     """The silo's identity; raises ConfigError if it is another party's."""
-    identity = load_identity(config.identity)
+    identity = load_identity(config.identity, passphrase_of(config))
     if identity.card.role != "silo" or identity.name != config.name:
         raise ConfigError(
             f"the identity in {config.identity} is that of {identity.card.role} "
@@ -41,7 +38,7 @@ def ledger_of(config: SiloConfig, population: str) -> Ledger | None:
     Raises as `account_of`, which needs the policy as well.
     """
     with _looked_at(config) as journal:
-        return None if journal is None else _ledger_in(journal, population)
+        return None if journal is None else ledger_in(journal, population)
 
 
 def account_of(config: SiloConfig, population: str) -> Account:
@@ -58,13 +55,6 @@ def account_of(config: SiloConfig, population: str) -> Account:
         return account_in(journal, population, policy)
 
 
-def account_in(journal: Journal, population: str, policy: Policy) -> Account:
-    """The same of an open journal."""
-    ledger = _ledger_in(journal, population)
-    times = ChargeClock(journal, population, time.time).times(ledger)
-    return Account(population, policy, ledger, times)
-
-
 @contextmanager
 def _looked_at(config: SiloConfig) -> Iterator[Journal | None]:
     path = config.state / "journal.sqlite"
@@ -75,11 +65,6 @@ def _looked_at(config: SiloConfig) -> Iterator[Journal | None]:
         return
     with Journal.open(path, read_only=True) as journal:
         yield journal
-
-
-def _ledger_in(journal: Journal, population: str) -> Ledger | None:
-    entries = journal.ledger(population)
-    return verified_ledger(population, entries) if entries else None
 
 
 def silo_facts(config: SiloConfig) -> dict[str, Any]:
@@ -154,7 +139,7 @@ def charges_table(ledger: Ledger | None) -> list[dict[str, Any]]:
 
 def aggregator_facts(config: AggregatorConfig) -> dict[str, Any]:
     """Identity, charter, approvals and rounds. None: not there yet."""
-    identity = load_identity(config.identity)
+    identity = load_identity(config.identity, passphrase_of(config))
     facts: dict[str, Any] = {
         "name": identity.name,
         "identity": identity.card.identity,

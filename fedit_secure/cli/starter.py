@@ -23,6 +23,7 @@ data:
     response: response
     # person: patient_id   # whom a record is about; a charter per person needs it
 
+# passphrase_file: /etc/fedit/passphrase   # of the keys, if they are encrypted
 # log_level: info
 # threads: 4
 # aggregator:
@@ -56,6 +57,8 @@ approvals: approvals
 initial_state: initial-state.bin
 listen: 0.0.0.0:7443
 # hostnames: [hub.example.org]
+# passphrase_file: /etc/fedit/passphrase   # of the keys, if they are encrypted
+# health: 127.0.0.1:7444       # grpc.health.v1, in the clear, for a load balancer
 # base_model: name-or-folder   # written into the saved adapters, for PEFT to find
 # log_level: info
 """

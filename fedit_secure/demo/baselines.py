@@ -175,12 +175,12 @@ class Baselines:
         model = self._spare.get()  # a thread has a model to itself
         adapter = self._initial
         try:
-            for _ in range(plan.rounds):
+            for round in range(1, plan.rounds + 1):
                 adapter = adapter + tune_round(
                     model,
                     examples,
                     plan,
-                    optimizer_of(self._charter),
+                    optimizer_of(self._charter, round),
                     noise_key=os.urandom(32),
                     initial=adapter,
                     max_tokens=self._charter.max_tokens,

@@ -29,7 +29,7 @@ def adapter_digest(tensors: Iterable[tuple[str, NDArray[np.float32]]]) -> str:
 def adapter_of(state: GridState) -> str:
     """The digest of the adapter that a certified state becomes."""
     flat, start, tensors = to_float32(state), 0, []
-    for name, shape in state.layout:
+    for name, shape in state.adapter_layout:
         size = int(np.prod(shape))
         tensors.append((name, flat[start : start + size].reshape(shape)))
         start += size

@@ -184,6 +184,16 @@ def check_leaf(
     return leaf.serial_number
 
 
+def issued_by(leaf_pem: bytes, issuer_pem: str) -> bool:
+    """Whether a certificate carries this issuer's signature, whatever else it says."""
+    try:
+        leaf = x509.load_pem_x509_certificate(leaf_pem)
+        leaf.verify_directly_issued_by(check_issuer(issuer_pem))
+    except (*_UNREADABLE, ConfigError):
+        return False
+    return True
+
+
 def leaf_end(chain_pem: bytes) -> datetime:
     """When the first certificate of a chain ends, in UTC."""
     return x509.load_pem_x509_certificate(chain_pem).not_valid_after_utc

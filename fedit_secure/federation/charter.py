@@ -14,6 +14,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from fedit_secure.errors import ConfigError, PolicyRefusal
+from fedit_secure.federation.aggregation import factors, places, release_length
 from fedit_secure.federation.card import Card
 from fedit_secure.federation.certificates import check_issuer
 from fedit_secure.federation.document import (
@@ -25,15 +26,15 @@ from fedit_secure.federation.document import (
     Part,
     absent_if_none,
 )
+from fedit_secure.federation.local_plan import Adapter, Count, Tuning
 from fedit_secure.federation.release_sizes import release_sizes
-from fedit_secure.federation.update import MOST_DIMENSIONS, layout_length
+from fedit_secure.federation.server_rules import UpdateRule
+from fedit_secure.federation.update import layout_length
 from fedit_secure.federation.words import words
 from fedit_secure.privacy.plan import COUNTED, DpPlan, Unit
 from fedit_secure.secagg.params import Member, Roster, SecAggParams
 from fedit_secure.secagg.transcript import digest
 
-Count = Annotated[int, Field(ge=1, le=2**31)]
-Shape = Annotated[tuple[Count, ...], Field(max_length=MOST_DIMENSIONS)]
 Seconds = Annotated[float, Field(gt=0, le=90 * 86_400)]
 
 
@@ -94,40 +95,6 @@ class TemplateRow(Part):
     digest: Hex32
 
 
-class Lora(Part):
-    """The LoRA configuration. `targets` is "all-linear" or a list of module names."""
-
-    rank: Annotated[int, Field(ge=1, le=4096)] = 8
-    alpha: Annotated[float, Field(gt=0)] = 16.0
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    targets: Literal["all-linear"] | tuple[Line, ...] = "all-linear"
-
-
-class Adapter(Lora):
-    """LoRA with the ordered (name, shape) of its tensors and its initial state's
-    digest.
-    """
-
-    initial_digest: Hex32
-    layout: Annotated[
-        tuple[tuple[Line, Shape], ...], Field(min_length=1, max_length=100_000)
-    ]
-
-
-class Tuning(Part):
-    """The local optimiser, fresh each round, and its steps per round."""
-
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    learning_rate: Annotated[float, Field(gt=0, le=1e3)]
-    local_steps: Annotated[int, Field(ge=1, le=10**6)]
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    betas: tuple[
-        Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]
-    ] = (0.9, 0.999)
-    eps: Annotated[float, Field(gt=0)] = 1e-8
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
-
-
 class Dp(Part):
     """What every silo's guarantee has in common; `epsilon` covers rounds and spares.
 
@@ -153,12 +120,6 @@ class SecAgg(Part):
     ring_bits: Literal[24, 32]
     bound: Annotated[float, Field(gt=0)]
     allow_pair: bool
-
-
-class UpdateRule(Part):
-    """How a sum becomes the next state."""
-
-    name: Literal["fedavg"] = "fedavg"
 
 
 class Schedule(Part):
@@ -277,14 +238,29 @@ class Charter(Document):
 
     @property
     def length(self) -> int:
-        """Coordinates of the adapter, and of an update."""
+        """Coordinates of the adapter."""
         return layout_length(self.adapter.layout)
+
+    def released(self, round: int) -> tuple[slice, ...]:
+        """Where in the adapter's flat vector is what this round tunes and releases."""
+        adapter = self.adapter
+        return places(adapter.layout, factors(adapter.aggregation, round))
+
+    @property
+    def release_length(self) -> int:
+        """Coordinates of every release: zeros follow where a round has fewer."""
+        return release_length(self.adapter.layout, self.adapter.aggregation)
+
+    @property
+    def state_length(self) -> int:
+        """Integers of the global state: the adapter, and what the server rule remembers."""
+        return self.length * (1 + len(self.update_rule.moments))
 
     def secagg_params(self) -> SecAggParams:
         """The sizes of every release. Raises ValueError naming a broken inequality."""
         return release_sizes(
             len(self.roster),
-            length=self.length,
+            length=self.release_length,
             bound=self.secagg.bound,
             ring_bits=self.secagg.ring_bits,
             weights=[row.weight for row in self.roster],
@@ -347,6 +323,16 @@ class Charter(Document):
                 f"the charter of {self.federation!r}, epoch {self.epoch}, expired on "
                 f"{self.expires}"
             )
+
+    def refusal_of(self, name: str, other: bytes) -> PolicyRefusal:
+        """Why silo `name`, which goes by another charter (its R), can't join this one."""
+        which = "another charter"
+        if self.predecessor == other.hex():
+            which = f"epoch {self.epoch - 1}, which this one has followed"
+        return PolicyRefusal(
+            f"epoch {self.epoch} of {self.federation!r} is served here, and silo {name!r} "
+            f"goes by {which}: its operator has to approve this one first"
+        )
 
     def check_successor(self, of: Charter) -> None:
         """Raises ConfigError unless this is the next epoch after the charter `of`."""

@@ -13,15 +13,24 @@ from pydantic_core import ErrorDetails
 from fedit_secure.errors import ConfigError
 from fedit_secure.federation.durable import read_file
 
-# A DNS label, for it becomes part of a TLS name and of file names.
-Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
-Hex32 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Hex64 = Annotated[str, Field(pattern=r"^[0-9a-f]{128}$")]
+_NAME = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
+_HEX32 = r"^[0-9a-f]{64}$"
 # In these patterns (Rust's regex) `$` matches the very end only.
+_ADDRESS = r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]{1,253}):[0-9]{1,5}$"
+CLOCK_TIME = r"^([01][0-9]|2[0-3]):[0-5][0-9]$"
+PATTERNS_IN_WORDS = {
+    _NAME: "at most 63 lower-case letters, digits and dashes",
+    _HEX32: "a digest of 64 hexadecimal digits",
+    _ADDRESS: "an address like hub.example.org:7443",
+    CLOCK_TIME: 'a time in quotes, like "20:00"',
+}
+
+# A DNS label, for it becomes part of a TLS name and of file names.
+Name = Annotated[str, Field(pattern=_NAME)]
+Hex32 = Annotated[str, Field(pattern=_HEX32)]
+Hex64 = Annotated[str, Field(pattern=r"^[0-9a-f]{128}$")]
 # host:port, the host a DNS name, an IPv4 address or a bracketed IPv6 address.
-Address = Annotated[
-    str, Field(pattern=r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]{1,253}):[0-9]{1,5}$")
-]
+Address = Annotated[str, Field(pattern=_ADDRESS)]
 Line = Annotated[
     str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")
 ]

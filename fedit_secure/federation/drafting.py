@@ -9,26 +9,24 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationError
 
 from fedit_secure.errors import ConfigError
+from fedit_secure.federation.aggregation import release_length
 from fedit_secure.federation.card import Card
 from fedit_secure.federation.charter import (
-    Adapter,
     AggregatorRow,
     BaseModelRow,
     Charter,
-    Count,
     Dp,
-    Lora,
     Schedule,
     SecAgg,
     SiloDp,
     SiloRow,
     TemplateRow,
-    Tuning,
-    UpdateRule,
 )
 from fedit_secure.federation.document import Address, Line, Name, Part, describe
+from fedit_secure.federation.local_plan import Adapter, Count, Lora, Tuning
 from fedit_secure.federation.release_sizes import release_sizes
-from fedit_secure.federation.update import Layout, layout_length
+from fedit_secure.federation.server_rules import FedAvg, UpdateRule
+from fedit_secure.federation.update import Layout
 from fedit_secure.privacy.plan import COUNTED, Unit
 from fedit_secure.secagg.params import SecAggParams
 
@@ -93,6 +91,7 @@ class RunPlan(Part):
     dp: PlannedDp
     secagg: PlannedSecAgg = PlannedSecAgg()
     weights: Weights = "equal"
+    update_rule: UpdateRule = FedAvg()
     schedule: Schedule = Schedule()
     expires: date
     silos: dict[Name, PlannedSilo] = Field(default_factory=dict)
@@ -176,7 +175,7 @@ def draft_charter(
                 bound=params.bound,
                 allow_pair=params.allow_pair,
             ),
-            update_rule=UpdateRule(),
+            update_rule=plan.update_rule,
             schedule=plan.schedule,
         )
     except ValidationError as error:
@@ -279,11 +278,12 @@ def _secagg_params(
                 f"because the optimizer {plan.tuning.optimizer!r} sets none"
             )
         # AdamW moves a coordinate by about the learning rate a step.
-        bound = 1.2 * plan.tuning.learning_rate * plan.tuning.local_steps
+        rate = plan.tuning.learning_rate * max(1.0, plan.tuning.b_rate_ratio or 1.0)
+        bound = 1.2 * rate * plan.tuning.local_steps
     try:
         return release_sizes(
             len(sizes),
-            length=layout_length(layout),
+            length=release_length(layout, plan.lora.aggregation),
             bound=bound,
             ring_bits=plan.secagg.ring_bits,
             weights=[_weight(plan, unit, *silo) for silo in sizes.items()],

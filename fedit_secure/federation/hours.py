@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
 
-from fedit_secure.federation.document import Line, Part
+from fedit_secure.federation.document import CLOCK_TIME, Line, Part
 
 
 def _written(value: Any) -> Any:
@@ -32,9 +32,7 @@ def _known(zone: str) -> str:
     return zone
 
 
-ClockTime = Annotated[
-    str, BeforeValidator(_written), Field(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$")
-]
+ClockTime = Annotated[str, BeforeValidator(_written), Field(pattern=CLOCK_TIME)]
 
 
 class Hours(Part):

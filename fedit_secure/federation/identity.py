@@ -13,12 +13,6 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    load_pem_private_key,
-)
 from pydantic import ValidationError
 
 from fedit_secure.errors import ConfigError, StorageError
@@ -26,6 +20,12 @@ from fedit_secure.federation.card import Card, Role, sign_card
 from fedit_secure.federation.certificates import check_issuer, make_issuer, make_leaf
 from fedit_secure.federation.document import describe
 from fedit_secure.federation.durable import read_file, sync_folder, write_durably
+from fedit_secure.federation.key_files import (
+    read_issuer_key,
+    read_signing_key,
+    write_keys,
+)
+from fedit_secure.federation.passphrase import Passphrase
 from fedit_secure.secagg.keys import SigningKey
 
 VALID_DAYS = 3 * 365
@@ -63,12 +63,14 @@ def create_identity(
     persons: int | None = None,
     names_persons: bool = False,
     valid_days: int = VALID_DAYS,
+    passphrase: Passphrase | None = None,
 ) -> Identity:
     """Makes keys and card in `folder` (0700), which must not exist or be empty.
 
-    Writes identity.key (Ed25519 seed, hex) and issuer.key (P-256, PEM), both 0600,
-    issuer.crt and <name>.card; a crash leaves all of them or none. Raises ConfigError
-    if the folder holds anything or a field is bad, StorageError if it can't be written.
+    Writes identity.key (Ed25519) and issuer.key (P-256), both PKCS#8 PEM, 0600 and under
+    the passphrase, issuer.crt and <name>.card; a crash leaves all of them or none. Raises
+    ConfigError if the folder holds anything or a field is bad, StorageError if it can't
+    be written.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder} isn't empty, and an identity is never overwritten")
@@ -90,19 +92,39 @@ def create_identity(
         )
     except ValidationError as error:
         raise ConfigError(f"the card: {describe(error.errors()[0])}") from error
-    _write_folder(folder, signing, issuer_key, card)
+    _write_folder(folder, signing, issuer_key, card, passphrase)
     return Identity(folder, card, signing, issuer_key)
 
 
-def load_identity(folder: Path) -> Identity:
+def load_identity(folder: Path, passphrase: Passphrase | None = None) -> Identity:
     """Reads what `create_identity` wrote, and checks that keys and card belong
     together.
 
-    Raises ConfigError if a file is missing, damaged, or if a key can be read by anybody
-    but its owner.
+    Raises ConfigError if a file is missing or damaged, if a key can be read by anybody but
+    its owner, if the keys are encrypted and the passphrase doesn't open them, or if they
+    aren't and one is given.
     """
+    return _load(folder, passphrase)
+
+
+def change_passphrase(
+    folder: Path, old: Passphrase | None, new: Passphrase | None
+) -> Identity:
+    """Writes both keys anew under another passphrase, or unencrypted (None).
+
+    A crash in between leaves one key under each; done again, it goes through. Raises as
+    `load_identity`, and StorageError if the folder can't be written.
+    """
+    identity = _load(folder, old, new)
+    write_keys(folder, identity.signing, identity.issuer_key, new)
+    return identity
+
+
+def _load(folder: Path, *passphrases: Passphrase | None) -> Identity:
     if not folder.is_dir():
-        raise ConfigError(f"there is no identity folder {folder}")
+        waiting = folder.with_name(f"{folder.name}.next").is_dir()
+        hint = "; a rotation was cut short, and rotate --finish ends it" * waiting
+        raise ConfigError(f"there is no identity folder {folder}{hint}")
     if stat.S_IMODE(folder.stat().st_mode) & 0o022:
         raise ConfigError(f"others may write to {folder}; run chmod 700 on it")
     cards = sorted(folder.glob("*.card"))
@@ -110,20 +132,11 @@ def load_identity(folder: Path) -> Identity:
         raise ConfigError(f"{folder} holds {len(cards)} cards instead of one")
     card = Card.load(cards[0])
     card.check()
-    try:
-        seed = bytes.fromhex(_read_secret(folder / "identity.key").decode().strip())
-        signing = SigningKey.from_seed(seed)
-    except ValueError:
-        # `from None`: the text of a parser's error could quote the key.
-        raise ConfigError(f"{folder / 'identity.key'} isn't an identity key") from None
-    try:
-        issuer_key = load_pem_private_key(_read_secret(folder / "issuer.key"), None)
-    except (ValueError, TypeError):
-        raise ConfigError(f"{folder / 'issuer.key'} isn't a private key") from None
+    signing = read_signing_key(folder, *passphrases)
+    issuer_key = read_issuer_key(folder, *passphrases)
     certificate = check_issuer(card.issuer_certificate)
     if (
-        not isinstance(issuer_key, ec.EllipticCurvePrivateKey)
-        or issuer_key.public_key() != certificate.public_key()
+        issuer_key.public_key() != certificate.public_key()
         or signing.public != card.public_key
     ):
         raise ConfigError(f"the keys in {folder} aren't those of {cards[0].name}")
@@ -164,16 +177,14 @@ def _write_folder(
     signing: SigningKey,
     issuer_key: ec.EllipticCurvePrivateKey,
     card: Card,
+    passphrase: Passphrase | None,
 ) -> None:
     draft = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
-    pem = issuer_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         draft.mkdir(mode=0o700)
         try:
-            key_hex = f"{signing.seed().hex()}\n".encode()
-            write_durably(draft / "identity.key", key_hex, mode=0o600)
-            write_durably(draft / "issuer.key", pem, mode=0o600)
+            write_keys(draft, signing, issuer_key, passphrase)
             write_durably(draft / "issuer.crt", card.issuer_certificate.encode())
             write_durably(draft / f"{card.name}.card", card.to_bytes())
             # Replaces an empty folder; fails, by then, on one that holds something.
@@ -183,15 +194,3 @@ def _write_folder(
             shutil.rmtree(draft, ignore_errors=True)
     except OSError as error:
         raise StorageError(f"{folder} can't be written: {error.strerror}") from error
-
-
-def _read_secret(path: Path) -> bytes:
-    try:
-        mode = stat.S_IMODE(path.stat().st_mode)
-    except OSError as error:
-        raise ConfigError(f"{path} can't be read: {error.strerror}") from error
-    if mode & 0o077:
-        raise ConfigError(
-            f"{path} has mode {mode:04o}, so others may read it; run chmod 600 on it"
-        )
-    return read_file(path, "key file")

@@ -1,9 +1,10 @@
 """The server update rule, run by the aggregator and by every silo to the same bits.
 
 The federation's state is int64 on a grid of step 2^-f, so that its digest is equal on
-every machine. FedAvg adds the mean update, rint(X*k) with k = ((S*2^f)*w_max)/(M*sum
-w), evaluated in that order in float64: IEEE 754 fixes the result of every one of those
-operations, one ufunc a step, and nothing is summed in floating point.
+every machine: the adapter, and behind it what the server rule remembers. The mean update
+is X*k with k = ((S*2^f)*w_max)/(M*sum w), evaluated in that order in float64: IEEE 754
+fixes the result of every one of those operations, one ufunc a step, and nothing is summed
+in floating point. What a rule makes of it is in `server_rules`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedit_secure.errors import ConfigError, MalformedMessage, ProtocolError
+from fedit_secure.federation.aggregation import length_of
+from fedit_secure.federation.server_rules import MOMENTS, FedAvg, UpdateRule
 from fedit_secure.secagg.keystream import Scratch, in_pieces
 from fedit_secure.secagg.params import SecAggParams
 from fedit_secure.secagg.transcript import digest, join, u64
@@ -85,6 +88,11 @@ class GridState:
     def layout(self) -> Layout:
         """The ordered (name, shape) pairs."""
         return tuple(zip(self.names, self.shapes, strict=True))
+
+    @property
+    def adapter_layout(self) -> Layout:
+        """The (name, shape) pairs of the adapter, without a server rule's moments."""
+        return tuple(pair for pair in self.layout if pair[0] not in MOMENTS)
 
     def digest(self) -> bytes:
         """32 bytes over the ordered names, the shapes and the little-endian
@@ -169,13 +177,26 @@ def from_float32(
 
 
 def to_float32(state: GridState) -> NDArray[np.float32]:
-    """The state's values as float32, shape (m,): exact in float64, then rounded
-    once.
-    """
-    exact = np.multiply(
-        state.values, 1.0 / (1 << state.fraction_bits), dtype=np.float64
-    )
+    """The state's adapter as float32, shape (m,): exact in float64, then rounded once."""
+    adapter = state.values[: layout_length(state.adapter_layout)]
+    exact = np.multiply(adapter, 1.0 / (1 << state.fraction_bits), dtype=np.float64)
     return exact.astype(np.float32)
+
+
+def with_moments(state: GridState, rule: UpdateRule) -> GridState:
+    """An adapter's state as the rule begins with it: its moments come after the adapter.
+
+    Moments of an earlier run are left behind. Shape (m,) becomes (m * (1 + moments),).
+    """
+    length = layout_length(state.adapter_layout)
+    begun = [np.full(length, value) for value in rule.first(state.fraction_bits)]
+    names, shapes = zip(*state.adapter_layout, strict=True)
+    return GridState(
+        names=(*names, *rule.moments),
+        shapes=(*shapes, *((length,) for _ in rule.moments)),
+        values=np.concatenate([state.values[:length], *begun], dtype=np.int64),
+        fraction_bits=state.fraction_bits,
+    )
 
 
 def apply_update(
@@ -183,18 +204,39 @@ def apply_update(
     total: NDArray[np.int32],
     params: SecAggParams,
     contributors: Sequence[int],
+    rule: UpdateRule = FedAvg(),  # noqa: B008 (frozen)
+    released: Sequence[slice] | None = None,
 ) -> GridState:
-    """FedAvg: the state after the verified sum X, int32 of shape (m,), over
-    `contributors`.
+    """The state after the verified sum X over `contributors`.
 
-    Raises ProtocolError if the sum doesn't fit the state or leaves the grid,
-    ConfigError if this process flushes subnormal numbers to zero.
+    Args:
+        state: the one before.
+        total: X, int32 (params.length,): what was released, in order; what follows it up
+            to the release's length is ignored.
+        params: of the release.
+        contributors: roster indices, each once.
+        rule: the charter's.
+        released: where in the adapter's m coordinates X belongs; None: all of them.
+            Others, and their moments, stay as they are.
+
+    Raises:
+        ProtocolError: the sum or the rule doesn't fit the state, or leaves the grid.
+        ConfigError: this process flushes subnormal numbers to zero.
     """
-    if total.dtype != np.int32 or total.shape != (state.length,):
+    adapter = layout_length(state.adapter_layout)
+    parts = [slice(0, adapter)] if released is None else list(released)
+    length = length_of(parts)
+    if total.dtype != np.int32 or total.shape != (params.length,):
         raise ProtocolError(
-            f"a sum of {total.shape} {total.dtype} doesn't fit a state of "
-            f"{state.length} coordinates"
+            f"a sum of {total.shape} {total.dtype} isn't of this release"
         )
+    if length > params.length or (released is None and length != params.length):
+        raise ProtocolError(
+            f"a sum of {params.length} coordinates doesn't fit {length} of the state"
+        )
+    expected = tuple((name, (adapter,)) for name in rule.moments)
+    if state.layout != (*state.adapter_layout, *expected):
+        raise ProtocolError(f"the state isn't one of the rule {rule.name}")
     if not contributors or len(set(contributors)) != len(contributors):
         raise ProtocolError("a sum needs distinct contributors")
     weight = sum(params.weights[silo] for silo in contributors)
@@ -203,22 +245,42 @@ def apply_update(
         max(params.weights)
     )
     factor = scale / float(params.magnitude * weight)
-    values = np.empty(state.length, np.int64)
+    # A row of the adapter, and one of each moment.
+    rows = state.values.reshape(1 + len(expected), adapter)
+    whole = parts == [slice(0, adapter)]
+    before = rows if whole else np.concatenate([rows[:, p] for p in parts], axis=1)
+    values = np.empty_like(before)
 
     def work(here: slice, _: object, rooms: Scratch) -> None:
         check_float_mode()  # of this thread
-        delta, moved = (room[: here.stop - here.start] for room in rooms)
+        delta, steps = (room[: here.stop - here.start] for room in rooms)
         np.multiply(total[here], factor, out=delta, dtype=np.float64)
-        np.rint(delta, out=delta)
-        if _leaves_grid(delta):
+        moved, moments = rule.step(delta, list(before[1:, here]), state.fraction_bits)
+        # Whole numbers of less than 2^53 steps each: exact, and their sum can't wrap.
+        if any(_leaves_grid(each) for each in (moved, *moments)):
             raise ProtocolError("the mean update leaves the state's grid")
-        moved.view(np.int64)[:] = delta
-        np.add(state.values[here], moved.view(np.int64), out=values[here])
-        if _leaves_grid(values[here]):
+        steps.view(np.int64)[:] = moved
+        np.add(before[0, here], steps.view(np.int64), out=values[0, here])
+        for row, moment in zip(values[1:], moments, strict=True):
+            row[here] = moment
+        if _leaves_grid(values[0, here]):
             raise ProtocolError("the updated state leaves its grid")
 
-    in_pieces(state.length, work)
-    return GridState(state.names, state.shapes, values, state.fraction_bits)
+    in_pieces(length, work)
+    if not whole:
+        values = _put_back(rows, values, parts)
+    return GridState(state.names, state.shapes, values.reshape(-1), state.fraction_bits)
+
+
+def _put_back(
+    rows: NDArray[np.int64], values: NDArray[np.int64], parts: Sequence[slice]
+) -> NDArray[np.int64]:
+    after, start = rows.copy(), 0
+    for part in parts:
+        stop = start + part.stop - part.start
+        after[:, part] = values[:, start:stop]
+        start = stop
+    return after
 
 
 def check_float_mode() -> None:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from fedit_secure.driver import drive_silo
 from fedit_secure.errors import FaultyAggregator, FuseBlown, ProtocolError
+from fedit_secure.federation.aggregation import length_of
 from fedit_secure.federation.charter import Charter
 from fedit_secure.federation.update import GridState, apply_update
 from fedit_secure.secagg import checks, fixed_point
@@ -147,8 +148,13 @@ class Attempts:
         update = self._books.update(round)
         if update is None:
             raise ProtocolError("invited without an update for this round")
+        length = length_of(self._charter.released(round))
+        if len(update) != length:
+            raise ProtocolError(f"an update of {len(update)} coordinates, not {length}")
         key = os.urandom(32)
-        encoded = fixed_point.encode(update, self._params, self._me.silo, key)
+        whole = np.zeros(self._params.length, np.float32)
+        whole[: len(update)] = update  # a round may release less than the largest
+        encoded = fixed_point.encode(whole, self._params, self._me.silo, key)
         if encoded.scale < 1:
             _log.warning("round %d: the update was scaled to its bound", round)
         before = self._books.state()
@@ -174,7 +180,9 @@ class Attempts:
     def _applied(self, published: m.PublishedSum) -> GridState:
         assert self._prepared is not None  # no attempt is entered before
         what = (published.total, self._params, published.contributors)
-        after = apply_update(self._prepared.before, *what)
+        charter, prepared = self._charter, self._prepared
+        released = charter.released(prepared.round)
+        after = apply_update(prepared.before, *what, charter.update_rule, released)
         after.digest()
         return after
 

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedit_secure.errors import StorageError
-from fedit_secure.federation.admission import Account, Asked, admit
 from fedit_secure.federation.charter import Charter
 from fedit_secure.federation.heads import sign_head
 from fedit_secure.federation.policy import Policy
@@ -25,6 +24,7 @@ from fedit_secure.secagg import messages as m
 from fedit_secure.secagg import transcript
 from fedit_secure.secagg.keys import SigningKey
 from fedit_secure.secagg.transcript import digest
+from fedit_secure.silo.accounting import Ask, Question, answer
 from fedit_secure.silo.charge_clock import ChargeClock
 from fedit_secure.silo.fingerprints import Prints
 from fedit_secure.silo.ledger_opening import (
@@ -60,7 +60,8 @@ def update_digest(update: NDArray[np.float32]) -> bytes:
 
 
 class Books:
-    """See the module. Also the driver's `FuseBox`."""
+    """See the module. Also the driver's `FuseBox`. `ask` is told every question to the
+    accountants, and gives `accounting.answer`'s answer."""
 
     def __init__(
         self,
@@ -71,7 +72,10 @@ class Books:
         key: SigningKey,
         policy: Policy,
         clock: Callable[[], float] = time.time,
+        *,
+        ask: Ask = answer,
     ) -> None:
+        self._ask = ask
         self._journal, self._states, self._charter = journal, states, charter
         self._name, self._key, self._policy = name, key, policy
         self._digest = charter.digest()
@@ -108,7 +112,7 @@ class Books:
         if prints is not None:
             of = self._row.population
             require_inherited(self._journal, of, self._ledger, prints)
-        admit(self._charter, self._name, self._account(self._ledger))
+        self._ask(self._question("admit", self._ledger))
         self._records = fingerprints, prints
 
     def open(self) -> None:
@@ -117,7 +121,8 @@ class Books:
             return
         fingerprints, prints = self._records
         terms = (self._charter, self._name, self._key, self._policy, fingerprints)
-        before, ledger = self._ledger, self._ledger or new_ledger(*terms)
+        before = self._ledger
+        ledger = before or new_ledger(*terms, self._ask)
         known, now = ledger.fingerprints, fingerprints.hex()
         if known != now:
             ledger = ledger.append(pl.DataVersion(old=known, new=now))
@@ -125,7 +130,7 @@ class Books:
             prints_note(self._journal, ledger, before, prints) if prints else {}
         )
         # Always, for the time's sake: by the latest one a clock set back is noticed.
-        notes |= self._clock.note(self._account(before).times)
+        notes |= self._clock.note(self._clock.times(before))
         self._commit(ledger, notes=notes)
         self._records = None
 
@@ -135,39 +140,33 @@ class Books:
 
     def check_budget(self) -> None:
         """Raises BudgetExhausted or PolicyRefusal if `reserve` would."""
-        self._account(self._open_ledger()).require_room(self._asked)
+        self._ask(self._question("room", self._open_ledger()))
 
     def reserve(self, round: int) -> None:
         """Charge one tuning of this round: durable before the first record is sampled.
 
         Raises PolicyRefusal or BudgetExhausted; nothing is written then.
         """
-        account = self._account(self._open_ledger())
-        account.require_room(self._asked)
-        after = self._open_ledger().reserve(
-            self._plan,
-            run=self._charter.run,
-            round=round,
-            charter=self._digest.hex(),
-            state_digest=self.state_digest.hex(),
-            weight=self._row.weight,
-            cap_epsilon=self._policy.epsilon,
-            allow_without_dp=self._policy.allow_without_dp,
-            max_lost_charges=self._policy.max_lost_charges,
-        )
-        self._commit(after, notes=self._clock.note(account.times.charged()))
+        before = self._open_ledger()
+        state = self.state_digest.hex()
+        question = self._question("reserve", before, round=round, state_digest=state)
+        entries = (*before.entries, self._ask(question).encode())
+        after = pl.Ledger.from_entries(self._row.population, entries)
+        self._commit(after, notes=self._clock.note(question.times.charged()))
 
     def spent(self) -> float:
         """Epsilon of every charge in the ledger at its own delta; inf without DP."""
         return self._open_ledger().spent().published
 
-    @property
-    def _asked(self) -> Asked:
-        return Asked(self._plan, self._digest.hex())
-
-    def _account(self, ledger: pl.Ledger | None) -> Account:
-        times = self._clock.times(ledger)
-        return Account(self._row.population, self._policy, ledger, times)
+    def _question(
+        self,
+        what: Literal["admit", "room", "reserve"],
+        ledger: pl.Ledger | None,
+        **of: Any,
+    ) -> Question:
+        terms = (self._charter, self._name, self._policy)
+        entries = () if ledger is None else ledger.entries
+        return Question(what, *terms, entries, self._clock.times(ledger), **of)
 
     def head(self) -> m.LedgerHead:
         """The ledger's head as adverts carry it."""

@@ -383,7 +383,8 @@ class SiloDaemon:
             await asyncio.to_thread(self._books.keep_state, after)
             return
         assert self._link is not None
-        size = 8 * self._params.length + (1 << 24)  # its integers, and names and shapes
+        # Its integers, and names and shapes.
+        size = 8 * self._charter.state_length + (1 << 24)
         check = lambda blob: GridState.from_bytes(blob).digest()  # noqa: E731
         blob = await self._link.fetch(digest, size, check)
         await asyncio.to_thread(self._books.keep_state, GridState.from_bytes(blob))

@@ -7,6 +7,7 @@ from pathlib import Path
 from safetensors.numpy import save
 
 from fedit_secure.config import SiloConfig
+from fedit_secure.federation.aggregation import factors
 from fedit_secure.federation.charter import Charter
 from fedit_secure.federation.durable import make_folder, require_room, write_durably
 from fedit_secure.federation.update import GridState, to_float32
@@ -18,17 +19,22 @@ _WRITTEN = 1 + 1 + 2
 _BESIDE = 1 << 20  # the ledger's few lines, and what its commits take for a moment
 
 
+def round_bytes(length: int) -> int:
+    """What a round writes to the disk, in bytes, with an adapter of `length` coordinates."""
+    return 4 * _WRITTEN * length + _BESIDE
+
+
 def tune_job(
-    config: SiloConfig, charter: Charter, state: GridState, folder: Path
+    config: SiloConfig, charter: Charter, round: int, state: GridState, folder: Path
 ) -> TuneJob:
     """The job of one round: what to tune is the charter's, on which data the silo's.
 
     `folder` takes the state that it starts from. Raises StorageError if it can't, or if
     the disk hasn't room for what the round will write: tuned and charged, it is too late.
     """
-    adapter = to_float32(state)
+    adapter, aggregation = to_float32(state), charter.adapter.aggregation
     make_folder(folder)
-    require_room(folder, _WRITTEN * adapter.nbytes + _BESIDE)
+    require_room(folder, round_bytes(adapter.size))
     state_path, budget = folder / "state.safetensors", config.token_budget
     write_durably(state_path, save({"adapter": adapter}))
     return TuneJob(
@@ -38,17 +44,19 @@ def tune_job(
         template=charter.template.name,
         max_tokens=charter.max_tokens,
         lora=lora_of(charter),
-        optimizer=optimizer_of(charter),
+        optimizer=optimizer_of(charter, round),
         plan=charter.plan_for(config.name).as_dict(),
         unit_key=charter.digest().hex(),
         state_path=str(state_path),
         layout=charter.adapter.layout,
+        tuned=aggregation and factors(aggregation, round),
         token_budget=budget if isinstance(budget, int) else None,
         checkpointing=config.checkpointing,
-        threads=config.threads,
+        threads=max(1, config.threads // config.torchrun.processes),
         device=config.device,
         precision=config.precision,
         quantization=config.quantization,
+        torchrun=config.torchrun,
     )
 
 
@@ -63,14 +71,16 @@ def lora_of(charter: Charter) -> LoraConfig:
     )
 
 
-def optimizer_of(charter: Charter) -> OptimizerConfig:
-    """The charter's local optimiser."""
+def optimizer_of(charter: Charter, round: int) -> OptimizerConfig:
+    """The charter's local optimiser in this round, counted from 1."""
     tuning = charter.tuning
     return OptimizerConfig(
         name=tuning.optimizer,
-        learning_rate=tuning.learning_rate,
+        learning_rate=tuning.rate_in(round, charter.rounds),
         weight_decay=tuning.weight_decay,
         betas=tuning.betas,
         eps=tuning.eps,
         momentum=tuning.momentum,
+        b_rate_ratio=1.0 if tuning.b_rate_ratio is None else tuning.b_rate_ratio,
+        proximal=tuning.proximal or 0.0,
     )

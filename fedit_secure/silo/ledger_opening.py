@@ -10,16 +10,22 @@ from __future__ import annotations
 from pathlib import Path
 
 from fedit_secure import __version__
-from fedit_secure.errors import LedgerBehind, PolicyRefusal, ProtocolError, StorageError
+from fedit_secure.errors import (
+    ConfigError,
+    LedgerBehind,
+    PolicyRefusal,
+    ProtocolError,
+    StorageError,
+)
 from fedit_secure.federation.charter import Charter
 from fedit_secure.federation.durable import make_folder, write_durably
 from fedit_secure.federation.heads import check_head
 from fedit_secure.federation.policy import Policy
-from fedit_secure.federation.signed_ledger import verified_ledger
+from fedit_secure.federation.signed_ledger import identity_of, verified_ledger
 from fedit_secure.privacy.ledger import Ledger, LedgerCorrupt, Opened
-from fedit_secure.privacy.renyi import best_order
 from fedit_secure.secagg.keys import SigningKey
 from fedit_secure.secagg.messages import LedgerHead
+from fedit_secure.silo.accounting import Ask, Question, answer
 from fedit_secure.storage.journal import Journal
 from fedit_secure.wire.codec import decode, encode
 from fedit_secure.wire.frames import HeadReceipt
@@ -57,21 +63,33 @@ def stored_ledger(journal: Journal, charter: Charter, name: str) -> Ledger | Non
     """The ledger of this silo's population in its journal, None if there is none.
 
     Raises StorageError unless its chain, order and signatures are right, LedgerBehind if
-    it doesn't reach, or isn't on, the head that the aggregator has countersigned.
+    it doesn't reach, or isn't on, the head that the aggregator has countersigned, and
+    ConfigError if it has come to another key than the charter pins.
     """
     population = charter.row(name).population
     entries = journal.ledger(population)
     ledger = verified_ledger(population, entries) if entries else None
+    if ledger is not None and identity_of(ledger) != charter.row(name).identity:
+        raise ConfigError(
+            f"the ledger of {population!r} is under the key {identity_of(ledger)[:16]}..., "
+            f"and the charter pins {charter.row(name).identity[:16]}... for this silo: only "
+            "the old key can hand a ledger over, with fedit silo rotate"
+        )
     require_known(ledger, population, name, receipted(journal, charter, name))
     return ledger
 
 
 def new_ledger(
-    charter: Charter, name: str, key: SigningKey, policy: Policy, fingerprints: bytes
+    charter: Charter,
+    name: str,
+    key: SigningKey,
+    policy: Policy,
+    fingerprints: bytes,
+    ask: Ask = answer,
 ) -> Ledger:
     """A ledger with its opening alone, at the terms of the population's first charter.
 
-    `fingerprints`, 32 bytes, commits to the records.
+    `fingerprints`, 32 bytes, commits to the records. `ask` chooses the filter's order.
     """
     public, plan = charter.dp.sizes == "public", charter.plan_for(name)
     delta = policy.delta or DELTA_WITHOUT_DP
@@ -86,8 +104,8 @@ def new_ledger(
             delta=delta,
             cap_epsilon=policy.epsilon,
             filter_order=(
-                best_order(plan.run_event(), delta, policy.epsilon)
-                if bounded and policy.epsilon is not None
+                float(ask(Question("order", charter, name, policy)))
+                if bounded
                 else ORDER_WITHOUT_DP
             ),
             fingerprints=fingerprints.hex(),

@@ -8,19 +8,25 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import os
+import shutil
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from fedit_secure.config import Torchrun
 from fedit_secure.errors import ConfigError, FeditError, TuningFailed
 from fedit_secure.tuning.job import OnProgress, Progress, TuneJob
 
 _LINE_LIMIT = 1 << 20
 _WORKER = ("-m", "fedit_secure.tuning.worker")
+_RANKED = ("-m", "fedit_secure.tuning.ranked_worker")
 
 
 async def tune_in_child(
@@ -32,6 +38,9 @@ async def tune_in_child(
     worker: Sequence[str] | None = None,
 ) -> npt.NDArray[np.float32]:
     """The update of `job`, tuned in a process that ends with it, or with us.
+
+    Or in several, which torchrun starts: it is then the child, and of its processes the
+    first is the one that we talk to.
 
     Call it on the main thread's event loop: the kernel ends the child with the thread
     that started it.
@@ -47,27 +56,71 @@ async def tune_in_child(
             from inside, by a module of its own that runs the worker.
 
     Returns:
-        float32, shape (d,), ordered as `job.layout`.
+        float32, shape (job.update_length,), ordered as `job.layout`.
 
     Raises:
         ConfigError: the child named a wrong file, field or option.
         TuningFailed: the child ended without a whole update.
     """
-    child = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *(worker or _WORKER),
-        stdin=PIPE,
-        stdout=PIPE,
-        stderr=errors,
-        limit=_LINE_LIMIT,
-    )
+    with _command(job, worker) as command:
+        child = await asyncio.create_subprocess_exec(
+            *command, stdin=PIPE, stdout=PIPE, stderr=errors, limit=_LINE_LIMIT
+        )
+        try:
+            return await _converse(child, job, on_phase, before_sampling)
+        finally:
+            # Also when we are cancelled: nothing goes on tuning behind our back.
+            if child.returncode is None:
+                child.kill()
+            await child.wait()
+
+
+@contextmanager
+def _command(job: TuneJob, worker: Sequence[str] | None) -> Iterator[tuple[str, ...]]:
+    """What is started for `job`, while there is what it needs."""
+    if worker is not None or job.torchrun.ranks == 1:
+        yield (sys.executable, *(worker or _WORKER))
+        return
+    # Beside the job's state, in a folder that is this account's alone.
+    folder = Path(job.state_path).absolute().parent / "processes"
+    shutil.rmtree(folder, ignore_errors=True)  # of a daemon that was killed
+    folder.mkdir(mode=0o700)
     try:
-        return await _converse(child, job, on_phase, before_sampling)
+        yield torchrun_command(job.torchrun, folder)
     finally:
-        # Also when we are cancelled: nothing goes on tuning behind our back.
-        if child.returncode is None:
-            child.kill()
-        await child.wait()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def torchrun_command(run: Torchrun, folder: Path) -> tuple[str, ...]:
+    """How torchrun starts the processes of a job on this host.
+
+    They inherit our pipes, of which the first one of them makes use. Nothing secret is
+    in the command or in the environment.
+
+    Args:
+        run: how many processes there are, and where.
+        folder: private to this account; processes on one host meet at files in it.
+    """
+    python = [sys.executable, "-m", "torch.distributed.run"]
+    # Without a folder for logs: what is said on standard error may quote records.
+    common = ["--nproc-per-node", str(run.processes), "--log-dir", os.devnull]
+    patience = ["--patience", str(run.patience_seconds)]
+    # By `env`, so that the rest of our environment stays as it is. The first process is
+    # to end by itself, having said why.
+    settings = ["env", f"TORCH_ELASTIC_SHUTDOWN_TIMEOUT={run.patience_seconds}"]
+    if run.endpoint is not None:
+        host, _, port = run.endpoint.rpartition(":")
+        nodes = ["--nnodes", str(run.hosts), "--node-rank", "0"]
+        endpoint = ["--master-addr", host.strip("[]"), "--master-port", port]
+        return (*settings, *python, *common, *nodes, *endpoint, *_RANKED, *patience)
+    # Nobody outside of this host can connect to any of them.
+    loopback = "lo0" if sys.platform == "darwin" else "lo"
+    settings += [f"{kind}_SOCKET_IFNAME={loopback}" for kind in ("GLOO", "NCCL")]
+    settings += ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"]
+    agent = ["--rdzv-backend", "c10d", "--rdzv-endpoint", str(folder / "torchrun")]
+    agent += ["--rdzv-conf", "store_type=file", "--local-addr", "127.0.0.1"]
+    meet = ["--meet", str(folder / "ranks"), "--processes", str(run.processes)]
+    return (*settings, *python, *common, *agent, *_RANKED, *meet, *patience)
 
 
 async def _converse(
@@ -83,7 +136,7 @@ async def _converse(
         if phase == "failed":
             raise _failure(said)
         if phase == "done":
-            return await _read_update(child, said, job.length)
+            return await _read_update(child, said, job.update_length)
         if on_phase is not None:
             on_phase(Progress(str(phase), said.get("step", 0), said.get("of", 0)))
         if phase == "ready":

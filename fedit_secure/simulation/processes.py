@@ -75,12 +75,12 @@ class Processes:
             for name in self._federation.silos:
                 await self.start(name)
         except BaseException:
-            await self._end()
+            await self.end()
             raise
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._end()
+        await self.end()
 
     async def start(self, party: str) -> int:
         """Start one party's daemon (again); returns its process id."""
@@ -101,6 +101,10 @@ class Processes:
     def pid(self, party: str) -> int:
         """The process id of a party's daemon."""
         return self._running[party].pid
+
+    async def ended(self, party: str) -> int:
+        """Wait for a party's daemon to end; its exit status."""
+        return await self._running[party].wait()
 
     def kill(self, party: str) -> None:
         """SIGKILL one daemon, as a power cut would."""
@@ -142,7 +146,8 @@ class Processes:
                 continue  # a result, not an event
             self._on_event(shown)
 
-    async def _end(self) -> None:
+    async def end(self) -> None:
+        """End every daemon that still runs: by SIGTERM, and soon by SIGKILL."""
         for process in self._running.values():
             if process.returncode is None:
                 process.terminate()

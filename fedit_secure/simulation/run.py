@@ -24,6 +24,7 @@ from fedit_secure.aggregator.run_folder import RunFolder
 from fedit_secure.aggregator.service import Aggregator
 from fedit_secure.config import PlanFile
 from fedit_secure.errors import ConfigError, ConnectError, FeditError
+from fedit_secure.federation.aggregation import factors
 from fedit_secure.federation.charter import Charter
 from fedit_secure.federation.update import GridState, to_float32
 from fedit_secure.silo.books import Books
@@ -103,15 +104,18 @@ class Tuner:
         return self._units[silo]
 
     async def tune(
-        self, silo: str, state: GridState, charge: Charge
+        self, silo: str, round: int, state: GridState, charge: Charge
     ) -> NDArray[np.float32]:
-        """One round of one silo: the noised update, float32 of shape (m,)."""
+        """One round of one silo: the noised update, float32, of what the round tunes."""
         async with self._lock:
-            ready = await asyncio.to_thread(self._prepare, silo, to_float32(state))
+            initial = to_float32(state)
+            ready = await asyncio.to_thread(self._prepare, silo, round, initial)
             await charge()
-            return await asyncio.to_thread(self._run, silo, ready)
+            return await asyncio.to_thread(self._run, silo, round, ready)
 
-    def _prepare(self, silo: str, initial: NDArray[np.float32]) -> ReadyRound:
+    def _prepare(
+        self, silo: str, round: int, initial: NDArray[np.float32]
+    ) -> ReadyRound:
         plan = self._charter.plan_for(silo)
         return prepare_round(
             self._model,
@@ -120,13 +124,14 @@ class Tuner:
             max_tokens=self._charter.max_tokens,
             token_budget=self._token_budget,
             unit_rows=plan.records_per_person or 1,
+            tuned=factors(self._charter.adapter.aggregation, round),
         )
 
-    def _run(self, silo: str, ready: ReadyRound) -> NDArray[np.float32]:
+    def _run(self, silo: str, round: int, ready: ReadyRound) -> NDArray[np.float32]:
         return run_round(
             ready,
             self.examples(silo),
-            optimizer_of(self._charter),
+            optimizer_of(self._charter, round),
             noise_key=os.urandom(32),
             units=self.units(silo),
             threads=self._threads,
@@ -225,7 +230,7 @@ async def _silo_job(
     published: Published,
 ) -> None:
     async def tune(round: int, state: GridState, charge: Charge) -> NDArray[np.float32]:
-        return await tuner.tune(name, state, charge)
+        return await tuner.tune(name, round, state, charge)
 
     serving: list[asyncio.Task[None]] = []
 

@@ -91,8 +91,9 @@ class Journal:
         return journal
 
     def close(self) -> None:
-        """Close the file and let go of the lock."""
-        self._held.close()
+        """Close the file and let go of the lock, once no thread is at a commit any more."""
+        with self._mutex:
+            self._held.close()
 
     def __enter__(self) -> Self:
         return self

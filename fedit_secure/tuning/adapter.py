@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 import warnings
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,7 @@ import torch
 from torch import nn
 
 from fedit_secure.errors import ConfigError
+from fedit_secure.federation.aggregation import Factor, is_of
 from fedit_secure.tuning.dropout import separate_dropouts
 from fedit_secure.tuning.job import Layout, LoraConfig, layout_length
 
@@ -119,6 +121,16 @@ def adapter_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
     if not found:
         raise ConfigError("the model has no adapter to tune")
     return sorted(found, key=lambda item: item[0])
+
+
+def tune_only(model: nn.Module, tuned: Sequence[Factor]) -> None:
+    """Freeze the other LoRA factor: to all else here it is one more frozen weight.
+
+    `adapter_parameters`, `read_adapter` and `write_adapter` are of what isn't frozen.
+    """
+    for name, parameter in model.named_parameters():
+        if f".{ADAPTER_NAME}." in name:
+            parameter.requires_grad_(is_of(peft_key(name), tuned))
 
 
 def adapter_layout(model: nn.Module) -> Layout:

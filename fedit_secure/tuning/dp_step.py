@@ -34,6 +34,7 @@ from fedit_secure.tuning.record_gradients import (
     summed_gradient,
 )
 from fedit_secure.tuning.record_loss import device_of, summed_loss
+from fedit_secure.tuning.sharding import is_sharded
 
 ROUNDING_SLACK = 1e-4
 
@@ -62,12 +63,15 @@ class BatchGradient:
             gradients as they are, without hooks.
         selective: see `record_loss.label_logits`.
         packing: how a logical batch is split. Its budget is halved for good whenever
-            memory runs out.
+            memory runs out. On a sharded base (`sharding`) running out ends the job:
+            there, all processes have to do the same passes.
         units: the slots of every unit: what is drawn, clipped and protected together;
             None where each record is one.
         dropout_key: what masks are drawn from, if the adapter has dropout.
 
     Attributes:
+        packing: the one in force.
+        dropout_key: as given.
         zeroed: units whose gradient wasn't finite so far; must not leave the silo.
     """
 
@@ -88,7 +92,7 @@ class BatchGradient:
         self._examples = examples
         self._clip = clip
         self._selective = selective
-        self._dropout_key, self._dropouts = dropout_key, dropouts(model)
+        self.dropout_key, self._dropouts = dropout_key, dropouts(model)
         self._parameters = [p for _, p in adapter_parameters(model)]
         self._single = units is None
         # A record without labels has no gradient: it keeps its slot, and takes no row.
@@ -99,7 +103,7 @@ class BatchGradient:
             [max((len(examples[s].tokens) for s in u), default=0) for u in self._units],
             np.int64,
         )
-        self._checkpointed = is_checkpointed(model)
+        self._checkpointed, self._sharded = is_checkpointed(model), is_sharded(model)
         self._hooks = (
             None
             if clip is None
@@ -131,11 +135,9 @@ class BatchGradient:
                 another reason.
             ConfigError: the model can't give a gradient per record.
         """
-        length = sum(p.numel() for p in self._parameters)
-        total = torch.zeros(length, dtype=torch.float64, device=device_of(self._model))
-        labelled = units[self._sizes[units] > 0]
-        groups = self._split(labelled)
-        summed: list[Slots] = [units[self._sizes[units] == 0]]
+        total = self.zero()
+        groups = deque(self.split(units))
+        summed: list[Slots] = [self.unlabelled(units)]
         retried = False
         while groups:
             group = groups.popleft()
@@ -149,6 +151,10 @@ class BatchGradient:
                     continue
                 groups = self._smaller_groups(np.concatenate([group, *groups]), group)
             elif self._clip is None and len(group) > 1 and not _finite(part):
+                if self._sharded:
+                    raise TuningFailed(
+                        "a gradient isn't finite, and nothing is clipped"
+                    )
                 groups.extendleft(group[k : k + 1] for k in range(len(group)))
             else:
                 # Only now does the group count: its pass has succeeded as a whole.
@@ -157,13 +163,23 @@ class BatchGradient:
                 else:
                     total += part
                 summed.append(group)
-        if not np.array_equal(np.sort(np.concatenate(summed)), units):
-            raise TuningFailed("the records summed aren't the ones that were drawn")
+        require_all(summed, units)
         return total
 
-    def _split(self, units: Slots) -> deque[Slots]:
+    def zero(self) -> Tensor:
+        """The sum over nobody."""
+        length = sum(p.numel() for p in self._parameters)
+        return torch.zeros(length, dtype=torch.float64, device=device_of(self._model))
+
+    def split(self, units: Slots) -> list[Slots]:
+        """The physical batches of a logical one, in the order in which they are summed."""
         sizes = None if self._single else self._sizes
-        return deque(split_by_length(self._lengths, units, self.packing, sizes))
+        labelled = units[self._sizes[units] > 0]
+        return split_by_length(self._lengths, labelled, self.packing, sizes)
+
+    def unlabelled(self, units: Slots) -> Slots:
+        """Those of `units` without a label, which are in no physical batch."""
+        return units[self._sizes[units] == 0]
 
     def _part(self, group: Slots, step: int) -> Tensor | None:
         """The sum over one physical batch, or None when memory ran out."""
@@ -178,6 +194,12 @@ class BatchGradient:
             if not out_of_memory(failure):
                 kind = type(failure).__name__
                 raise TuningFailed(f"a tuning step failed ({kind})") from failure
+            if self._sharded:
+                # Another pass would take the others' weights for those of its layers.
+                raise TuningFailed(
+                    "memory ran out in a pass through a sharded base model: lower "
+                    "'token_budget'"
+                ) from failure
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         return None
@@ -205,7 +227,7 @@ class BatchGradient:
         seeds = []
         for slot in batch.slots.tolist():
             place = step.to_bytes(8, "big") + slot.to_bytes(8, "big")
-            seed = hashlib.sha256(b"fedit/dropout/v1" + self._dropout_key + place)
+            seed = hashlib.sha256(b"fedit/dropout/v1" + self.dropout_key + place)
             seeds.append((seed.digest(), len(self._examples[slot].tokens)))
         for dropout in self._dropouts:
             dropout.drawn(seeds)
@@ -222,14 +244,20 @@ class BatchGradient:
             raise TuningFailed(f"a single {what} doesn't fit into memory")
         rows, longest = int(self._sizes[failed].sum()), int(self._lengths[failed].max())
         self.packing = self.packing.halved(rows * max(longest, ROW_TOKENS))
-        return self._split(left)
+        return deque(self.split(left))
+
+
+def require_all(summed: Sequence[Slots], units: Slots) -> None:
+    """Raises TuningFailed unless `summed` are together the logical batch `units`."""
+    if not np.array_equal(np.sort(np.concatenate(summed)), units):
+        raise TuningFailed("the records summed aren't the ones that were drawn")
 
 
 def _finite(part: Tensor) -> bool:
     return bool(part.isfinite().all())
 
 
-def out_of_memory(failure: Exception) -> bool:
+def out_of_memory(failure: BaseException) -> bool:
     """Whether a pass failed for want of memory; torch says so in several ways."""
     if isinstance(failure, MemoryError | torch.OutOfMemoryError):
         return True

@@ -15,8 +15,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from fedit_secure.config import Device, Precision, Quantization
+from fedit_secure.config import Device, Precision, Quantization, Torchrun
 from fedit_secure.errors import ConfigError
+from fedit_secure.federation.aggregation import BOTH, Factor, length_of, places
 
 DEFAULT_TOKEN_BUDGET = 2048
 """Tokens of one physical batch, padding included. It bounds memory and changes neither
@@ -94,7 +95,11 @@ class LoraConfig(_Frozen):
 
 
 class OptimizerConfig(_Frozen):
-    """AdamW or SGD, fresh at the start of every round; learning rate per step."""
+    """AdamW or SGD, fresh at the start of every round; learning rate per step.
+
+    LoRA's B has `b_rate_ratio` times the rate of A (LoRA+, arXiv 2402.12354). `proximal`
+    is FedProx's mu (arXiv 1812.06127).
+    """
 
     name: Literal["adamw", "sgd"] = "adamw"
     learning_rate: float = Field(gt=0)
@@ -104,6 +109,8 @@ class OptimizerConfig(_Frozen):
     ] = (0.9, 0.999)
     eps: float = Field(default=1e-8, gt=0)
     momentum: float = Field(default=0.0, ge=0, lt=1)
+    b_rate_ratio: float = Field(default=1.0, gt=0, le=1e3)
+    proximal: float = Field(default=0.0, ge=0, le=1e3)
 
 
 class TuneJob(_Frozen):
@@ -112,10 +119,12 @@ class TuneJob(_Frozen):
     `model` is a folder or a hub name; `model_digest` (64 hex characters, see
     `base_model.base_model_digest`) is checked when given. `plan` is
     `DpPlan.as_dict()`. `state_path` is a safetensors file whose one tensor, `adapter`,
-    is the flat float32 vector of the global adapter, ordered as `layout`.
+    is the flat float32 vector of the global adapter, ordered as `layout`; `tuned` are the
+    LoRA factors that this round tunes, null for both.
     `token_budget` null is what free memory allows; `checkpointing` recomputes layers in
     the backward pass instead of keeping their activations. `precision` and
     `quantization` are of the frozen base model; the adapter is always float32.
+    `threads` are each process's, of which `torchrun` says how many there are.
     """
 
     model: str = Field(min_length=1)
@@ -132,17 +141,24 @@ class TuneJob(_Frozen):
     unit_key: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
     state_path: str
     layout: Layout = Field(min_length=1)
+    tuned: tuple[Factor, ...] | None = None
     token_budget: int | None = Field(default=None, ge=1)
     checkpointing: bool = False
     threads: int = Field(default=1, ge=1, le=1024)
     device: Device = "cpu"
     precision: Precision = "float32"
     quantization: Quantization = "none"
+    torchrun: Torchrun = Torchrun()
 
     @property
     def length(self) -> int:
-        """Coordinates of the adapter, and of the update that the job yields."""
+        """Coordinates of the adapter."""
         return layout_length(self.layout)
+
+    @property
+    def update_length(self) -> int:
+        """Coordinates of the update that the job yields."""
+        return length_of(places(self.layout, self.tuned or BOTH))
 
     def to_json(self) -> str:
         """The job on one line of JSON."""

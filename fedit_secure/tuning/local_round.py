@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from fedit_secure.federation.aggregation import BOTH, Factor, is_of
 from fedit_secure.privacy.noise import CryptoNoise
 from fedit_secure.privacy.plan import DpPlan, StepArguments
-from fedit_secure.tuning.adapter import FloatVector, adapter_parameters, read_adapter
+from fedit_secure.tuning.adapter import (
+    FloatVector,
+    adapter_parameters,
+    read_adapter,
+    tune_only,
+    write_adapter,
+)
 from fedit_secure.tuning.base_model import needs_fixed_shapes
 from fedit_secure.tuning.batches import Packing, Slots, poisson_units
 from fedit_secure.tuning.device_noise import add_grid_noise_on_device
@@ -24,10 +32,16 @@ from fedit_secure.tuning.job import (
 )
 from fedit_secure.tuning.preflight import check_model, fitting_packing
 
+SumOfUnits = Callable[[Slots, int], Tensor]
+"""`BatchGradient.sum`, or what does the same."""
+
 
 @dataclass(frozen=True, slots=True)
 class ReadyRound:
-    """A round whose model has passed every check; nothing has been sampled yet."""
+    """A round whose model has passed every check; nothing has been sampled yet.
+
+    `initial`: float32, of what the round tunes.
+    """
 
     model: nn.Module
     steps: StepArguments
@@ -44,6 +58,8 @@ def prepare_round(
     max_tokens: int,
     token_budget: int | None = None,
     unit_rows: int = 1,
+    sharers: int = 1,
+    tuned: Sequence[Factor] | None = None,
 ) -> ReadyRound:
     """Set the adapter, and try on synthetic records everything that can fail.
 
@@ -55,6 +71,9 @@ def prepare_round(
         token_budget: tokens of a physical batch, padding included; None for what free
             memory allows.
         unit_rows: most records of one unit.
+        sharers: processes of this host that tune at once.
+        tuned: the LoRA factors that this round tunes; the other stays as `initial` says.
+            None: what isn't frozen, which then is what `initial` is of.
 
     Raises:
         ConfigError: the plan or the model can't be tuned as asked; says why.
@@ -62,6 +81,11 @@ def prepare_round(
     """
     steps = plan.step_arguments()
     model.eval()
+    if tuned is not None:
+        tune_only(model, BOTH)
+        write_adapter(model, initial)
+        tune_only(model, tuned)
+        initial = read_adapter(model)
     fixed = needs_fixed_shapes(model)
     selective = check_model(model, initial, max_tokens, fixed=fixed)
     packing = fitting_packing(
@@ -72,6 +96,7 @@ def prepare_round(
         token_budget=token_budget,
         unit_rows=unit_rows,
         fixed=fixed,
+        sharers=sharers,
     )
     return ReadyRound(model, steps, initial, selective, packing)
 
@@ -85,6 +110,7 @@ def run_round(
     units: Sequence[Slots] | None = None,
     on_phase: OnProgress | None = None,
     threads: int = 1,
+    deal: Callable[[BatchGradient], SumOfUnits] | None = None,
 ) -> FloatVector:
     """Exactly `local_steps` steps from the initial adapter; what they changed.
 
@@ -98,9 +124,12 @@ def run_round(
         units: the slots of every unit that has a coin, as `units.make_units` gives them;
             None where each record is one.
         threads: threads for the noise; doesn't change it.
+        deal: who sums with the help of other processes (`dealing.Dealer`); None to sum
+            alone.
 
     Returns:
-        float32, shape (d,): the adapter after the steps minus the initial one.
+        float32, of what the round tunes: the adapter after the steps minus the initial
+        one.
 
     Raises:
         TuningFailed: a step failed; see `BatchGradient.sum`.
@@ -109,7 +138,8 @@ def run_round(
     noise = CryptoNoise(noise_key, threads)
     count = len(examples if units is None else units)
     parameters = [p for _, p in adapter_parameters(model)]
-    descent = _optimizer(parameters, optimizer)
+    anchors = [p.detach().clone() for p in parameters]
+    descent = _optimizer(adapter_parameters(model), optimizer)
     gradients = BatchGradient(
         model,
         examples,
@@ -117,18 +147,20 @@ def run_round(
         selective=ready.selective,
         packing=ready.packing,
         units=units,
-        dropout_key=noise_key,
+        dropout_key=_dropout_key(noise_key),
     )
     try:
+        sum_of = gradients.sum if deal is None else deal(gradients)
         for step in range(plan.steps):
             drawn = poisson_units(noise, step, count, plan.sample_rate)
-            total = gradients.sum(drawn, step)
+            total = sum_of(drawn, step)
             if plan.clip is not None:
                 bound = sensitivity(plan.clip, plan.expected_batch)
                 total = add_noise(noise, total, step, plan.noise_multiplier, bound)
             # Divided by the plan's expected batch, a public constant, never by the
             # size of the drawn one. An empty batch takes a step of noise alone.
             _set_gradient(parameters, total / plan.expected_batch)
+            _pull_back(parameters, anchors, optimizer.proximal)
             descent.step()
             if on_phase is not None:
                 on_phase(Progress("tuning", step + 1, plan.steps))
@@ -178,23 +210,40 @@ def tune_round(
     )
 
 
+def _dropout_key(noise_key: bytes) -> bytes:
+    # Masks may be drawn elsewhere, and the noise key is nobody else's: it can't be had
+    # back from this.
+    return hashlib.sha256(b"fedit/dropout-key/v1" + noise_key).digest()
+
+
 def _optimizer(
-    parameters: list[nn.Parameter], config: OptimizerConfig
+    named: list[tuple[str, nn.Parameter]], config: OptimizerConfig
 ) -> torch.optim.Optimizer:
+    """Of A and B at their own rates, in the flat vector's order within each."""
+    groups = [
+        {"params": [p for key, p in named if is_of(key, (factor,))], "lr": rate}
+        for factor, rate in (
+            ("A", config.learning_rate),
+            ("B", config.learning_rate * config.b_rate_ratio),
+        )
+    ]
     if config.name == "sgd":
         return torch.optim.SGD(
-            parameters,
-            lr=config.learning_rate,
-            momentum=config.momentum,
-            weight_decay=config.weight_decay,
+            groups, momentum=config.momentum, weight_decay=config.weight_decay
         )
     return torch.optim.AdamW(
-        parameters,
-        lr=config.learning_rate,
-        betas=config.betas,
-        eps=config.eps,
-        weight_decay=config.weight_decay,
+        groups, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay
     )
+
+
+def _pull_back(
+    parameters: list[nn.Parameter], anchors: list[Tensor], proximal: float
+) -> None:
+    """FedProx: the gradient of proximal / 2 * |w - w0|^2, which knows no record."""
+    if proximal:
+        for parameter, anchor in zip(parameters, anchors, strict=True):
+            assert parameter.grad is not None
+            parameter.grad += proximal * (parameter.detach() - anchor)
 
 
 def add_noise(

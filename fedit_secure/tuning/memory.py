@@ -18,16 +18,20 @@ _SHARE = 0.5  # of what is free: allocators keep more than they are asked for
 _CGROUP = Path("/sys/fs/cgroup")
 
 
-def roomy_budget(device: torch.device, tokens: int, work: Callable[[], object]) -> int:
+def roomy_budget(
+    device: torch.device, tokens: int, work: Callable[[], object], sharers: int = 1
+) -> int:
     """The token budget for `device`, from what one batch of `tokens` tokens takes.
 
     Args:
         device: where the model is.
         tokens: of the batch that `work` passes through the model, padding included.
         work: one pass, with everything that a step keeps of it.
+        sharers: processes that tune on this host at once. They share its memory, and no
+            device's.
     """
     most = MOST_ON_CPU if device.type == "cpu" else MOST_ON_CUDA
-    free = free_bytes(device)
+    free = free_bytes(device) // (sharers if device.type == "cpu" else 1)
     taken = peak_bytes(device, work)
     return max(tokens, min(most, int(_SHARE * free * tokens / max(taken, 1))))
 

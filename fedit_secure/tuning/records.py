@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import astuple, dataclass
@@ -59,18 +60,26 @@ def load_records(source: DataSource) -> list[Record]:
 
 def located_records(source: DataSource) -> list[tuple[str, Record]]:
     """Every record with its place in the file ("line 3"). Raises as `load_records`."""
-    where = source.path
+    where, rows, columns = source.path, _some_rows(source), source.columns
+    _check_columns(where, rows, columns)
+    return [(line, _record(f"{where}: {line}", row, columns)) for line, row in rows]
+
+
+def load_rows(source: DataSource) -> list[Mapping[str, Any]]:
+    """Every row with all its columns, whatever they are. Raises as `load_records`."""
+    return [row for _, row in _some_rows(source)]
+
+
+def _some_rows(source: DataSource) -> list[Row]:
     try:
         rows = list(_rows(source))
     except UnicodeDecodeError as wrong:
         raise ConfigError(
-            f"{where}: isn't UTF-8 text: byte {wrong.start} can't be decoded"
+            f"{source.path}: isn't UTF-8 text: byte {wrong.start} can't be decoded"
         ) from None
     if not rows:
-        raise ConfigError(f"{where}: has no records")
-    columns = source.columns
-    _check_columns(where, rows, columns)
-    return [(line, _record(f"{where}: {line}", row, columns)) for line, row in rows]
+        raise ConfigError(f"{source.path}: has no records")
+    return rows
 
 
 def _rows(source: DataSource) -> Iterator[Row]:
@@ -108,12 +117,21 @@ def _json_lines(path: Path) -> Iterator[Row]:
 
 def _json_row(where: str, line: str, text: str) -> Row:
     try:
-        row = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as wrong:
+        row = json.loads(text, object_pairs_hook=_columns_once)
+    except (ValueError, RecursionError) as wrong:
         raise ConfigError(f"{where}: isn't valid JSON: {_reason(wrong)}") from None
     if not isinstance(row, dict):
         raise ConfigError(f"{where}: isn't a JSON object with named columns")
     return line, row
+
+
+def _columns_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; ValueError if a column is there twice: which of the two counts?"""
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the column {max(names, key=names.count)!r} is there twice")
+    return row
 
 
 def _json_file(path: Path) -> Iterator[Row]:
@@ -121,7 +139,7 @@ def _json_file(path: Path) -> Iterator[Row]:
     if not text.strip():
         return
     try:
-        rows = json.loads(text)
+        rows = json.loads(text, object_pairs_hook=_columns_once)
     except json.JSONDecodeError as wrong:
         if wrong.msg == "Extra data":  # one object a line, under the other ending
             yield from _json_lines(path)
@@ -129,7 +147,7 @@ def _json_file(path: Path) -> Iterator[Row]:
         raise ConfigError(
             f"{path}: line {wrong.lineno}: isn't valid JSON: {wrong.msg}"
         ) from None
-    except RecursionError as wrong:
+    except (ValueError, RecursionError) as wrong:
         raise ConfigError(f"{path}: isn't valid JSON: {_reason(wrong)}") from None
     for number, row in enumerate(rows if isinstance(rows, list) else [rows], start=1):
         if not isinstance(row, dict):
@@ -146,6 +164,12 @@ def _csv_file(path: Path) -> Iterator[Row]:
         reader = csv.DictReader(lines, strict=True)
         line = 2
         try:
+            names = reader.fieldnames or ()
+            twice = {name for name in names if names.count(name) > 1}
+            if twice:
+                raise ConfigError(
+                    f"{path}: line 1: the column {min(twice)!r} is there twice"
+                )
             for row in reader:
                 if None in row or None in row.values():
                     raise ConfigError(
@@ -160,8 +184,16 @@ def _csv_file(path: Path) -> Iterator[Row]:
             ) from None
 
 
-def _parquet_file(path: Path) -> Iterator[Row]:
+def _quiet_datasets() -> Any:
+    """The package; what it logs of a damaged file we say ourselves, in one sentence."""
     import datasets
+
+    datasets.utils.logging.set_verbosity(logging.CRITICAL)
+    return datasets
+
+
+def _parquet_file(path: Path) -> Iterator[Row]:
+    datasets = _quiet_datasets()
 
     try:
         # Streamed: the usual way leaves a copy of the records in a cache folder.
@@ -179,7 +211,7 @@ def _parquet_file(path: Path) -> Iterator[Row]:
 
 
 def _saved_dataset(path: Path, split: str) -> Iterator[Row]:
-    import datasets
+    datasets = _quiet_datasets()
 
     try:
         loaded = datasets.load_from_disk(str(path), keep_in_memory=True)
@@ -197,7 +229,7 @@ def _saved_dataset(path: Path, split: str) -> Iterator[Row]:
 
 
 def _hub_dataset(name: str, split: str) -> Iterator[Row]:
-    import datasets
+    datasets = _quiet_datasets()
 
     try:
         loaded = datasets.load_dataset(name, split=split)

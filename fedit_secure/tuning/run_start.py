@@ -11,13 +11,12 @@ from datetime import date
 from pathlib import Path
 
 from fedit_secure.config import PlanFile
-from fedit_secure.errors import ConfigError, MalformedMessage
+from fedit_secure.errors import ConfigError
 from fedit_secure.federation.base_model import base_model_digest
 from fedit_secure.federation.card import Card
 from fedit_secure.federation.charter import BaseModelRow, Charter, TemplateRow
 from fedit_secure.federation.drafting import draft_charter
-from fedit_secure.federation.durable import read_file
-from fedit_secure.federation.update import GridState, from_float32
+from fedit_secure.federation.update import GridState, from_float32, with_moments
 from fedit_secure.tuning.base_model import (
     load_base_model,
     load_tokenizer,
@@ -25,32 +24,38 @@ from fedit_secure.tuning.base_model import (
     resolve_base_model,
 )
 from fedit_secure.tuning.examples import load_template
-from fedit_secure.tuning.job import LoraConfig
+from fedit_secure.tuning.job import Layout, LoraConfig
 
 
 def draft_run(
-    plan: PlanFile, cards: Sequence[Card], today: date
+    plan: PlanFile,
+    cards: Sequence[Card],
+    today: date,
+    *,
+    predecessor: Charter | None = None,
+    given: GridState | None = None,
 ) -> tuple[Charter, GridState]:
     """The charter of `plan` for the parties of `cards`, and the state it starts from.
 
-    Raises ConfigError: a bad plan or card, an unknown model, template or predecessor, a
-    cut beyond the model's positions, an initial state of another adapter.
+    `predecessor` is the epoch before, and `given` the state to start from instead of a
+    drawn one. Raises ConfigError: a bad plan or card, an unknown model or template, a cut
+    beyond the model's positions, a given state of another adapter.
     """
     folder = resolve_base_model(plan.base_model)
     template = load_template(plan.template)
     base = BaseModelRow(
         name=_name(plan.base_model), digest=base_model_digest(folder).hex()
     )
-    state = _initial_state(plan, folder)
+    state = with_moments(_initial_state(plan, folder, given), plan.update_rule)
     charter = draft_charter(
         plan,
         cards,
         base_model=base,
         template=TemplateRow(name=template.name, digest=template.digest.hex()),
-        layout=state.layout,
+        layout=state.adapter_layout,
         initial_digest=state.digest(),
         today=today,
-        predecessor=Charter.load(plan.predecessor) if plan.predecessor else None,
+        predecessor=predecessor,
     )
     return charter, state
 
@@ -61,8 +66,8 @@ def _name(model: str) -> str:
     return path.resolve().name if path.is_dir() else model
 
 
-def _initial_state(plan: PlanFile, folder: Path) -> GridState:
-    """The plan's initial state, or a drawn one.
+def _initial_state(plan: PlanFile, folder: Path, given: GridState | None) -> GridState:
+    """The given state, or a drawn one.
 
     What the silos would trip over once everybody has approved is refused here.
     """
@@ -75,22 +80,21 @@ def _initial_state(plan: PlanFile, folder: Path) -> GridState:
         ) from error
     model = load_base_model(folder)
     refuse_too_long(model, load_tokenizer(folder), plan.max_tokens)
-    lora = LoraConfig(**plan.lora.model_dump())
+    lora = LoraConfig(**plan.lora.model_dump(exclude={"aggregation"}))
     layout, values = initial_adapter(model, lora, plan.seed)
-    if plan.initial_state is None:
+    if given is None:
         return from_float32(layout, values)
-    given = _read_state(plan.initial_state)
-    if given.layout != layout:
+    if given.adapter_layout != layout:
         raise ConfigError(
             f"initial state {plan.initial_state}: its tensors aren't those of this base "
-            f"model under this LoRA plan ({len(given.layout)} tensors, {len(layout)} "
-            "expected)"
+            "model under this LoRA plan: "
+            f"{_first_difference(given.adapter_layout, layout)}"
         )
     return given
 
 
-def _read_state(path: Path) -> GridState:
-    try:
-        return GridState.from_bytes(read_file(path, "initial state"))
-    except MalformedMessage as error:
-        raise ConfigError(f"initial state {path}: {error}") from error
+def _first_difference(given: Layout, wanted: Layout) -> str:
+    for mine, theirs in zip(given, wanted, strict=False):
+        if mine != theirs:
+            return f"it has {mine[0]} {mine[1]} in the place of {theirs[0]} {theirs[1]}"
+    return f"it has {len(given)} tensors instead of {len(wanted)}"

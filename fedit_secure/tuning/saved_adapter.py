@@ -68,8 +68,7 @@ class SavedAdapter:
     @classmethod
     def of_state(cls, name: str, lora: LoraConfig, state: GridState) -> SavedAdapter:
         """The adapter of a global state."""
-        layout = tuple(zip(state.names, state.shapes, strict=True))
-        return cls(name, lora, layout, to_float32(state))
+        return cls(name, lora, state.adapter_layout, to_float32(state))
 
 
 def read_peft_adapter(folder: Path) -> SavedAdapter:

@@ -23,15 +23,16 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import IO, Any
 
-from fedit_secure.errors import ConfigError, FeditError, TuningFailed
+from fedit_secure.errors import FeditError, TuningFailed
 from fedit_secure.tuning.job import TuneJob
 
 NOISE_KEY_BYTES = 32
 START_SAMPLING = "sample"
+Tune = Callable[[TuneJob, Any, threading.Event], bytes]
 _PR_SET_PDEATHSIG = 1
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _LARGEST_INT = 2**31 - 1
@@ -39,9 +40,12 @@ _LARGEST_INT = 2**31 - 1
 
 def main() -> int:
     """Run the job that standard input describes; the exit status says how it went."""
-    parent = os.getppid()
-    die_with_parent(parent)
-    wire = take_standard_output()
+    die_with_parent(os.getppid())
+    return converse(take_standard_output(), tune)
+
+
+def converse(wire: IO[bytes], tune: Tune) -> int:
+    """Take a job from standard input, `tune` it, and say on `wire` how it goes."""
     # Unbuffered: a buffer's lock, held by the watching thread, would abort our exit.
     lines = open(0, "rb", buffering=0, closefd=False)  # noqa: SIM115
     job_line = lines.readline()
@@ -73,101 +77,25 @@ def main() -> int:
 def tune(job: TuneJob, tell: Any, start: threading.Event) -> bytes:
     """The update of `job` as little-endian float32 bytes."""
     tell(phase="loading")
-    from fedit_secure.privacy.plan import DpPlan
-    from fedit_secure.tuning import base_model
-    from fedit_secure.tuning.examples import load_template, make_examples
-    from fedit_secure.tuning.records import load_records
-    from fedit_secure.tuning.units import planned_units, require_persons
+    from fedit_secure.tuning.job_loading import load_job
 
-    # What can be wrong without a model is looked at before its libraries are loaded,
-    # which takes seconds.
-    try:
-        plan = DpPlan.from_dict(job.plan)
-    except ValueError as wrong:
-        raise ConfigError(f"tuning job: plan: {wrong}") from None
-    require_persons(job.data.columns, plan.unit)
-    if plan.unit == "person" and job.unit_key is None:
-        raise ConfigError("tuning job: unit_key: a plan per person needs it")
-    template = load_template(job.template)
-    records = load_records(job.data)
-    units = planned_units(records, plan, bytes.fromhex(job.unit_key or ""))
-    initial = read_state(Path(job.state_path), job.length)
-    folder = base_model.resolve_base_model(job.model)
-    if job.model_digest is not None:
-        base_model.check_digest(folder, job.model_digest)
-    tokenizer = base_model.load_tokenizer(folder)
-    examples = make_examples(
-        records,
-        tokenizer,
-        template,
-        job.max_tokens,
-        response_only=job.train_on_response_only,
-    )
+    loaded = load_job(job)
+    from fedit_secure.tuning.local_round import run_round
 
-    import torch
-
-    from fedit_secure.tuning import adapter, checkpointing
-    from fedit_secure.tuning.local_round import prepare_round, run_round
-
-    torch.set_num_threads(job.threads)
-    model = base_model.load_base_model(
-        folder,
-        device=job.device,
-        precision=job.precision,
-        quantization=job.quantization,
-    )
-    base_model.refuse_too_long(model, tokenizer, job.max_tokens)
-    tuned = adapter.attach_adapter(model, job.lora)
-    if job.checkpointing:
-        checkpointing.checkpoint_layers(tuned)
-    adapter.check_layout(tuned, job.layout)
-    ready = prepare_round(
-        tuned,
-        plan,
-        initial=initial,
-        max_tokens=job.max_tokens,
-        token_budget=job.token_budget,
-        # What the plan allows, not what the data has: the trial must not tell of it.
-        unit_rows=plan.records_per_person or 1,
-    )
     # Not before: what a batch takes is measured by what this process grows.
     keep_freed_memory()
     tell(phase="ready")
     start.wait()
     update = run_round(
-        ready,
-        examples,
+        loaded.ready,
+        loaded.examples,
         job.optimizer,
         noise_key=os.urandom(NOISE_KEY_BYTES),
-        units=units,
+        units=loaded.units,
         on_phase=lambda at: tell(phase=at.phase, step=at.step, of=at.of),
         threads=job.threads,
     )
     return update.astype("<f4").tobytes()
-
-
-def read_state(path: Path, length: int) -> Any:
-    """The flat float32 vector `adapter` of a safetensors file.
-
-    Raises:
-        ConfigError: no such file, damaged, or not one float32 vector of `length`.
-    """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError, TypeError, AttributeError) as wrong:
-        # The last two: a type of tensor that numpy doesn't have.
-        raise ConfigError(
-            f"{path}: the adapter state can't be read ({type(wrong).__name__})"
-        ) from None
-    vector = tensors.get("adapter")
-    if vector is None or vector.dtype != "float32" or vector.shape != (length,):
-        raise ConfigError(
-            f"{path}: must hold one float32 vector 'adapter' of {length} coordinates"
-        )
-    return vector
 
 
 def die_with_parent(parent: int) -> None:

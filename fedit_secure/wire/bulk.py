@@ -18,18 +18,24 @@ def upload_start(header: UploadHeader) -> bytes:
     return bytes(first.SerializeToString())
 
 
+def upload_chunk(offset: int, data: Blob, *, tell: bool = False) -> bytes:
+    """A message that follows: the bytes at this offset of the payload. With `tell` the
+    aggregator answers how many it holds with them."""
+    chunk = pb.UploadChunk(offset=offset, data=bytes(data), tell=tell)
+    return bytes(chunk.SerializeToString())
+
+
 def upload_chunks(payload: Blob, held: int) -> Iterator[bytes]:
-    """The messages that follow: the payload in order, without its first `held` bytes."""
+    """The payload in order, without its first `held` bytes, in pieces of one size."""
     view = memoryview(payload).cast("B")
     for offset in range(held, len(view), PIECE):
-        data = bytes(view[offset : offset + PIECE])
-        yield pb.UploadChunk(offset=offset, data=data).SerializeToString()
+        yield upload_chunk(offset, view[offset : offset + PIECE])
 
 
 def upload_header(data: bytes, limits: Limits) -> UploadHeader:
     """The header in an Upload's first message; MalformedMessage if it isn't there."""
     chunk = parse(pb.UploadChunk, data)
-    if not chunk.HasField("header") or chunk.data or chunk.offset:
+    if not chunk.HasField("header") or chunk.data or chunk.offset or chunk.tell:
         raise MalformedMessage("an upload that doesn't begin with its header alone")
     try:
         header: UploadHeader = UPLOAD_HEADER.take(chunk.header, limits)
@@ -38,8 +44,9 @@ def upload_header(data: bytes, limits: Limits) -> UploadHeader:
     return header
 
 
-def upload_data(data: bytes, expected_offset: int, length: int) -> bytes:
-    """The next bytes of an upload of `length` in all; MalformedMessage on any gap."""
+def upload_data(data: bytes, expected_offset: int, length: int) -> tuple[bytes, bool]:
+    """The next bytes of an upload of `length` in all, and whether the silo wants to be
+    told once they are held; MalformedMessage on any gap."""
     chunk = parse(pb.UploadChunk, data)
     piece = bytes(chunk.data)  # once: each access to the field copies it
     if chunk.HasField("header") or not 1 <= len(piece) <= CHUNK:
@@ -50,7 +57,7 @@ def upload_data(data: bytes, expected_offset: int, length: int) -> bytes:
         )
     if expected_offset + len(piece) > length:
         raise MalformedMessage(f"an upload that goes on after {length} bytes")
-    return piece
+    return piece, bool(chunk.tell)
 
 
 def upload_state(held: int, payload_digest: bytes = b"") -> bytes:

@@ -23,6 +23,8 @@ MESSAGES: Final = (
     # A chunk with its own few bytes, or a frame: nothing larger is even read.
     ("grpc.max_receive_message_length", max(MAX_FRAME, CHUNK + 1024)),
     ("grpc.max_send_message_length", max(MAX_FRAME, CHUNK + 1024)),
+    # Sums of masks can't be compressed, and what expands in memory isn't taken.
+    ("grpc.compression_enabled_algorithms_bitset", 1),
     # A dead peer is noticed within a minute, though neither end has anything to say.
     ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
     ("grpc.keepalive_timeout_ms", 20_000),
@@ -39,10 +41,16 @@ _SERVER: Final = (
     ("grpc.max_concurrent_streams", 16),  # per connection: one stream, few transfers
     ("grpc.max_metadata_size", 16 * 1024),
     ("grpc.http2.bdp_probe", 0),
+    # A connection that hasn't proved who it is within this time ends, and so does one
+    # without a call: neither holds a place for long.
+    ("grpc.server_handshake_timeout_ms", 20_000),
+    ("grpc.max_connection_idle_ms", 60_000),
 )
+_STRANGERS: Final = 256  # connections beside those of the roster: 40 KiB each
 _AHEAD: Final = 8 * CHUNK  # bytes that all silos together may have sent unread
 
 _HANDSHAKE = ("handshake", "certificate", "verification", "ssl")
+_CUT = "handshake read failed"
 _HUNG_UP = ("socket closed", "reset by peer", "goaway", "eof")
 
 
@@ -54,11 +62,24 @@ def server_options(silos: int) -> list[tuple[str, int]]:
     silos have 0.8 MiB each, which at 100 ms is 8 MB a second.
     """
     ahead = min(CHUNK, max(_AHEAD // silos, CHUNK // 8))
-    return [*_SERVER, ("grpc.http2.lookahead_bytes", ahead)]
+    return [
+        *_SERVER,
+        ("grpc.http2.lookahead_bytes", ahead),
+        # Beyond these a connection is closed as it is accepted, before it costs memory.
+        ("grpc.max_allowed_incoming_connections", _STRANGERS + 4 * silos),
+    ]
 
 
 class Unreachable(ConnectError):
     """Nobody answers at the address: perhaps later."""
+
+
+class TlsFailed(ConnectError):
+    """No TLS came about: one of the two isn't whom the other expects."""
+
+
+class CutInHandshake(TlsFailed, Unreachable):
+    """The other end hung up during the handshake: perhaps it is overrun, or stopping."""
 
 
 def explain(error: grpc.aio.AioRpcError, address: str) -> FeditError:
@@ -72,12 +93,18 @@ def explain(error: grpc.aio.AioRpcError, address: str) -> FeditError:
     if code is grpc.StatusCode.INVALID_ARGUMENT:
         return MalformedMessage(f"the aggregator at {address} refused {details}")
     if code is grpc.StatusCode.UNIMPLEMENTED:
-        return ConnectError(f"what answers at {address} doesn't speak {SERVICE}")
+        return ConnectError(
+            f"what answers at {address} doesn't speak {SERVICE}: {details}"
+        )
     if code in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.FAILED_PRECONDITION):
         return ConnectError(f"the aggregator at {address} says: {details}")
     if code is grpc.StatusCode.UNAVAILABLE:
+        if _CUT in details.lower():
+            return CutInHandshake(
+                f"the aggregator at {address} hung up during the handshake ({details})"
+            )
         if any(word in details.lower() for word in _HANDSHAKE):
-            return ConnectError(
+            return TlsFailed(
                 f"TLS with {address} failed, because it isn't the aggregator that the "
                 f"charter pins or doesn't accept this silo's certificate ({details})"
             )

@@ -4,37 +4,43 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Callable
 from typing import Any
 
 import grpc
 from tenacity import (
     AsyncRetrying,
+    RetryCallState,
     retry_if_exception_type,
-    stop_after_attempt,
     stop_after_delay,
     wait_random_exponential,
 )
 
-from fedit_secure.errors import ConnectError, DeadlineExceeded
+from fedit_secure.errors import ConnectError, DeadlineExceeded, FeditError
 from fedit_secure.secagg.messages import Blob, MaskedUpload
 from fedit_secure.wire import bulk
 from fedit_secure.wire.calls import (
     CONNECT,
     FETCH,
-    MESSAGES,
     UPLOAD,
+    TlsFailed,
     Unreachable,
     explain,
 )
+from fedit_secure.wire.channels import open_channel
 from fedit_secure.wire.codec import PublishedNotice, decode, encode
 from fedit_secure.wire.frames import FROM_AGGREGATOR, Frame
 from fedit_secure.wire.limits import Limits
 from fedit_secure.wire.link import SiloLink, checked_blob, fetch_sum
+from fedit_secure.wire.outgoing import Outgoing
+from fedit_secure.wire.probe import what_answers
+from fedit_secure.wire.proxy import Proxy
 from fedit_secure.wire.stream import Stream
-from fedit_secure.wire.tls import Tls, is_loopback
+from fedit_secure.wire.tls import Tls
+from fedit_secure.wire.traffic import Traffic
 
-_UPLOAD_TRIES = 4
+_log = logging.getLogger(__name__)
 
 
 async def connect(
@@ -42,73 +48,87 @@ async def connect(
     tls: Tls,
     limits: Limits,
     *,
+    proxy: Proxy | None = None,
     patience_seconds: float = 60.0,
     call_seconds: float = 20.0,
     progress_seconds: float = 60.0,
+    traffic: Traffic | None = None,
 ) -> SiloLink:
     """Dial the aggregator at `host:port` until it answers and has accepted this silo.
 
     Tries again with exponential backoff and full jitter while nobody answers, at most
-    `patience_seconds` long. Proxies from the environment are used, except on loopback.
+    `patience_seconds` long, and logs each reason once.
 
     Args:
         address: where the charter says that the aggregator listens.
         tls: see `Tls.of_silo`.
         limits: the sizes that the charter allows.
+        proxy: the HTTP proxy to dial through (`proxy_for`); None dials directly.
         patience_seconds: how long to go on trying; 0 tries once.
         call_seconds: how long one try may take.
         progress_seconds: how long a transfer or a send may stand still.
+        traffic: counts the bytes, by this address.
 
     Raises:
-        ConnectError: nobody answers, or one of the two can't prove who it is; the
-            latter at once.
+        ConnectError: nobody answers, or one of the two can't prove who it is, or a proxy
+            refuses; the latter two at once.
     """
+    told: set[str] = set()
+
+    def tell(failed: RetryCallState) -> None:
+        why = str(failed.outcome and failed.outcome.exception())
+        if why not in told:
+            told.add(why)
+            _log.warning("%s; dialling goes on", why)
+
     async for attempt in AsyncRetrying(
         retry=retry_if_exception_type(Unreachable),
         wait=wait_random_exponential(multiplier=0.5, max=15),
         stop=stop_after_delay(patience_seconds),
+        before_sleep=tell,
         reraise=True,
     ):
         with attempt:
-            return await _dial(address, tls, limits, call_seconds, progress_seconds)
+            channel, call = await _dial(address, tls, proxy, call_seconds)
+            counted = Traffic() if traffic is None else traffic
+            return GrpcSiloLink(
+                address, channel, call, limits, progress_seconds, counted
+            )
     raise AssertionError("tenacity either returns or raises")
 
 
 async def _dial(
-    address: str, tls: Tls, limits: Limits, call_seconds: float, progress_seconds: float
-) -> GrpcSiloLink:
-    options: list[tuple[str, Any]] = [
-        *MESSAGES,
-        # The leaf carries the party's own name, whatever the host is called.
-        ("grpc.ssl_target_name_override", tls.peer_name),
-        ("grpc.enable_http_proxy", int(not is_loopback(address))),
-        ("grpc.use_local_subchannel_pool", 1),  # a renewed leaf is really shown
-    ]
-    credentials = grpc.ssl_channel_credentials(tls.roots, tls.private_key, tls.chain)
-    channel = grpc.aio.secure_channel(address, credentials, options)
+    address: str, tls: Tls, proxy: Proxy | None, call_seconds: float
+) -> tuple[grpc.aio.Channel, Any]:
+    channel = open_channel(address, tls, proxy)
     call = channel.stream_stream(CONNECT)()
     try:
-        async with asyncio.timeout(call_seconds):
-            # The aggregator's initial metadata says that it has accepted our leaf: with
-            # TLS 1.3 a refused client certificate shows only after the handshake.
-            await call.initial_metadata()
-    except TimeoutError:
-        call.cancel()
-        await channel.close()
-        raise Unreachable(
-            f"the aggregator at {address} didn't answer within {call_seconds:.0f} s"
-        ) from None
-    except grpc.aio.AioRpcError as error:
-        await channel.close()
-        raise explain(error, address) from None
+        error = await _refusal(call, address, call_seconds)
     except BaseException:
         await channel.close()
         raise
-    if call.done():
-        status = await _status(call)
-        await channel.close()
-        raise explain(status, address)
-    return GrpcSiloLink(address, channel, call, limits, progress_seconds)
+    if error is None:
+        return channel, call
+    await channel.close()
+    if isinstance(error, TlsFailed) or (proxy and isinstance(error, Unreachable)):
+        raise await what_answers(address, tls, proxy) or error
+    raise error
+
+
+async def _refusal(call: Any, address: str, seconds: float) -> FeditError | None:
+    """Why the aggregator hasn't accepted this silo; None if it has."""
+    try:
+        async with asyncio.timeout(seconds):
+            # Its initial metadata says that it has accepted our leaf: with TLS 1.3 a
+            # refused client certificate shows only after the handshake.
+            await call.initial_metadata()
+    except TimeoutError:
+        call.cancel()
+        what = f"the aggregator at {address} didn't answer within {seconds:.0f} s"
+        return Unreachable(what)
+    except grpc.aio.AioRpcError as error:
+        return explain(error, address)
+    return explain(await _status(call), address) if call.done() else None
 
 
 async def _status(call: Any) -> grpc.aio.AioRpcError:
@@ -130,14 +150,20 @@ class GrpcSiloLink:
         call: Any,
         limits: Limits,
         progress_seconds: float,
+        traffic: Traffic,
     ) -> None:
         self._address = address
         self._channel = channel
         self._call = call
         self._limits = limits
         self._progress = progress_seconds
+        self._traffic = traffic
         self._stream = Stream(
-            self._read, self._write, self._unpack, "the aggregator", progress_seconds
+            traffic.reading(address, self._read),
+            traffic.writing(address, self._write),
+            self._unpack,
+            "the aggregator",
+            progress_seconds,
         )
         self._pump = asyncio.create_task(self._stream.run(self._half_close))
 
@@ -160,16 +186,17 @@ class GrpcSiloLink:
             MalformedMessage: the aggregator refused its size or bytes.
             ConnectError, DeadlineExceeded: it didn't get there.
         """
+        outgoing = Outgoing(upload, self._progress)
         async for attempt in AsyncRetrying(
             retry=retry_if_exception_type(Unreachable),
             wait=wait_random_exponential(multiplier=0.5, max=5),
-            stop=stop_after_attempt(_UPLOAD_TRIES),
+            stop=outgoing.given_up,
             reraise=True,
         ):
             with attempt:
                 if self._stream.inbox.closed:
                     raise ConnectError("the connection ended before the upload did")
-                await self._upload(upload)
+                await self._upload(outgoing)
 
     async def fetch(
         self, address: bytes, max_bytes: int, check: Callable[[Blob], bytes]
@@ -183,6 +210,7 @@ class GrpcSiloLink:
                     data = await call.read()
                 if data is grpc.aio.EOF:
                     break
+                self._traffic.received[self._address] += len(data)
                 reader.add(data)
         except TimeoutError:
             raise DeadlineExceeded("the transfer of a blob stood still") from None
@@ -202,26 +230,17 @@ class GrpcSiloLink:
 
     # -------------------------------------------------------------------------- details
 
-    async def _upload(self, upload: MaskedUpload) -> None:
-        header = upload.header
+    async def _upload(self, outgoing: Outgoing) -> None:
         call = self._channel.stream_stream(UPLOAD)()
 
-        async def answer(*, whole: bool) -> int:
-            async with asyncio.timeout(self._progress):
-                data = await call.read()
-            if data is grpc.aio.EOF:
-                raise Unreachable("the upload ended without an answer")
-            return bulk.upload_held(data, header, whole=whole)
+        async def read() -> bytes | None:
+            data = await call.read()
+            return None if data is grpc.aio.EOF else data
 
         try:
-            await call.write(bulk.upload_start(header))
-            # A refusal comes now: gRPC can't tell its reason to a caller in mid-write.
-            held = await answer(whole=False)
-            for chunk in bulk.upload_chunks(upload.payload, held):
-                async with asyncio.timeout(self._progress):
-                    await call.write(chunk)
-            await call.done_writing()
-            await answer(whole=True)
+            counted = self._traffic.reading(self._address, read)
+            write = self._traffic.writing(self._address, call.write)
+            await outgoing.go(counted, write, call.done_writing)
         except TimeoutError:
             raise DeadlineExceeded("the upload stood still") from None
         except asyncio.InvalidStateError:  # it ended between two writes

@@ -12,7 +12,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from fedit_secure.errors import FeditError, PolicyRefusal, ProtocolError, QuorumLost
+from fedit_secure.errors import (
+    FeditError,
+    PolicyRefusal,
+    ProtocolError,
+    QuorumLost,
+    TurnedAway,
+)
 from fedit_secure.secagg import messages as m
 
 WIRE_VERSION = 1
@@ -85,8 +91,8 @@ class CannotServe:
 
     def error(self) -> FeditError:
         """The reason, as the error with the exit status that it names."""
-        # None that says "cannot connect": it would be dialled again.
-        for kind in (ProtocolError, PolicyRefusal, QuorumLost):
+        # Not ConnectError: it would be dialled again.
+        for kind in (ProtocolError, TurnedAway, PolicyRefusal, QuorumLost):
             if kind.exit_status == self.exit_status:
                 return kind(self.reason)
         return PolicyRefusal(self.reason)

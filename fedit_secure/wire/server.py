@@ -8,12 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping, Sequence
+from collections import Counter
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterator,
+    MutableMapping,
+    Sequence,
+)
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any, NoReturn, TypeAlias
 
 import grpc
 
+from fedit_secure import log_fields
 from fedit_secure.errors import (
     ConfigError,
     ConnectError,
@@ -25,14 +35,17 @@ from fedit_secure.secagg.messages import MaskedUpload
 from fedit_secure.wire import bulk
 from fedit_secure.wire.calls import SERVICE, server_options
 from fedit_secure.wire.codec import decode_from_silo, encode
-from fedit_secure.wire.frames import WIRE_VERSION, CannotServe, Frame, Hello, printable
+from fedit_secure.wire.frames import CannotServe, Frame, Hello, printable
 from fedit_secure.wire.limits import Limits
 from fedit_secure.wire.link import BlobSource, PeerLink, Published, encode_for_silo
 from fedit_secure.wire.stream import Stream
 from fedit_secure.wire.tls import Gatekeeper, Tls
+from fedit_secure.wire.traffic import Traffic
 from fedit_secure.wire.uploads import Uploads, UploadsClosed
+from fedit_secure.wire.versions import OtherVersions, check_version, misfit
 
 _log = logging.getLogger(__name__)
+MOST_CALLS = 16  # of one silo at a time, over all its connections: it needs three
 
 _Context: TypeAlias = Any  # grpc.aio.ServicerContext; grpc carries no types
 OnConnect = Callable[[PeerLink, Hello], Awaitable[None]]
@@ -84,6 +97,7 @@ class AggregatorServer:
         blobs: what silos may fetch besides published sums.
         limits: the sizes that the charter allows.
         serials: the highest leaf serial seen per silo; kept up to date.
+        traffic: counts each silo's bytes, by its name.
         progress_seconds: how long a transfer or a send may stand still.
         hello_seconds: how long a new connection may stay silent.
     """
@@ -100,6 +114,7 @@ class AggregatorServer:
         limits: Limits,
         *,
         serials: MutableMapping[str, int] | None = None,
+        traffic: Traffic | None = None,
         progress_seconds: float = 60.0,
         hello_seconds: float = 20.0,
     ) -> None:
@@ -109,11 +124,13 @@ class AggregatorServer:
         self._gate = Gatekeeper(roster, lambda: datetime.now(UTC), serials)
         self._on_connect = on_connect
         self._uploads = uploads
+        self._traffic = Traffic() if traffic is None else traffic
         self._published = Published(blobs)
         self._limits = limits
         self._progress = progress_seconds
         self._hello = hello_seconds
         self._live: dict[int, GrpcPeerLink] = {}
+        self._calls: Counter[int] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: Any = None
 
@@ -125,9 +142,8 @@ class AggregatorServer:
             "Upload": grpc.stream_stream_rpc_method_handler(self._upload),
             "Fetch": grpc.unary_stream_rpc_method_handler(self._fetch),
         }
-        server.add_generic_rpc_handlers(
-            (grpc.method_handlers_generic_handler(SERVICE, handlers),)
-        )
+        ours = grpc.method_handlers_generic_handler(SERVICE, handlers)
+        server.add_generic_rpc_handlers((ours, OtherVersions()))
         credentials = grpc.dynamic_ssl_server_credentials(
             _certificates(self._tls), self._renewal, require_client_authentication=True
         )
@@ -161,23 +177,36 @@ class AggregatorServer:
     # ------------------------------------------------------------------------ the calls
 
     async def _connect(self, _: AsyncIterator[bytes], context: _Context) -> None:
-        silo = await self._identify(context)
-        await context.send_initial_metadata(())
+        async with self._admitted(context) as silo:
+            await context.send_initial_metadata(())
+            hello = await self._first_frame(silo, context)
+            if hello is not None:
+                await self._meet(silo, hello, context)
+
+    async def _first_frame(self, silo: int, context: _Context) -> Hello | None:
         try:
             async with asyncio.timeout(self._hello):
                 first = await _read(context)
         except TimeoutError:
             await _abort(context, "DEADLINE_EXCEEDED", "no Hello came in time")
         if first is None:
-            return
+            return None
         try:
             hello = decode_from_silo(first, self._limits)
         except MalformedMessage as error:
+            if (refusal := check_version(first)) is not None:
+                name = self._gate.names[silo]
+                _log.warning("silo %r is refused: %s", name, refusal.reason)
+                await context.write(encode(refusal))
+                return None
             await _abort(context, "INVALID_ARGUMENT", str(error))
         if not isinstance(hello, Hello):
             await _abort(context, "INVALID_ARGUMENT", "a stream without a Hello")
+        return hello
+
+    async def _meet(self, silo: int, hello: Hello, context: _Context) -> None:
         name = self._gate.names[silo]
-        if (refusal := _misfit(hello, name)) is not None:
+        if (refusal := misfit(hello, name)) is not None:
             _log.warning("silo %r is refused: %s", name, refusal.reason)
             await context.write(encode(refusal))
             return
@@ -220,7 +249,10 @@ class AggregatorServer:
             raise
 
     async def _upload(self, _: AsyncIterator[bytes], context: _Context) -> None:
-        silo = await self._identify(context)
+        async with self._admitted(context) as silo:
+            await self._take_upload(silo, context)
+
+    async def _take_upload(self, silo: int, context: _Context) -> None:
         if silo not in self._live:
             await _abort(context, "FAILED_PRECONDITION", "an upload needs a connection")
         name = self._gate.names[silo]
@@ -228,6 +260,10 @@ class AggregatorServer:
         async def read() -> bytes | None:
             async with asyncio.timeout(self._progress):
                 return await _read(context)
+
+        async def write(data: bytes) -> None:
+            async with asyncio.timeout(self._progress):
+                await context.write(data)
 
         async def deliver(upload: MaskedUpload) -> None:
             peer = self._live.get(silo)  # perhaps no longer the one at the call's start
@@ -238,7 +274,12 @@ class AggregatorServer:
             await peer.stream.inbox.put(upload)
 
         try:
-            await self._uploads.take(silo, read, context.write, deliver)
+            await self._uploads.take(
+                silo,
+                self._traffic.reading(name, read),
+                self._traffic.writing(name, write),
+                deliver,
+            )
         except MalformedMessage as error:
             _log.warning("silo %r sent a bad upload: %s", name, error)
             await _abort(context, "INVALID_ARGUMENT", str(error))
@@ -253,8 +294,13 @@ class AggregatorServer:
             _log.info("silo %r: %s", name, error)
             await _abort(context, "ABORTED", str(error))
 
-    async def _fetch(self, request: bytes, context: _Context) -> AsyncIterator[bytes]:
-        await self._identify(context)
+    async def _fetch(self, request: bytes, context: _Context) -> None:
+        async with self._admitted(context) as silo:
+            write = self._traffic.writing(self._gate.names[silo], context.write)
+            for chunk in await self._blob(request, context):
+                await write(chunk)
+
+    async def _blob(self, request: bytes, context: _Context) -> Iterator[bytes]:
         try:
             address = bulk.fetch_address(request)
             blob = await asyncio.to_thread(self._published.get, address)
@@ -265,18 +311,30 @@ class AggregatorServer:
             await _abort(context, "INTERNAL", "the blob can't be read")
         if blob is None:
             await _abort(context, "NOT_FOUND", f"there is no blob {address.hex()[:16]}")
-        for chunk in bulk.blob_chunks(blob):
-            yield chunk
+        return bulk.blob_chunks(blob)
 
     # -------------------------------------------------------------------------- details
 
-    async def _identify(self, context: _Context) -> int:
+    @asynccontextmanager
+    async def _admitted(self, context: _Context) -> AsyncIterator[int]:
+        """For one call: the silo that its certificate proves, if it has calls left."""
         certificates = context.auth_context().get("x509_pem_cert", (b"",))
         try:
-            return self._gate.identify(certificates[0])
+            silo = self._gate.identify(certificates[0])
         except ConnectError as error:
             _log.warning("refused %s: %s", printable(context.peer()), error)
             await _abort(context, "UNAUTHENTICATED", str(error))
+        if self._calls[silo] >= MOST_CALLS:
+            name = self._gate.names[silo]
+            await _abort(
+                context, "RESOURCE_EXHAUSTED", f"silo {name!r} has too many calls open"
+            )
+        self._calls[silo] += 1
+        log_fields.about_silo(self._gate.names[silo])
+        try:
+            yield silo
+        finally:
+            self._calls[silo] -= 1
 
     def _peer(self, silo: int, context: _Context) -> GrpcPeerLink:
         name = self._gate.names[silo]
@@ -285,27 +343,13 @@ class AggregatorServer:
             return decode_from_silo(data, self._limits)
 
         stream = Stream(
-            lambda: _read(context),
-            context.write,
+            self._traffic.reading(name, lambda: _read(context)),
+            self._traffic.writing(name, context.write),
             unpack,
             f"silo {name!r}",
             self._progress,
         )
         return GrpcPeerLink(silo, name, stream, self._published)
-
-
-def _misfit(hello: Hello, name: str) -> CannotServe | None:
-    """Why a silo whose certificate proves `name` isn't served with this Hello."""
-    if hello.wire_version != WIRE_VERSION:
-        reason = (
-            f"this aggregator speaks wire version {WIRE_VERSION}, and silo {name!r} "
-            f"speaks {hello.wire_version} (fedit-secure {hello.package_version})"
-        )
-    elif hello.silo != name:
-        reason = f"the certificate of silo {name!r} isn't one of {hello.silo!r}"
-    else:
-        return None
-    return CannotServe(reason, ConnectError.exit_status)
 
 
 async def _read(context: _Context) -> bytes | None:

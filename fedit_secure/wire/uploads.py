@@ -170,11 +170,14 @@ class Intake:
                 raise ConnectError(
                     f"an upload broke off after {upload.held} of {length} bytes"
                 )
-            data = bulk.upload_data(data, upload.held, length)
+            data, tell = bulk.upload_data(data, upload.held, length)
             await upload.work(asyncio.to_thread(upload.file.write, upload.held, data))
             del data  # or it would stay in memory until the next chunk is here
             self._moved()
             self._check(call, upload)
+            if tell:
+                await write(bulk.upload_state(upload.held))
+                self._check(call, upload)
         more = await read()
         self._check(call, upload)
         if more is not None:

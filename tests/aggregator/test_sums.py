@@ -40,7 +40,7 @@ def after(federation: SmallFederation, out: m.PublishedSum) -> GridState:
 
 def sums(federation: SmallFederation) -> tuple[Sums, RunFolder]:
     folder = RunFolder(federation.root / "run", federation.charter, federation.initial)
-    return Sums(folder, federation.charter.secagg_params(), None), folder
+    return Sums(folder, federation.charter, None), folder
 
 
 async def test_a_sum_is_on_the_disk_once_it_is_published(
@@ -89,7 +89,7 @@ async def test_a_sum_that_cant_be_applied_is_certified_by_nobody(
         signature=b"s" * 64,
     )
     await made.publish(1, short, federation.initial)
-    with pytest.raises(ProtocolError, match="doesn't fit"):
+    with pytest.raises(ProtocolError, match="isn't of this release"):
         await made.certified(proof(short, federation.initial))
     assert "can't be applied" in caplog.text
 

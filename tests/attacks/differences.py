@@ -17,6 +17,8 @@ from attacks.what_may_leave import (
     UPDATE,
     class_of,
     leaves,
+    status_classes,
+    status_fields,
 )
 
 from fedit_secure.secagg import messages as m
@@ -44,6 +46,7 @@ def differences(one: Seen, two: Seen, victim: int, *, ideal: bool) -> list[str]:
         *_in_messages(one, two, victim, ideal=ideal),
         *_in_lines(one, two),
         *_in_files(one, two, victim, ideal=ideal),
+        *_in_status(one, two),
         *(["exit statuses"] if sorted(one.ended) != sorted(two.ended) else []),
     ]
 
@@ -172,6 +175,19 @@ def _in_files(one: Seen, two: Seen, victim: int, *, ideal: bool) -> Iterator[str
             yield f"{name}, of a round before the victim was in a sum"
         if len(a) != len(b) and not name.endswith("published.frame"):
             yield f"the size of {name}"
+
+
+def _in_status(one: Seen, two: Seen) -> Iterator[str]:
+    """It stays in the silo, and yet only its times may depend on the records."""
+    classes = status_classes()
+    here, there = (list(status_fields(json.loads(s.status))) for s in (one, two))
+    if [where for where, _ in here] != [where for where, _ in there]:
+        yield "which fields the status has"
+    for (where, a), (_, b) in zip(here, there, strict=False):
+        if where not in classes:
+            yield f"the status says {where!r}, which is in no table"
+        elif classes[where] == PUBLIC and a != b:
+            yield f"the status says {a} as {where} here, {b} there"
 
 
 def _rounds_without(seen: Seen, victim: int) -> Iterator[str]:

@@ -48,6 +48,7 @@ class Seen:
     workers: list[tuple[str, str]] = field(default_factory=list)
     ended: list[tuple[str, str]] = field(default_factory=list)
     files: dict[str, bytes] = field(default_factory=dict)
+    status: bytes = b""  # the victim's status file, which stays with it
     uploads: list[tuple[m.MaskedUpload, NDArray[np.int32]]] = field(
         default_factory=list
     )

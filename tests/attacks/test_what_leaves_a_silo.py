@@ -18,7 +18,14 @@ import numpy as np
 import pytest
 from attacks.differences import differences
 from attacks.seen import VICTIM, Fetch, Seen
-from attacks.what_may_leave import FIELDS, class_of, leaves, names_of
+from attacks.what_may_leave import (
+    FIELDS,
+    class_of,
+    leaves,
+    names_of,
+    status_classes,
+    status_fields,
+)
 from attacks.whole_run import Kill, seconds_of
 from attacks.worlds import INDEX, NAMES, SLOT, World
 
@@ -285,6 +292,14 @@ def test_every_field_of_every_message_is_in_the_table() -> None:
         assert set(FIELDS[kind]) == set(names_of(kind)), kind.__name__
     assert seen == set(FIELDS)
     assert (f.FROM_SILO | f.FROM_AGGREGATOR) - {m.PublishedSum} <= seen
+
+
+def test_every_field_of_a_silos_status_is_in_the_table(usual: Seen) -> None:
+    status = json.loads(usual.status)
+    assert status["rounds"]
+    assert {name for name, _ in status_fields(status)} == set(status_classes())
+    assert status["daemon"]["state"] == "ended"
+    assert [cap["spent"] > 0 for cap in status["caps"]] == [True]
 
 
 def test_what_is_in_no_table_is_noticed() -> None:

@@ -188,6 +188,44 @@ FILES = {
     "rounds/*/adapter/adapter_model.safetensors": BOUND,
 }
 
+# A silo's status.json, for its own operator. All of it stays in the silo. What says when
+# something was tells how long tuning took, and so may depend on the records; nothing else.
+TIMES, PROCESS = "times", "process"
+STATUS = {
+    "role daemon.name daemon.version daemon.state daemon.why": PUBLIC,
+    "daemon.pid": PROCESS,
+    "daemon.started daemon.at now.since now.deadline connection_since": TIMES,
+    "run.federation run.epoch run.name run.charter run.expires run.rounds": PUBLIC,
+    "run.certified now.round now.phase now.attempt now.step now.steps": PUBLIC,
+    "aggregator connected charges planned run_epsilon": PUBLIC,
+    "caps.covers caps.delta caps.spent caps.limit": PUBLIC,
+    "head.silo head.population head.entries": PUBLIC,
+    "head.hash rounds.state": BOUND,
+    "rounds.round rounds.outcome rounds.adapter rounds.contributors": PUBLIC,
+    "rounds.seconds": TIMES,
+    "certificates.party certificates.role certificates.kind": PUBLIC,
+    "certificates.ends": TIMES,
+    "traffic.sent traffic.received": PUBLIC,
+}
+
+
+def status_classes() -> dict[str, str]:
+    """The class of every field of a silo's status file."""
+    return {name: of for names, of in STATUS.items() for name in names.split()}
+
+
+def status_fields(value: Any, at: str = "") -> Iterator[tuple[str, Any]]:
+    """The fields of a status file with their places, in order."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from status_fields(inner, f"{at}.{name}" if at else name)
+    elif at in ("caps", "certificates", "head", "rounds"):
+        for part in value or ():
+            yield from status_fields(part, at)
+    else:
+        yield at, value
+
+
 Leaf = tuple[str, str, Any]  # "Type.field", its class, its value
 
 

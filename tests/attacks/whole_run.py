@@ -35,6 +35,7 @@ from attacks.fixed_chance import PARTY, Chance, Clock, Loop
 from attacks.seen import VICTIM, Ear, Fetch, Listener, Passed, Seen
 from numpy.typing import NDArray
 
+from fedit_secure import log_fields
 from fedit_secure.aggregator.run_folder import RunFolder
 from fedit_secure.aggregator.service import Aggregator
 from fedit_secure.cli.output import OutputFormat, show, show_event
@@ -44,6 +45,7 @@ from fedit_secure.secagg import fixed_point
 from fedit_secure.secagg import messages as m
 from fedit_secure.secagg.transcript import digest
 from fedit_secure.silo import attempts, books, serve
+from fedit_secure.silo.accounting import Question, answer
 from fedit_secure.simulation.parties import LocalFederation
 from fedit_secure.tuning import worker
 from fedit_secure.tuning.job import OnProgress, Progress, TuneJob
@@ -148,9 +150,12 @@ class Run:
             if path.is_file():
                 name = path.relative_to(folder).as_posix()
                 self.seen.files[name] = path.read_bytes()
+        status = self._folder / VICTIM / "state" / "status.json"
+        self.seen.status = status.read_bytes()
 
     async def _aggregator(self) -> None:
         PARTY.set("aggregator")
+        log_fields.begin(run=self._federation.charter.run)
         await self._hub.run()
         self.seen.ended.append(("aggregator", "0"))
 
@@ -200,6 +205,8 @@ class Run:
 
         async def serve_peer() -> None:
             PARTY.set("aggregator")
+            log_fields.begin(run=self._federation.charter.run)
+            log_fields.about_silo(name)
             try:
                 await self._hub.on_connect(peer, await peer.receive())  # type: ignore[arg-type]
             except ConnectError:
@@ -308,6 +315,16 @@ class Gate:
             raise SystemExit
 
 
+class AtHand:
+    """The accountants, in this process: another one's time isn't in our hand."""
+
+    def __call__(self, question: Question) -> str:
+        return answer(question)
+
+    def close(self) -> None:
+        """There is nothing to end."""
+
+
 @contextmanager
 def _to_nobody() -> Iterator[None]:
     with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
@@ -343,6 +360,7 @@ def _in(run: Run, patch: pytest.MonkeyPatch, *, ideal: bool) -> Iterator[None]:
     patch.setattr(asyncio, "to_thread", at_once)
     patch.setattr(serve, "connect", run.connect)
     patch.setattr(serve, "tune_in_child", run.tune)
+    patch.setattr(serve, "Accountants", AtHand)
     patch.setattr(attempts, "fixed_point", Encoding)
     patch.setattr(books, "digest", drawn_name)
     if ideal:

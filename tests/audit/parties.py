@@ -15,7 +15,6 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from fedit_secure.federation.card import Card, Role, sign_card
 from fedit_secure.federation.certificates import make_issuer
 from fedit_secure.federation.charter import (
-    Adapter,
     AggregatorRow,
     BaseModelRow,
     Charter,
@@ -24,10 +23,10 @@ from fedit_secure.federation.charter import (
     SiloDp,
     SiloRow,
     TemplateRow,
-    Tuning,
-    UpdateRule,
 )
+from fedit_secure.federation.local_plan import Adapter, Tuning
 from fedit_secure.federation.release_sizes import release_sizes
+from fedit_secure.federation.server_rules import FedAvg
 from fedit_secure.federation.update import GridState, from_float32
 from fedit_secure.secagg.keys import SigningKey
 
@@ -180,7 +179,7 @@ def found(
             bound=secagg.bound,
             allow_pair=silos == 2,
         ),
-        update_rule=UpdateRule(),
+        update_rule=FedAvg(),
         schedule={},
     )
     return World(charter, initial)

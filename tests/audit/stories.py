@@ -10,6 +10,7 @@ from pathlib import Path
 from faults.crashing import CountingLink, Dies, Door, Point, play
 from small_federation import SmallFederation, found
 
+from fedit_secure.federation.server_rules import Adaptive
 from fedit_secure.secagg import messages as m
 from fedit_secure.wire import frames as f
 
@@ -20,6 +21,14 @@ LINK = CountingLink  # what `small_federation.FaultyLink` has to be for a `Point
 async def plain(root: Path) -> SmallFederation:
     """Two rounds of four silos in which nothing happens."""
     door = Door(found(root, 4, rounds=2))
+    await play(door)
+    return door.federation
+
+
+async def adaptive(root: Path) -> SmallFederation:
+    """Three rounds under FedYogi: what the rule remembers is in the state."""
+    rule = Adaptive(name="fedyogi", learning_rate=0.01)
+    door = Door(found(root, 4, rounds=3, rule=rule))
     await play(door)
     return door.federation
 
@@ -79,5 +88,5 @@ async def cut_off(root: Path) -> SmallFederation:
 
 STORIES: dict[str, Callable[[Path], Awaitable[SmallFederation]]] = {
     story.__name__: story
-    for story in (plain, voided, dropped, skipped, restarted, cut_off)
+    for story in (plain, adaptive, voided, dropped, skipped, restarted, cut_off)
 }

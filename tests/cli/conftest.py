@@ -8,8 +8,14 @@ import numpy as np
 import pytest
 
 from fedit_secure.cli.main import main
+from fedit_secure.config import load_policy
 from fedit_secure.demo.base_model_files import base_model_path
+from fedit_secure.federation.charter import Charter
+from fedit_secure.federation.identity import load_identity
 from fedit_secure.federation.update import from_float32
+from fedit_secure.federation.windows import ChargeTimes
+from fedit_secure.silo.charge_clock import ChargeClock
+from fedit_secure.silo.ledger_opening import new_ledger, open_journal
 
 SILOS = ("clinic-a", "clinic-b", "clinic-c", "clinic-d")
 RECORDS = 400
@@ -130,6 +136,44 @@ def person_charter(root, cap=16):
 @pytest.fixture
 def make_person_charter():
     return person_charter
+
+
+def ledger_in(silo, rounds, seen=None):
+    """Writes the ledger of a drafted silo that has charged some rounds of its charter.
+
+    `seen`: the latest time, in seconds since 1970, that its journal has noted.
+    """
+    charter = Charter.load(silo.parent / "charter.json")
+    identity = load_identity(silo / "identity")
+    opened = new_ledger(
+        charter,
+        silo.name,
+        identity.signing,
+        load_policy(silo / "policy.yaml"),
+        bytes(32),
+    )
+    for number in range(1, rounds + 1):
+        opened = opened.reserve(
+            charter.plan_for(silo.name), run=charter.run, round=number,
+            charter=charter.digest().hex(), state_digest="00" * 32, weight=1,
+            max_lost_charges=rounds,
+        )  # fmt: skip
+    with open_journal(silo / "state") as journal:
+        notes = {}
+        if seen is not None:
+            times = ChargeTimes(int(seen), (int(seen),) * rounds)
+            notes = ChargeClock(journal, silo.name).note(times)
+        journal.commit(
+            population=silo.name,
+            expected_sequence=0,
+            entries=opened.entries,
+            notes=notes,
+        )
+
+
+@pytest.fixture
+def keep_ledger():
+    return ledger_in
 
 
 @pytest.fixture

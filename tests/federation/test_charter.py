@@ -81,7 +81,12 @@ def test_another_spelling_of_the_same_charter_is_refused(charter, edit):
         ('"alpha": 16.0', '"alpha": NaN', "not JSON|'adapter.alpha'"),
         ('"clip": 1.0', '"clip": Infinity', "not JSON|'dp.clip'"),
         ('"kind": "local"', '"kind": "central"', "'dp.kind'"),
-        ('"name": "fedavg"', '"name": "fedadam"', "'update_rule.name'"),
+        ('"name": "fedavg"', '"name": "median"', "'update_rule'"),
+        (
+            '"name": "fedavg"',
+            '"name": "fedadam"',
+            "'update_rule.fedadam.learning_rate' is missing",
+        ),
     ],
 )
 def test_a_bad_field_is_named(charter, old, new, why):

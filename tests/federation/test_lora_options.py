@@ -8,7 +8,7 @@ import pytest
 
 from fedit_secure.config import load_plan
 from fedit_secure.errors import ConfigError
-from fedit_secure.federation.charter import Lora
+from fedit_secure.federation.local_plan import Lora
 from fedit_secure.federation.lora_options import REASONS
 
 PLAN = """\

@@ -159,8 +159,8 @@ def test_values_off_the_grid_are_refused(bad):
 @pytest.mark.parametrize(
     ("total", "silos", "why"),
     [
-        (np.zeros(13, np.int32), (0, 1, 2), "doesn't fit"),
-        (np.zeros(14, np.int64), (0, 1, 2), "doesn't fit"),
+        (np.zeros(13, np.int32), (0, 1, 2), "isn't of this release"),
+        (np.zeros(14, np.int64), (0, 1, 2), "isn't of this release"),
         (np.zeros(14, np.int32), (), "distinct contributors"),
         (np.zeros(14, np.int32), (0, 0, 1), "distinct contributors"),
     ],

@@ -44,7 +44,7 @@ from fedit_secure.federation.heads import SignedHead, check_head
 from fedit_secure.federation.update import GridState
 from fedit_secure.privacy import events, ledger
 from fedit_secure.storage.life import Life
-from fedit_secure.tuning.worker import read_state
+from fedit_secure.tuning.job_loading import read_state
 from fedit_secure.wire import bulk
 from fedit_secure.wire import frames as f
 from fedit_secure.wire.codec import decode, decode_from_silo, encode
@@ -160,9 +160,9 @@ WIRE = (
     _wire(
         "upload chunk",
         pb.UploadChunk,
-        (samples.CHUNK,),
+        samples.CHUNKS,
         lambda d: bulk.upload_data(d, 0, len(samples.PAYLOAD)),
-        lambda payload: next(bulk.upload_chunks(payload, 0)),
+        lambda got: bulk.upload_chunk(0, got[0], tell=got[1]),
     ),
     _wire(
         "upload state",

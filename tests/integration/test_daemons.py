@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
+from connect_proxy import ConnectProxy, listening
 from safetensors.numpy import load_file
 
 from fedit_secure.simulation.parties import LocalFederation, found_federation
@@ -33,8 +35,23 @@ def run_folder(federation: LocalFederation) -> Path:
 
 
 async def test_daemons_tune_and_the_aggregator_never_imports_torch(
-    federation: LocalFederation,
+    federation: LocalFederation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """One of the silos is behind a proxy that only its environment names."""
+    behind = federation.folder / "north" / "silo.yaml"
+    config = yaml.safe_load(behind.read_text())
+    config["aggregator"] = {"address": "hub.north.example:7443"}
+    behind.write_text(yaml.safe_dump(config))
+    through = ConnectProxy(federation.charter.aggregator.address)
+    async with listening(through) as proxy:
+        monkeypatch.setenv("https_proxy", f"http://nurse:sesame@{proxy}")
+        await tune_over_daemons(federation)
+    assert through.passed
+    for request in through.requests:
+        assert request.startswith(b"CONNECT hub.north.example:7443 ")
+
+
+async def tune_over_daemons(federation: LocalFederation) -> None:
     events: list[ProcessEvent] = []
     mapped: list[str] = []
 

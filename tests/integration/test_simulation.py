@@ -8,10 +8,12 @@ from pathlib import Path
 import dp_accounting
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 import fedit_secure
 from fedit_secure.errors import PolicyRefusal
 from fedit_secure.federation.policy import Policy
+from fedit_secure.federation.update import GridState, to_float32
 from fedit_secure.privacy.ledger import recompute
 from fedit_secure.simulation.parties import found_federation
 from fedit_secure.simulation.run import Tuner, run_in_memory, run_plan
@@ -104,3 +106,48 @@ def test_secret_sizes_tell_nobody_how_many_records_there_are(
     opened, intent = (json.loads(entry) for entry in entries.splitlines()[:2])
     assert opened["adjacency"] == "add-or-remove"
     assert (intent["sample_rate"], intent["sizes"]) == (0.25, "secret")
+
+
+def tensors(folder: Path) -> dict[str, np.ndarray]:
+    return load_file(folder / "adapter" / "adapter_model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("aggregation", "moves"), [("ffa", ["B", "B"]), ("alternating", ["B", "A"])]
+)
+def test_a_round_releases_and_moves_its_factor_alone(
+    plan: dict[str, object],
+    records: dict[str, Path],
+    tmp_path: Path,
+    aggregation: str,
+    moves: list[str],
+) -> None:
+    """With momentum on the server, whose memory of the other factor stays too."""
+    changed = {
+        "lora": {"rank": 2, "aggregation": aggregation},
+        "update_rule": {"name": "fedavgm", "momentum": 0.5},
+    }
+    few = {name: records[name] for name in ("north", "south", "east")}
+    done = fedit_secure.simulate(few, {**plan, **changed}, folder=tmp_path / "run")
+    charter = done.charter
+    assert charter.release_length < charter.length
+    uploaded = charter.secagg_params().payload_bytes
+    assert uploaded == 3 * charter.release_length + 8
+    initial = to_float32(
+        GridState.from_bytes(
+            (
+                done.folder / "states" / (f"{charter.adapter.initial_digest}.state")
+            ).read_bytes()
+        )
+    )
+    before, start = {}, 0
+    for name, shape in charter.adapter.layout:
+        size = int(np.prod(shape))
+        before[name] = initial[start : start + size].reshape(shape)
+        start += size
+    for round, factor in enumerate(moves, 1):
+        after = tensors(done.folder / "rounds" / f"{round:03d}")
+        for name, value in after.items():
+            moved = not np.array_equal(value, before[name])
+            assert moved == (f".lora_{factor}." in name), (round, name)
+        before = after

@@ -187,7 +187,7 @@ def over_the_wire(message: Any, limits: Limits) -> Any:
         header = bulk.upload_header(bulk.upload_start(message.header), limits)
         held = b""
         for chunk in bulk.upload_chunks(message.payload, 0):
-            held += bulk.upload_data(chunk, len(held), header.length)
+            held += bulk.upload_data(chunk, len(held), header.length)[0]
         return m.MaskedUpload(header, held)
     if isinstance(message, m.PublishedSum):
         notice = decode(encode(PublishedNotice.of(message, b"a" * 32)), limits)

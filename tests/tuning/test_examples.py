@@ -33,8 +33,25 @@ def test_braces_of_a_record_are_not_filled_in() -> None:
 
 
 def test_an_unknown_template_is_named() -> None:
-    with pytest.raises(ConfigError, match="unknown template 'nope'; known are alpaca"):
+    known = "alpaca, alpaca_short, vicuna"
+    with pytest.raises(
+        ConfigError, match=f"unknown template 'nope'; known are {known}"
+    ):
         load_template("nope")
+
+
+@pytest.mark.parametrize(
+    ("name", "with_input", "without"),
+    [
+        ("alpaca_short", "### Instruction:\nI\n\n### Input:\nN\n\n### Response:\n",
+         "### Instruction:\nI\n\n### Response:\n"),
+        ("vicuna", " USER: I\nN ASSISTANT:", " USER: I ASSISTANT:"),
+    ],
+)  # fmt: skip
+def test_other_templates(name: str, with_input: str, without: str) -> None:
+    template = load_template(name)
+    assert template.prompt(Record("I", "N", "R")).endswith(with_input)
+    assert template.prompt(Record("I", "", "R")).endswith(without)
 
 
 def test_the_digest_is_of_the_file() -> None:

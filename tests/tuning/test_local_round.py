@@ -182,14 +182,50 @@ def test_optimizers_follow_their_configuration(
         betas=(0.8, 0.95),
         eps=1e-6,
         momentum=0.5,
+        b_rate_ratio=5.0,
     )
-    made = local_round._optimizer([torch.nn.Parameter(torch.zeros(3))], config)
-    group = made.param_groups[0]
-    assert (group["lr"], group["weight_decay"]) == (0.02, 0.1)
-    if name == "sgd":
-        assert group["momentum"] == 0.5
-    else:
-        assert (group["betas"], group["eps"]) == ((0.8, 0.95), 1e-6)
+    named = [
+        (f"layer.lora_{factor}.weight", torch.nn.Parameter(torch.zeros(3)))
+        for factor in "AB"
+    ]
+    made = local_round._optimizer(named, config)
+    assert [group["lr"] for group in made.param_groups] == [0.02, 0.1]
+    assert [group["params"] for group in made.param_groups] == [[p] for _, p in named]
+    for group in made.param_groups:
+        assert group["weight_decay"] == 0.1
+        if name == "sgd":
+            assert group["momentum"] == 0.5
+        else:
+            assert (group["betas"], group["eps"]) == ((0.8, 0.95), 1e-6)
+
+
+def test_the_proximal_term_pulls_back_to_where_the_round_began() -> None:
+    """At a rate of 0.5 and mu of 2 each step without gradient goes all the way back."""
+    anchor = torch.tensor([1.0, -2.0])
+    weight = torch.nn.Parameter(anchor + torch.tensor([0.3, 0.7]))
+    config = OptimizerConfig(name="sgd", learning_rate=0.5, proximal=2.0)
+    descent = local_round._optimizer([("layer.lora_A.weight", weight)], config)
+    weight.grad = torch.zeros(2)
+    local_round._pull_back([weight], [anchor], config.proximal)
+    descent.step()
+    torch.testing.assert_close(weight.detach(), anchor)
+
+
+def test_a_larger_proximal_term_moves_less() -> None:
+    examples = [Example(np.arange(10, 30), 5)] * 16
+    plan = make_plan(kind="none", local_steps=15, expected_batch=8)
+    moved = []
+    for proximal in (0.0, 50.0):
+        update = tune_round(
+            tuned_model(),
+            examples,
+            plan,
+            OptimizerConfig(name="sgd", learning_rate=0.02, proximal=proximal),
+            noise_key=b"k" * 32,
+            initial=read_adapter(tuned_model()),
+        )
+        moved.append(float(np.linalg.norm(update)))
+    assert moved[1] < 0.8 * moved[0]
 
 
 def test_learning_learns() -> None:

@@ -75,6 +75,15 @@ def test_the_budget_follows_what_one_batch_takes(
     assert worked == [1]
 
 
+def test_processes_of_one_host_share_its_memory_and_no_devices(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(memory, "free_bytes", lambda _: 1000)
+    monkeypatch.setattr(memory, "peak_bytes", lambda *_: 50)
+    assert roomy_budget(CPU, 100, lambda: None, sharers=2) == 500
+    assert roomy_budget(torch.device("cuda"), 100, lambda: None, sharers=2) == 1000
+
+
 def test_both_the_longest_and_the_shortest_records_are_tried() -> None:
     """Many short records have as many tokens, and far more gradients."""
     model = tuned_model()

@@ -204,7 +204,15 @@ async def test_a_false_aggregator_is_refused(parties: Parties, tmp_path: Path) -
         elsewhere = Tls.of_silo(
             parties.silos[0].leaf(), "another", parties.aggregator.pem
         )
-        await refused(where, elsewhere, "isn't the aggregator that the charter")
+        await refused(where, elsewhere, "names another party")
+
+
+async def test_a_clock_that_is_wrong_is_named(parties: Parties, tmp_path: Path) -> None:
+    async with hub(parties, tmp_path) as where:
+        old = parties.aggregator.leaf(now=NOW - timedelta(days=95))
+        where.server.renew(Tls.of_aggregator(old, parties.roster))
+        match = r"'hub' is valid only from .* \(the clock here says 20.* UTC\)"
+        await refused(where, parties.silo_tls(0), match)
 
 
 async def test_plaintext_and_certificateless_clients_are_refused(

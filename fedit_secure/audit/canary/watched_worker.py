@@ -22,7 +22,10 @@ def watch(note: Path) -> None:
 
     def noted(*given: Any, **options: Any) -> Any:
         if not note.exists():
-            note.write_text(str(time.monotonic_ns()), encoding="ascii")
+            # By its name alone when it's whole: the audit may be reading just now.
+            draft = note.with_suffix(".draft")
+            draft.write_text(str(time.monotonic_ns()), encoding="ascii")
+            draft.rename(note)
         return run_round(*given, **options)
 
     local_round.run_round = noted

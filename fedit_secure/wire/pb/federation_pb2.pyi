@@ -37,14 +37,16 @@ PHASE_APPLIED: PhaseName
 PHASE_SKIPPED: PhaseName
 
 class UploadChunk(_message.Message):
-    __slots__ = ("header", "offset", "data")
+    __slots__ = ("header", "offset", "data", "tell")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     OFFSET_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
+    TELL_FIELD_NUMBER: _ClassVar[int]
     header: UploadHeader
     offset: int
     data: bytes
-    def __init__(self, header: _Optional[_Union[UploadHeader, _Mapping]] = ..., offset: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
+    tell: bool
+    def __init__(self, header: _Optional[_Union[UploadHeader, _Mapping]] = ..., offset: _Optional[int] = ..., data: _Optional[bytes] = ..., tell: _Optional[bool] = ...) -> None: ...
 
 class UploadState(_message.Message):
     __slots__ = ("held", "payload_digest")

@@ -1,0 +1,273 @@
+"""One arm of a comparison: tuned on some records in some way, scored on held-out ones.
+
+Every arm is one function of plain values, so that it can be computed in another process
+and kept on disk. The federation here adds what silos would send as real numbers. That
+the secure sum gives the same to its quantisation is measured by an arm of its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from _silos import Parts, Setup, parts_of
+from numpy.typing import NDArray
+
+from fedit_secure.evaluation.score import score
+from fedit_secure.federation.aggregation import Aggregation, factors, places
+from fedit_secure.federation.local_plan import Decay
+from fedit_secure.federation.server_rules import Adaptive, FedAvg, FedAvgM, UpdateRule
+from fedit_secure.federation.update import FRACTION_BITS
+from fedit_secure.privacy.accountant import calibrate
+from fedit_secure.privacy.plan import DpPlan
+from fedit_secure.tuning.adapter import (
+    adapter_layout,
+    attach_adapter,
+    initial_adapter,
+    tune_only,
+    write_adapter,
+)
+from fedit_secure.tuning.base_model import load_base_model, load_tokenizer
+from fedit_secure.tuning.examples import Example, load_template, make_examples
+from fedit_secure.tuning.job import LoraConfig, OptimizerConfig
+from fedit_secure.tuning.local_round import prepare_round, run_round
+from fedit_secure.tuning.records import Record
+
+Kind = Literal["base", "alone", "federated", "pooled"]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How an arm is tuned. `batch` is B-bar of a silo; epsilon None: without DP."""
+
+    rounds: int = 3
+    steps: int = 8
+    batch: int = 64
+    rate: float = 3e-3
+    b_ratio: float = 1.0
+    decay: Literal["linear", "cosine"] | None = None
+    clip: float = 0.5
+    epsilon: float | None = None
+    delta: float = 1e-5
+    rank: int = 8
+    aggregation: Aggregation | None = None
+    rule: Literal["fedavg", "fedavgm", "fedadam", "fedyogi", "fedadagrad"] = "fedavg"
+    server_rate: float = 1.0
+    momentum: float = 0.9
+    proximal: float = 0.0
+    max_tokens: int = 256
+
+    @property
+    def method(self) -> str:
+        """The aggregation method's name."""
+        return self.aggregation or "fedit"
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """What is computed, on which data, scored on which part."""
+
+    setup: Setup
+    kind: Kind
+    recipe: Recipe
+    silo: str = ""
+    part: Literal["validation", "test"] = "test"
+
+
+@lru_cache(maxsize=1)
+def _parts(setup: Setup) -> Parts:
+    return parts_of(setup)
+
+
+def run_arm(arm: Arm, base: str) -> dict[str, Any]:
+    """`nlls`: of every held-out record, nats a response token; and how long it took."""
+    import torch
+
+    torch.set_num_threads(1)
+    began = time.monotonic()
+    bench = Bench(arm, Path(base))
+    adapter = {
+        "base": bench.base,
+        "alone": bench.alone,
+        "federated": bench.federated,
+        "pooled": bench.pooled,
+    }[arm.kind]()
+    return {
+        "arm": asdict(arm),
+        "nlls": bench.nlls(adapter).tolist(),
+        "seconds": time.monotonic() - began,
+    }
+
+
+def plan_of(recipe: Recipe, batch: int, records: int) -> DpPlan:
+    """A silo's plan; its noise is calibrated to the run with its one spare charge."""
+    batch = min(batch, records)
+    rate, spare = batch / records, 1
+    steps = (recipe.rounds + spare) * recipe.steps
+    private = recipe.epsilon is not None
+    return DpPlan(
+        kind="local" if private else "none",
+        sample_rate=rate,
+        noise_multiplier=(
+            calibrate(recipe.epsilon, recipe.delta, rate, steps)
+            if recipe.epsilon is not None
+            else 0.0
+        ),
+        clip=recipe.clip,
+        expected_batch=batch,
+        local_steps=recipe.steps,
+        rounds=recipe.rounds,
+        spare_charges=spare,
+        delta=recipe.delta if private else None,
+        target_epsilon=recipe.epsilon,
+    )
+
+
+class Bench:
+    """The model, the examples, and the loops over rounds."""
+
+    def __init__(self, arm: Arm, base: Path) -> None:
+        self.arm, self.recipe = arm, arm.recipe
+        self.parts = _parts(arm.setup)
+        self._tokenizer = load_tokenizer(base)
+        self._template = load_template("alpaca")
+        lora = LoraConfig(rank=arm.recipe.rank, alpha=2.0 * arm.recipe.rank)
+        model = load_base_model(base)
+        self.layout, self.initial = initial_adapter(model, lora, arm.setup.seed)
+        self.model = attach_adapter(model, lora)
+        assert adapter_layout(self.model) == self.layout
+
+    def base(self) -> Floats:
+        return self.initial.astype(np.float64)
+
+    def alone(self) -> Floats:
+        examples = self._examples(self.parts.silos[self.arm.silo])
+        plan = plan_of(self.recipe, self.recipe.batch, len(examples))
+        return self._by_itself(examples, plan, self.arm.silo)
+
+    def pooled(self) -> Floats:
+        """As many records a step as all silos take together."""
+        records = [r for own in self.parts.silos.values() for r in own]
+        examples = self._examples(records)
+        batch = sum(
+            min(self.recipe.batch, len(own)) for own in self.parts.silos.values()
+        )
+        plan = plan_of(self.recipe, batch, len(examples))
+        return self._by_itself(examples, plan, "pooled")
+
+    def federated(self) -> Floats:
+        silos = {name: self._examples(own) for name, own in self.parts.silos.items()}
+        plans = {
+            name: plan_of(self.recipe, self.recipe.batch, len(examples))
+            for name, examples in silos.items()
+        }
+        rule = _rule(self.recipe)
+        grid = float(1 << FRACTION_BITS)
+        state = np.rint(self.initial.astype(np.float64) * grid)
+        moments = [np.full(len(state), v) for v in rule.first(FRACTION_BITS)]
+        for round in range(1, self.recipe.rounds + 1):
+            tuned = factors(self.recipe.aggregation, round)
+            parts = places(self.layout, tuned)
+            adapter = (state / grid).astype(np.float32)
+            updates = [
+                self._tune(examples, plans[name], name, round, adapter, tuned)
+                for name, examples in silos.items()
+            ]
+            mean = np.mean(updates, axis=0, dtype=np.float64) * grid
+            at = np.concatenate([np.arange(p.start, p.stop) for p in parts])
+            moved, after = rule.step(
+                mean, [m[at].astype(np.int64) for m in moments], FRACTION_BITS
+            )
+            state[at] += moved
+            for moment, new in zip(moments, after, strict=True):
+                moment[at] = new
+        return state / grid
+
+    def nlls(self, adapter: Floats) -> Floats:
+        """NaN where the cut left a record no response."""
+        tune_only(self.model, ("A", "B"))
+        write_adapter(self.model, adapter.astype(np.float32))
+        records = getattr(self.parts, self.arm.part)
+        examples = self._examples(records)
+        kept = [r for r, e in zip(records, examples, strict=True) if e.labels]
+        found = score(
+            self.model, self._tokenizer, kept, self._template, self.recipe.max_tokens
+        )
+        nlls = np.full(len(records), np.nan)
+        nlls[[e.labels > 0 for e in examples]] = found.record_nlls
+        return nlls
+
+    def _by_itself(
+        self, examples: Sequence[Example], plan: DpPlan, name: str
+    ) -> Floats:
+        adapter = self.initial.astype(np.float64)
+        for round in range(1, self.recipe.rounds + 1):
+            start = adapter.astype(np.float32)
+            adapter = adapter + self._tune(
+                examples, plan, name, round, start, ("A", "B")
+            )
+        return adapter
+
+    def _tune(
+        self,
+        examples: Sequence[Example],
+        plan: DpPlan,
+        name: str,
+        round: int,
+        adapter: NDArray[np.float32],
+        tuned: Any,
+    ) -> NDArray[np.float32]:
+        recipe = self.recipe
+        fall = 1.0
+        if recipe.decay is not None:
+            fall = Decay(kind=recipe.decay).factor(round, recipe.rounds)
+        ready = prepare_round(
+            self.model,
+            plan,
+            initial=adapter,
+            max_tokens=recipe.max_tokens,
+            token_budget=2048,
+            tuned=tuned,
+        )
+        # A benchmark's noise can be drawn again; a silo's can't.
+        key = f"{self.arm}/{name}/{round}".encode()
+        return run_round(
+            ready,
+            examples,
+            OptimizerConfig(
+                learning_rate=recipe.rate * fall,
+                b_rate_ratio=recipe.b_ratio,
+                proximal=recipe.proximal,
+            ),
+            noise_key=hashlib.sha256(key).digest(),
+        )
+
+    def _examples(self, records: Sequence[Record]) -> list[Example]:
+        return make_examples(
+            records, self._tokenizer, self._template, max_tokens=self.recipe.max_tokens
+        )
+
+
+def _rule(recipe: Recipe) -> UpdateRule:
+    if recipe.rule == "fedavg":
+        return FedAvg()
+    if recipe.rule == "fedavgm":
+        return FedAvgM(learning_rate=recipe.server_rate, momentum=recipe.momentum)
+    return Adaptive(name=recipe.rule, learning_rate=recipe.server_rate)
+
+
+def alone_arms(setup: Setup, recipe: Recipe) -> list[Arm]:
+    """An arm of every silo by itself."""
+    return [Arm(setup, "alone", recipe, silo) for silo in _parts(setup).silos]
+
+
+def on_validation(arm: Arm) -> Arm:
+    """The same, scored on the part that choices are made on."""
+    return replace(arm, part="validation")

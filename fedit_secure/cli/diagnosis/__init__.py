@@ -1,0 +1,1 @@
+"""What `fedit doctor` looks at."""

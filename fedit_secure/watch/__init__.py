@@ -1,0 +1,1 @@
+"""How a daemon shows where it stands: status file, metrics and a read-only page."""
