@@ -102,6 +102,12 @@ ELSEWHERE = {
     "test_a_detector_that_flags_ends_with_status_9",
     "audit leakage": "tests/cli/test_audit_leakage.py::"
     "test_what_is_known_by_heart_is_found_said_and_kept",
+    "chat": "tests/cli/test_chat_command.py::test_once_prints_the_answer_alone",
+    "evaluate": "tests/cli/test_evaluate_command.py::"
+    "test_base_and_adapter_side_by_side",
+    "judge": "tests/cli/test_judge_command.py::test_a_whole_trial_and_its_resumption",
+    "merge": "tests/cli/test_merge_command.py::"
+    "test_a_runs_adapter_is_merged_into_the_charters_base",
     "simulate": "tests/cli/test_commands.py::test_what_a_simulation_came_to_is_json",
     "demo": "tests/cli/test_commands.py::test_the_summary_of_the_demo_is_json",
 }
