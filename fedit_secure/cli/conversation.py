@@ -7,10 +7,12 @@ import sys
 import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fedit_secure.cli.output import OutputFormat, note
-from fedit_secure.evaluation.chat import Speaker, Turn, Wording, answer
+
+if TYPE_CHECKING:
+    from fedit_secure.evaluation.chat import Speaker, Turn, Wording
 
 _PROMPT = "> "
 
@@ -27,6 +29,7 @@ def converse(
     Raises ConfigError for a line that the models can't take, if it is the only one.
     """
     from fedit_secure.errors import ConfigError
+    from fedit_secure.evaluation.chat import Turn
 
     past: dict[str, list[Turn]] = {speaker.name: [] for speaker in speakers}
     for line in [once] if once is not None else _lines():
@@ -73,6 +76,8 @@ def _said(
     speaker: Speaker, prompt: list[int], max_new_tokens: int, screen: Plain | Columns
 ) -> str:
     """One answer; Ctrl-C ends it, and what was said until then counts."""
+    from fedit_secure.evaluation.chat import answer
+
     said = ""
     screen.begins(speaker.name)
     with closing(answer(speaker, prompt, max_new_tokens)) as pieces:

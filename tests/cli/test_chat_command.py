@@ -12,7 +12,6 @@ import sys
 import pytest
 from evaluation.adapted import demo_adapter
 
-from fedit_secure.cli import conversation
 from fedit_secure.cli.conversation import shown
 from fedit_secure.demo.base_model_files import base_model_path
 
@@ -56,7 +55,7 @@ def test_an_interrupt_ends_an_answer_and_not_the_chat(fedit, adapter, monkeypatc
             raise KeyboardInterrupt
         yield " so good"
 
-    monkeypatch.setattr(conversation, "answer", interrupted)
+    monkeypatch.setattr("fedit_secure.evaluation.chat.answer", interrupted)
     monkeypatch.setattr("sys.stdin", io.StringIO("One.\nTwo.\n"))
     done = fedit("chat", *BASE, "--adapter", adapter, "--compare")
     assert done.status == 0
