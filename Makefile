@@ -26,11 +26,11 @@ $(STAMP): pyproject.toml constraints.txt
 			"Say which to use: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 4; }
 	@test -x $(BIN)/python || { echo "==> creating $(VENV) with $$($(PYTHON) -V)"; \
 		$(PYTHON) -m venv $(VENV); }
-	@echo "==> installing fedit-secure with its silo, dev, plots and report extras, as pinned in constraints.txt"
+	@echo "==> installing fedit-secure with its silo, dev, plots, report and web extras, as pinned in constraints.txt"
 	@echo "    (torch and transformers are large: this takes a few minutes, once)"
 	@set -o pipefail; PYTHONUNBUFFERED=1 $(BIN)/python -m pip install \
 		--disable-pip-version-check --no-input --progress-bar off \
-		-c constraints.txt -e ".[silo,dev,plots,report]" \
+		-c constraints.txt -e ".[silo,dev,plots,report,web]" \
 		| awk '/^Collecting /{printf "    fetching %s\n", $$2; fflush()} \
 			/^Installing collected packages/{print "    unpacking " NF - 3 " packages"; fflush()}'
 	@touch $(STAMP)

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from fedit_secure.audit.adapters import adapter_of
 from fedit_secure.audit.bundle import AdapterDigests, Bundle
 from fedit_secure.audit.findings import Fault
 from fedit_secure.audit.rounds import Ended, Terms, read_sum
 from fedit_secure.errors import ConfigError, MalformedMessage, ProtocolError
+from fedit_secure.federation.adapter_digests import adapter_of
 from fedit_secure.federation.charter import Charter
 from fedit_secure.federation.update import GridState, apply_update
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from fedit_secure.audit import claims, costs, heads, releases
-from fedit_secure.audit.adapters import adapter_of
 from fedit_secure.audit.beside import children, shares
 from fedit_secure.audit.bundle import (
     LABEL,
@@ -33,6 +32,7 @@ from fedit_secure.audit.parties import check_delta, check_parties
 from fedit_secure.audit.rounds import Ended, Terms, read_rounds
 from fedit_secure.audit.states import Followed, follow
 from fedit_secure.errors import ConfigError
+from fedit_secure.federation.adapter_digests import adapter_of
 from fedit_secure.federation.charter import Charter
 from fedit_secure.federation.update import GridState
 from fedit_secure.secagg.keys import BadSignature, verify

@@ -6,11 +6,11 @@ import math
 from pathlib import Path
 from typing import Any
 
-from fedit_secure.audit.adapters import adapter_digest
 from fedit_secure.audit.bundle import Bundle, charter_of
 from fedit_secure.audit.facts import Audit, SiloFacts
 from fedit_secure.cli.beside import beside_the_claim
 from fedit_secure.errors import AuditFailed, ConfigError
+from fedit_secure.federation.adapter_digests import adapter_digest
 from fedit_secure.federation.durable import read_file
 
 _FILE = "adapter_model.safetensors"

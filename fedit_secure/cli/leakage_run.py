@@ -10,10 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from fedit_secure import __version__
-from fedit_secure.audit.leakage.adapter_under_test import (
-    AdapterUnderTest,
-    read_peft_adapter,
-)
 from fedit_secure.audit.leakage.findings import QUESTIONS, findings
 from fedit_secure.audit.leakage.membership import TARGETS, Attack, Membership
 from fedit_secure.audit.leakage.model_under_test import ModelUnderTest
@@ -35,6 +31,7 @@ from fedit_secure.storage.journal import Journal
 from fedit_secure.tuning.examples import load_template
 from fedit_secure.tuning.job import DataSource
 from fedit_secure.tuning.records import located_records
+from fedit_secure.tuning.saved_adapter import SavedAdapter, read_peft_adapter
 from fedit_secure.tuning.units import require_persons
 
 FOLDER = "leakage"
@@ -52,7 +49,7 @@ class Prepared:
 
     config: SiloConfig
     charter: Charter
-    adapter: AdapterUnderTest
+    adapter: SavedAdapter
     own: Sequence[Located]
     held_out: Sequence[Located]
     secrets: dict[str, int]
@@ -105,7 +102,7 @@ def prepared(
     )
 
 
-def _certified(config: SiloConfig, charter: Charter) -> AdapterUnderTest:
+def _certified(config: SiloConfig, charter: Charter) -> SavedAdapter:
     """The last certified state of the silo's own state folder."""
     missing = ConfigError(
         f"{config.state} has no certified state of this charter yet: give --adapter"
@@ -120,7 +117,7 @@ def _certified(config: SiloConfig, charter: Charter) -> AdapterUnderTest:
         if not books.certified:
             raise missing
         name = f"the certified state of round {books.certified}"
-        return AdapterUnderTest.of_state(name, lora_of(charter), books.state())
+        return SavedAdapter.of_state(name, lora_of(charter), books.state())
 
 
 def _as_charged(

@@ -20,9 +20,13 @@ from fedit_secure.cli import (
     audit,
     budget,
     charter,
+    chat,
     config,
     data,
     doctor,
+    evaluate,
+    judge,
+    merge,
     silo,
     simulate,
 )
@@ -33,7 +37,7 @@ from fedit_secure.errors import ConfigError, FeditError
 _BUG = 5
 _INTERRUPTED = 130
 # The extra [silo]: an aggregator or a coordinator may do without them.
-_EXTRA = ("torch", "transformers", "peft", "opacus", "datasets", "pyarrow")
+_EXTRA = ("torch", "transformers", "peft", "opacus", "datasets", "pyarrow", "httpx2")
 
 app = typer.Typer(
     name="fedit",
@@ -63,6 +67,10 @@ app.add_typer(audit.app, name="audit")
 app.add_typer(config.app, name="config")
 app.command("simulate")(simulate.simulate)
 app.command("demo")(simulate.demo)
+app.command("chat")(chat.chat)
+app.command("evaluate")(evaluate.evaluate)
+app.command("judge")(judge.judge)
+app.command("merge")(merge.merge)
 app.command("doctor")(doctor.doctor)
 
 

@@ -6,8 +6,8 @@ NLL is what decisions rest on; ROUGE-L and exact match of short greedy answers d
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,8 +19,11 @@ from fedit_secure.errors import ConfigError
 from fedit_secure.tuning.batches import Packing, physical_batch, split_by_length
 from fedit_secure.tuning.examples import Example, Template, make_examples
 from fedit_secure.tuning.job import DEFAULT_TOKEN_BUDGET
-from fedit_secure.tuning.record_loss import label_logits, selects_labels
+from fedit_secure.tuning.record_loss import device_of, label_logits, selects_labels
 from fedit_secure.tuning.records import Record
+
+OnProgress = Callable[[int, int], None]
+"""Told after every batch: records or prompts done, and of how many."""
 
 NO_CATEGORY = "all"
 """The category under which records without one are reported."""
@@ -36,6 +39,7 @@ class Scores:
         n: records that were scored.
         skipped: records of which the cut left no response token.
         record_nlls: float64, shape (n,): in the records' order, without the skipped.
+        slots: int64, shape (n,): which record each of them is.
     """
 
     nll: float
@@ -43,6 +47,7 @@ class Scores:
     n: int
     skipped: int
     record_nlls: npt.NDArray[np.float64]
+    slots: npt.NDArray[np.int64]
 
     @property
     def perplexity(self) -> float:
@@ -75,6 +80,7 @@ def score(
     max_tokens: int,
     *,
     token_budget: int = DEFAULT_TOKEN_BUDGET,
+    on_progress: OnProgress | None = None,
 ) -> Scores:
     """Score the responses of `records`, cut as tuning would cut them.
 
@@ -95,15 +101,16 @@ def score(
     was_training = model.training
     model.eval()
     try:
-        nlls = _record_nlls(model, examples, slots, token_budget)[slots]
+        nlls = _record_nlls(model, examples, slots, token_budget, on_progress)[slots]
     finally:
         model.train(was_training)
     return Scores(
         nll=float(nlls.mean()),
-        per_category=_by_category([records[slot] for slot in slots], nlls),
+        per_category=_by_category([records[slot] for slot in slots.tolist()], nlls),
         n=len(slots),
         skipped=len(examples) - len(slots),
         record_nlls=nlls,
+        slots=slots,
     )
 
 
@@ -113,23 +120,28 @@ def _record_nlls(
     examples: Sequence[Example],
     slots: npt.NDArray[np.int64],
     token_budget: int,
+    on_progress: OnProgress | None,
 ) -> npt.NDArray[np.float64]:
     """Each slot's mean NLL, at its slot; NaN elsewhere."""
     nlls = np.full(len(examples), np.nan)
     lengths = np.array([len(e.tokens) for e in examples], np.int64)
     selective = selects_labels(model, physical_batch(examples, slots[:2]))
+    done = 0
     for group in split_by_length(lengths, slots, Packing(token_budget)):
         batch = physical_batch(examples, group)
         logits = label_logits(model, batch, selective=selective).float()
         labels = torch.from_numpy(batch.tokens[:, 1:][batch.predicts[:, :-1]])
+        labels = labels.to(logits.device)
         losses = nn.functional.cross_entropy(logits, labels, reduction="none")
         rows = batch.predicts.nonzero()[0]
-        weighted = losses.double().numpy() * batch.weights
+        weighted = losses.double().cpu().numpy() * batch.weights
         nlls[group] = np.bincount(rows, weights=weighted, minlength=len(group))
+        done += len(group)
+        if on_progress is not None:
+            on_progress(done, len(slots))
     return nlls
 
 
-@torch.no_grad()
 def generate(
     model: nn.Module,
     tokenizer: Any,
@@ -140,9 +152,6 @@ def generate(
 ) -> list[str]:
     """Greedy answers to `prompts`, in their order, without special tokens.
 
-    Prompts of similar lengths go through the model together, padded on the left; the
-    padding is masked.
-
     Args:
         model: a causal language model of transformers, with or without an adapter.
         prompts: whole prompts, such as `Template.prompt` makes them.
@@ -152,9 +161,55 @@ def generate(
     Raises:
         ConfigError: a prompt and its answer don't fit into the model's positions.
     """
+    tokens = tokenizer(list(prompts))["input_ids"]
+    return continue_prompts(model, tokenizer, tokens, max_new_tokens, batch=batch)
+
+
+def cut_prompts(
+    model: nn.Module,
+    tokenizer: Any,
+    records: Sequence[Record],
+    template: Template,
+    max_new_tokens: int,
+) -> list[list[int]]:
+    """Every record's prompt as tokens, cut as tuning cuts it, so that an answer fits.
+
+    The reference has no part in it. Raises ConfigError: nothing of the model's positions
+    would be left for a prompt.
+    """
+    positions = positions_of(model)
+    if positions is None:
+        positions = max(1 << 20, max_new_tokens + 3)
+    if max_new_tokens + 2 >= positions:
+        raise ConfigError(
+            f"an answer of {max_new_tokens} tokens leaves no room for a prompt in the "
+            f"model's {positions} positions"
+        )
+    # One token and the end stand for the answer: the cut then leaves it `max_new_tokens`.
+    blank = [replace(record, response="a") for record in records]
+    room = positions - max_new_tokens + 2
+    examples = make_examples(blank, tokenizer, template, max_tokens=room)
+    return [example.tokens[: example.first_label].tolist() for example in examples]
+
+
+@torch.no_grad()
+def continue_prompts(
+    model: nn.Module,
+    tokenizer: Any,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    *,
+    batch: int = 64,
+    on_progress: OnProgress | None = None,
+) -> list[str]:
+    """`generate` for prompts that are tokens already.
+
+    Prompts of similar lengths go through the model together, padded on the left; the
+    padding is masked.
+    """
     if tokenizer.pad_token_id is None:
         raise ConfigError(f"the tokenizer {tokenizer.name_or_path!r} has no padding")
-    lengths = [len(tokens) for tokens in tokenizer(list(prompts))["input_ids"]]
+    lengths = [len(tokens) for tokens in prompts]
     _refuse_too_long(model, max(lengths, default=0), max_new_tokens)
     order = sorted(range(len(prompts)), key=lambda index: lengths[index])
     answers = [""] * len(prompts)
@@ -163,13 +218,11 @@ def generate(
     try:
         for start in range(0, len(order), batch):
             some = order[start : start + batch]
-            asked = tokenizer(
-                [prompts[index] for index in some],
-                padding=True,
+            asked = tokenizer.pad(
+                {"input_ids": [list(prompts[index]) for index in some]},
                 padding_side="left",
                 return_tensors="pt",
-                return_token_type_ids=False,
-            )
+            ).to(device_of(model))
             said = model.generate(  # type: ignore[operator]
                 **asked,
                 max_new_tokens=max_new_tokens,
@@ -181,14 +234,22 @@ def generate(
             texts = tokenizer.batch_decode(new, skip_special_tokens=True)
             for index, text in zip(some, texts, strict=True):
                 answers[index] = text.strip()
+            if on_progress is not None:
+                on_progress(start + len(some), len(order))
     finally:
         model.train(was_training)
     return answers
 
 
-def _refuse_too_long(model: nn.Module, prompt: int, answer: int) -> None:
+def positions_of(model: nn.Module) -> int | None:
+    """The longest sequence that the model takes, where it says so."""
     config = getattr(model, "config", None)
     positions = getattr(config, "max_position_embeddings", None)
+    return None if positions is None else int(positions)
+
+
+def _refuse_too_long(model: nn.Module, prompt: int, answer: int) -> None:
+    positions = positions_of(model)
     if positions is not None and prompt + answer > positions:
         raise ConfigError(
             f"a prompt of {prompt} tokens and an answer of {answer} don't fit into the "

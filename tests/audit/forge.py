@@ -17,8 +17,8 @@ from audit.claiming import claim_of
 from audit.parties import HUB, World, drawn, key_of
 from audit.sealing import sealed
 
-from fedit_secure.audit.adapters import adapter_of
 from fedit_secure.audit.bundle import AdapterDigests, SeenHeads, SignedHead, round_name
+from fedit_secure.federation.adapter_digests import adapter_of
 from fedit_secure.federation.approval import approve
 from fedit_secure.federation.heads import sign_head
 from fedit_secure.federation.update import GridState, apply_update

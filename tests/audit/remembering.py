@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fedit_secure.audit.leakage.adapter_under_test import AdapterUnderTest
 from fedit_secure.audit.leakage.model_under_test import ModelUnderTest
 from fedit_secure.config import SiloConfig
 from fedit_secure.demo.base_model_files import base_model_path
@@ -20,6 +19,7 @@ from fedit_secure.tuning.examples import load_template, make_examples
 from fedit_secure.tuning.job import LoraConfig
 from fedit_secure.tuning.record_loss import summed_loss
 from fedit_secure.tuning.records import Record
+from fedit_secure.tuning.saved_adapter import SavedAdapter
 
 TEMPLATE = load_template("alpaca")
 MAX_TOKENS = 64
@@ -55,7 +55,7 @@ def notes(count: int, seed: int) -> list[Record]:
     ]
 
 
-def tuned_on(records: list[Record], steps: int) -> AdapterUnderTest:
+def tuned_on(records: list[Record], steps: int) -> SavedAdapter:
     """An adapter tuned on these records without privacy, as hard as it goes."""
     folder = base_model_path()
     torch.manual_seed(0)
@@ -69,17 +69,17 @@ def tuned_on(records: list[Record], steps: int) -> AdapterUnderTest:
         optimizer.zero_grad()
         (summed_loss(model, batch, selective=True) / len(records)).backward()
         optimizer.step()
-    return AdapterUnderTest("tuned", LORA, adapter_layout(model), read_adapter(model))
+    return SavedAdapter("tuned", LORA, adapter_layout(model), read_adapter(model))
 
 
 @cache
-def remembered() -> tuple[list[Record], AdapterUnderTest]:
+def remembered() -> tuple[list[Record], SavedAdapter]:
     """Records, and the adapter that knows them by heart."""
     records = notes(24, seed=1)
     return records, tuned_on(records, steps=70)
 
 
-def load_model(adapter: AdapterUnderTest) -> ModelUnderTest:
+def load_model(adapter: SavedAdapter) -> ModelUnderTest:
     """The packaged base model with this adapter."""
     config = SiloConfig.model_construct(
         model=str(base_model_path()),
@@ -92,7 +92,7 @@ def load_model(adapter: AdapterUnderTest) -> ModelUnderTest:
     return ModelUnderTest.load(config, None, adapter, TEMPLATE, MAX_TOKENS)
 
 
-def save(adapter: AdapterUnderTest, folder: Path) -> Path:
+def save(adapter: SavedAdapter, folder: Path) -> Path:
     """The adapter as PEFT keeps it."""
     arrays, start = {}, 0
     for key, shape in adapter.layout:

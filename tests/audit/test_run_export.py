@@ -13,7 +13,6 @@ import small_federation
 from audit.stories import LINK, STORIES
 from small_federation import LENGTH, SmallFederation
 
-from fedit_secure.audit.adapters import adapter_of
 from fedit_secure.audit.bundle import (
     LABEL,
     MANIFEST,
@@ -28,6 +27,7 @@ from fedit_secure.audit.bundle import (
 from fedit_secure.audit.evidence.export import export_bundle
 from fedit_secure.audit.evidence.run_evidence import run_evidence
 from fedit_secure.errors import ConfigError, StorageError
+from fedit_secure.federation.adapter_digests import adapter_of
 from fedit_secure.federation.approval import Approval, verify_approvals
 from fedit_secure.federation.heads import check_head
 from fedit_secure.federation.update import GridState, apply_update

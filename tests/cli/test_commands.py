@@ -106,6 +106,12 @@ ELSEWHERE = {
     "run stop": "tests/cli/test_run_command.py::"
     "test_a_stop_is_an_order_that_lasts_until_it_is_withdrawn",
     "run watch": "tests/cli/test_run_command.py::test_json_is_the_snapshot",
+    "chat": "tests/cli/test_chat_command.py::test_once_prints_the_answer_alone",
+    "evaluate": "tests/cli/test_evaluate_command.py::"
+    "test_base_and_adapter_side_by_side",
+    "judge": "tests/cli/test_judge_command.py::test_a_whole_trial_and_its_resumption",
+    "merge": "tests/cli/test_merge_command.py::"
+    "test_a_runs_adapter_is_merged_into_the_charters_base",
     "simulate": "tests/cli/test_commands.py::test_what_a_simulation_came_to_is_json",
     "demo": "tests/cli/test_commands.py::test_the_summary_of_the_demo_is_json",
 }

@@ -9,7 +9,13 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from fedit_secure.errors import ConfigError
-from fedit_secure.evaluation.score import generate, rate_answers, score
+from fedit_secure.evaluation.score import (
+    continue_prompts,
+    cut_prompts,
+    generate,
+    rate_answers,
+    score,
+)
 from fedit_secure.tuning.examples import load_template, make_examples
 from fedit_secure.tuning.records import Record
 
@@ -146,6 +152,49 @@ def test_generated_answers_equal_a_greedy_loop_prompt_by_prompt(model, tokenizer
 def test_a_prompt_beyond_the_positions_is_refused(model, tokenizer):
     with pytest.raises(ConfigError, match="256 positions"):
         generate(model, tokenizer, ["three " * 100], 200)
+
+
+def test_long_prompts_are_cut_so_that_an_answer_fits(model, tokenizer):
+    records = [*RECORDS, Record("Count.", "one two three " * 200, "many")]
+    prompts = cut_prompts(model, tokenizer, records, TEMPLATE, 40)
+    assert len(prompts[-1]) == 256 - 40
+    uncut = [tokenizer(TEMPLATE.prompt(record))["input_ids"] for record in RECORDS]
+    assert prompts[:-1] == uncut
+    assert len(continue_prompts(model, tokenizer, prompts, 40)) == 5
+    with pytest.raises(ConfigError, match="no room"):
+        cut_prompts(model, tokenizer, records, TEMPLATE, 254)
+
+
+def test_the_reference_has_no_part_in_a_prompt(model, tokenizer):
+    long = Record("Count.", "one two three " * 200, "three " * 90)
+    short = Record("Count.", "one two three " * 200, "3")
+    first, second = cut_prompts(model, tokenizer, [long, short], TEMPLATE, 40)
+    assert first == second
+
+
+def test_progress_counts_every_record_once(model, tokenizer):
+    told = []
+    score(
+        model,
+        tokenizer,
+        RECORDS,
+        TEMPLATE,
+        200,
+        token_budget=1,
+        on_progress=lambda *step: told.append(step),
+    )
+    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    told.clear()
+    prompts = cut_prompts(model, tokenizer, RECORDS, TEMPLATE, 2)
+    continue_prompts(
+        model,
+        tokenizer,
+        prompts,
+        2,
+        batch=3,
+        on_progress=lambda *step: told.append(step),
+    )
+    assert told == [(3, 4), (4, 4)]
 
 
 def test_answers_are_rated_by_longest_common_subsequence():

@@ -10,12 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
 
-from fedit_secure.audit.adapters import digest_of_file
 from fedit_secure.audit.bundle import AdapterDigests, SignedHead, round_name
 from fedit_secure.audit.evidence.enclosures import card_pieces, claims_in
 from fedit_secure.audit.evidence.export import Evidence, Piece
 from fedit_secure.audit.evidence.ledger_file import below
 from fedit_secure.errors import ConfigError, FeditError, StorageError
+from fedit_secure.federation.adapter_digests import digest_of_file
 from fedit_secure.federation.approval import load_approvals, verify_approvals
 from fedit_secure.federation.card import Card
 from fedit_secure.federation.charter import Charter

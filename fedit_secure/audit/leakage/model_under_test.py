@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fedit_secure.audit.leakage.adapter_under_test import AdapterUnderTest
 from fedit_secure.audit.leakage.record_scores import RecordScores, TokenScores
 from fedit_secure.config import SiloConfig
 from fedit_secure.errors import ConfigError
@@ -21,6 +20,7 @@ from fedit_secure.tuning.batches import (
 from fedit_secure.tuning.examples import Example, Template, make_examples
 from fedit_secure.tuning.job import DEFAULT_TOKEN_BUDGET
 from fedit_secure.tuning.records import Record
+from fedit_secure.tuning.saved_adapter import SavedAdapter, put_on
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -58,7 +58,7 @@ class ModelUnderTest:
         cls,
         config: SiloConfig,
         digest: str | None,
-        adapter: AdapterUnderTest,
+        adapter: SavedAdapter,
         template: Template,
         max_tokens: int,
     ) -> ModelUnderTest:
@@ -70,11 +70,6 @@ class ModelUnderTest:
         import torch
 
         from fedit_secure.tuning import base_model
-        from fedit_secure.tuning.adapter import (
-            attach_adapter,
-            check_layout,
-            write_adapter,
-        )
 
         torch.set_num_threads(config.threads)
         folder = base_model.resolve_base_model(config.model)
@@ -88,12 +83,7 @@ class ModelUnderTest:
             quantization=config.quantization,
         )
         base_model.refuse_too_long(model, tokenizer, max_tokens)
-        try:
-            tuned = attach_adapter(model, adapter.lora)
-            check_layout(tuned, adapter.layout)
-            write_adapter(tuned, adapter.vector)
-        except ConfigError as wrong:
-            raise ConfigError(f"the adapter {adapter.name}: {wrong}") from None
+        tuned = put_on(model, adapter)
         budget = config.token_budget
         budget = budget if isinstance(budget, int) else DEFAULT_TOKEN_BUDGET
         return cls(tuned, tokenizer, template, max_tokens, budget)

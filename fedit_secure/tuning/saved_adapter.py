@@ -1,4 +1,6 @@
-"""The adapter under test: plain LoRA, from a PEFT folder or a certified state."""
+"""A finished adapter: plain LoRA, from a PEFT folder or a certified state. No torch, until
+it is put on a model.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +9,21 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import ValidationError
 
-from fedit_secure.audit.adapters import adapter_digest
 from fedit_secure.errors import ConfigError
+from fedit_secure.federation.adapter_digests import adapter_digest
 from fedit_secure.federation.durable import read_file
 from fedit_secure.federation.update import GridState, to_float32
 from fedit_secure.tuning.job import Layout, LoraConfig
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from torch import nn
 
 _CONFIG = "adapter_config.json"
 _WEIGHTS = "adapter_model.safetensors"
@@ -32,7 +38,7 @@ _STARTS = (True, False, "gaussian", "orthogonal")
 
 
 @dataclass(frozen=True, slots=True)
-class AdapterUnderTest:
+class SavedAdapter:
     """LoRA and its values.
 
     Attributes:
@@ -40,12 +46,14 @@ class AdapterUnderTest:
         lora: its rank, scale and targets.
         layout: its tensors, sorted by key.
         vector: float32, flat, in the layout's order.
+        base_model: the name or path of the model that it adapts, where it says one.
     """
 
     name: str
     lora: LoraConfig
     layout: Layout
     vector: npt.NDArray[np.float32]
+    base_model: str | None = None
 
     @property
     def digest(self) -> str:
@@ -58,14 +66,12 @@ class AdapterUnderTest:
         )
 
     @classmethod
-    def of_state(
-        cls, name: str, lora: LoraConfig, state: GridState
-    ) -> AdapterUnderTest:
+    def of_state(cls, name: str, lora: LoraConfig, state: GridState) -> SavedAdapter:
         """The adapter of a global state."""
         return cls(name, lora, state.adapter_layout, to_float32(state))
 
 
-def read_peft_adapter(folder: Path) -> AdapterUnderTest:
+def read_peft_adapter(folder: Path) -> SavedAdapter:
     """The adapter in a folder that PEFT saved.
 
     Nothing of it is run: the configuration is JSON, the weights are safetensors.
@@ -77,7 +83,7 @@ def read_peft_adapter(folder: Path) -> AdapterUnderTest:
     """
     if not folder.is_dir():
         raise ConfigError(f"{folder}: no such adapter folder")
-    lora = _read_config(folder / _CONFIG)
+    lora, base_model = _read_config(folder / _CONFIG)
     tensors = _read_weights(folder / _WEIGHTS)
     keys = sorted(tensors)
     layout = tuple((key, tuple(tensors[key].shape)) for key in keys)
@@ -85,10 +91,26 @@ def read_peft_adapter(folder: Path) -> AdapterUnderTest:
     vector = np.concatenate(flat).astype(np.float32)
     if not np.isfinite(vector).all():
         raise ConfigError(f"{folder / _WEIGHTS}: holds a value that isn't finite")
-    return AdapterUnderTest(str(folder), lora, layout, vector)
+    return SavedAdapter(str(folder), lora, layout, vector, base_model)
 
 
-def _read_config(path: Path) -> LoraConfig:
+def put_on(model: nn.Module, adapter: SavedAdapter) -> PeftModel:
+    """Put the adapter on a base model, in place, in evaluation mode.
+
+    Raises ConfigError that names the adapter, and the first tensor that doesn't fit.
+    """
+    from fedit_secure.tuning.adapter import attach_adapter, check_layout, write_adapter
+
+    try:
+        tuned = attach_adapter(model, adapter.lora)
+        check_layout(tuned, adapter.layout)
+        write_adapter(tuned, adapter.vector)
+    except ConfigError as wrong:
+        raise ConfigError(f"the adapter {adapter.name}: {wrong}") from None
+    return tuned
+
+
+def _read_config(path: Path) -> tuple[LoraConfig, str | None]:
     try:
         fields = json.loads(read_file(path, "the adapter's file", limit=4 << 20))
     except (ValueError, RecursionError):
@@ -106,13 +128,15 @@ def _read_config(path: Path) -> LoraConfig:
         "targets": targets,
     }
     try:
-        return LoraConfig.model_validate(known)
+        lora = LoraConfig.model_validate(known)
     except ValidationError as wrong:
         first = wrong.errors(include_url=False, include_input=False)[0]
         where = str(first["loc"][0]) if first["loc"] else "targets"
         raise ConfigError(
             f"{path}: its {where} can't be used: {first['msg']}"
         ) from None
+    base = fields.get("base_model_name_or_path")
+    return lora, base if isinstance(base, str) and base else None
 
 
 def _refuse_unknown(path: Path, fields: Mapping[str, Any]) -> None:

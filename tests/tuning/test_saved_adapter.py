@@ -19,18 +19,15 @@ from audit.remembering import (
 from peft import PeftModel
 from safetensors.numpy import load_file, save_file
 
-from fedit_secure.audit.adapters import adapter_of
-from fedit_secure.audit.leakage.adapter_under_test import (
-    AdapterUnderTest,
-    read_peft_adapter,
-)
 from fedit_secure.demo.base_model_files import base_model_path
 from fedit_secure.errors import ConfigError
+from fedit_secure.federation.adapter_digests import adapter_of
 from fedit_secure.federation.update import from_float32
 from fedit_secure.tuning.adapter import attach_adapter
 from fedit_secure.tuning.base_model import load_base_model, load_tokenizer
 from fedit_secure.tuning.examples import make_examples
 from fedit_secure.tuning.job import LoraConfig
+from fedit_secure.tuning.saved_adapter import SavedAdapter, read_peft_adapter
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +65,7 @@ def test_what_peft_itself_saves_is_read(tmp_path):
 
 def test_a_state_is_named_as_auditors_name_it(adapter):
     state = from_float32(adapter.layout, adapter.vector)
-    tested = AdapterUnderTest.of_state("round 3", LORA, state)
+    tested = SavedAdapter.of_state("round 3", LORA, state)
     assert tested.digest == adapter_of(state)
     np.testing.assert_allclose(tested.vector, adapter.vector, atol=1e-6)
 

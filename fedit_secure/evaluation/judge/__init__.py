@@ -1,0 +1,1 @@
+"""The pairwise judge: a strong model scores two answers to one question."""
