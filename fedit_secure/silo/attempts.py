@@ -27,8 +27,9 @@ from fedit_secure.secagg import messages as m
 from fedit_secure.secagg import states as s
 from fedit_secure.secagg.keys import BadSignature, verify
 from fedit_secure.secagg.protocol import SILO, voided
-from fedit_secure.silo.books import Books, update_digest
+from fedit_secure.silo.books import Books
 from fedit_secure.silo.outbox import Outbox
+from fedit_secure.silo.update_digest import update_digest
 from fedit_secure.storage.life import MASKED, REVEALED, VOIDED
 
 _log = logging.getLogger(__name__)

@@ -7,6 +7,7 @@ the charge at or above what was spent, and no step is ever taken twice.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
@@ -36,13 +37,15 @@ from fedit_secure.silo.ledger_opening import (
     stored_ledger,
 )
 from fedit_secure.silo.overlaps import prints_note, require_inherited
+from fedit_secure.silo.turns import in_turn
+from fedit_secure.silo.update_digest import update_digest
 from fedit_secure.storage.adapter_store import StateStore
 from fedit_secure.storage.journal import Journal
 from fedit_secure.storage.life import MASKED, REVEALED, VOIDED, Life, burn
 from fedit_secure.wire.codec import decode, encode
 from fedit_secure.wire.limits import Limits
 
-__all__ = ["Books", "open_journal", "update_digest"]
+__all__ = ["Books", "open_journal"]
 
 Record = m.Reveal | m.VoidStatement | m.Confirmation
 
@@ -51,12 +54,6 @@ _EVENTS: dict[str, Callable[..., pl.Event]] = {
     "reveal": pl.Revealed,
     "void": pl.Voided,
 }
-
-
-def update_digest(update: NDArray[np.float32]) -> bytes:
-    """The name of an update before encoding: what its life is keyed by."""
-    data = np.ascontiguousarray(update, dtype="<f4").data.cast("B")
-    return digest("fedit/update/v1", data)
 
 
 class Books:
@@ -75,12 +72,11 @@ class Books:
         *,
         ask: Ask = answer,
     ) -> None:
-        self._ask = ask
+        self.turn, self._ask = threading.RLock(), ask
         self._journal, self._states, self._charter = journal, states, charter
         self._name, self._key, self._policy = name, key, policy
-        self._digest = charter.digest()
+        self._digest, self._row = charter.digest(), charter.row(name)
         self.folder = journal.path.parent  # all that this silo keeps
-        self._row = charter.row(name)
         self._plan = charter.plan_for(name)
         self._limits = Limits.of(charter.secagg_params())
         self._ledger = stored_ledger(journal, charter, name)
@@ -115,6 +111,7 @@ class Books:
         self._ask(self._question("admit", self._ledger))
         self._records = fingerprints, prints
 
+    @in_turn
     def open(self) -> None:
         """Write what `check` was told and is new: the ledger, other records, prints."""
         if self._records is None:
@@ -126,11 +123,9 @@ class Books:
         known, now = ledger.fingerprints, fingerprints.hex()
         if known != now:
             ledger = ledger.append(pl.DataVersion(old=known, new=now))
-        notes = dict(
-            prints_note(self._journal, ledger, before, prints) if prints else {}
-        )
+        noted = prints_note(self._journal, ledger, before, prints) if prints else {}
         # Always, for the time's sake: by the latest one a clock set back is noticed.
-        notes |= self._clock.note(self._clock.times(before))
+        notes = {**noted, **self._clock.note(self._clock.times(before))}
         self._commit(ledger, notes=notes)
         self._records = None
 
@@ -138,10 +133,12 @@ class Books:
         """Raises LedgerBehind unless the ledger is at a known head, or goes on from it."""
         require_known(self._ledger, self._row.population, self._name, head)
 
+    @in_turn
     def check_budget(self) -> None:
         """Raises BudgetExhausted or PolicyRefusal if `reserve` would."""
         self._ask(self._question("room", self._open_ledger()))
 
+    @in_turn
     def reserve(self, round: int) -> None:
         """Charge one tuning of this round: durable before the first record is sampled.
 
@@ -218,6 +215,7 @@ class Books:
         """Write a state under its digest."""
         self._states.put(state)
 
+    @in_turn
     def close_round(
         self, proof: m.RoundCertificate, published: m.PublishedSum | None
     ) -> None:
@@ -265,6 +263,7 @@ class Books:
         kept = self._journal.load_update(self._digest, round)
         return None if kept is None else np.frombuffer(kept[1], dtype="<f4")
 
+    @in_turn
     def commit_update(self, round: int, update: NDArray[np.float32]) -> None:
         """Keep the tuned update, and say in the ledger that it exists."""
         data = np.ascontiguousarray(update, dtype="<f4").tobytes()
@@ -294,6 +293,7 @@ class Books:
         """What became of this round's update."""
         return self._life
 
+    @in_turn
     def burn(self, fuse: m.Fuse) -> None:
         """Commit a fuse: the life, the ledger's event and the record, or nothing."""
         if fuse.kind == "heads":
@@ -309,6 +309,7 @@ class Books:
             records[self._record_key(fuse)] = encode(fuse.record)
         self._commit(ledger, life=burn(self._life, fuse), records=records)
 
+    @in_turn
     def renewed(self, fuse: m.Fuse, proof: m.VoidCertificate) -> None:
         """Free an update by t void statements, which the caller has verified."""
         certificate = digest("fedit/void-certificate/v1", transcript.encode(proof))

@@ -10,6 +10,7 @@ import pytest
 from small_federation import SmallFederation, found
 
 from fedit_secure.aggregator import serve
+from fedit_secure.aggregator.course import Course
 from fedit_secure.aggregator.events import Event
 from fedit_secure.aggregator.run_folder import RunFolder
 from fedit_secure.aggregator.service import Aggregator
@@ -47,11 +48,13 @@ async def life(
     folder = RunFolder(federation.root / "run", charter, federation.initial)
     standing = Standing(charter, folder, Traffic(), lambda: datetime.now(UTC))
     key = federation.aggregator.signing
-    hub = Aggregator(charter, federation.approvals, key, folder, on_event=take)
+    course = Course(take, lambda: folder.progress.open)
+    hub = Aggregator(charter, federation.approvals, key, folder, on_event=course.told)
+    given = (hub, folder, orders, standing, course, lambda stage: None)
 
     async def aggregator() -> GridState | str:
         try:
-            return await serve._until_stopped(hub, folder, orders, standing)
+            return await serve._until_stopped(*given)
         except SystemExit as ended:  # which a task would let end the loop
             return f"status {ended.code}"
 

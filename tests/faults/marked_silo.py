@@ -11,12 +11,15 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedit_secure.cli.main import main
+from fedit_secure.federation.lifetimes import utc_now
 from fedit_secure.silo import serve
 from fedit_secure.silo.daemon import SiloDaemon
 from fedit_secure.tuning.job import TuneJob
@@ -55,7 +58,17 @@ class Daemon(SiloDaemon):
         await super()._tune_round(now)
 
 
+def wrong_clock() -> None:
+    """With SOAK_CLOCK_DAYS, the clock by which SOAK_CLOCK_OF issues its leaf is off."""
+    days = timedelta(days=int(os.environ.get("SOAK_CLOCK_DAYS") or 0))
+    if not days or os.environ.get("SOAK_CLOCK_OF", "") not in " ".join(sys.argv):
+        return
+    right = serve.Dialling
+    serve.Dialling = partial(right, clock=lambda: utc_now() + days)  # type: ignore[misc]
+
+
 if __name__ == "__main__":
+    wrong_clock()
     serve.tune_in_child = drawn  # type: ignore[assignment]
     serve.SiloDaemon = Daemon  # type: ignore[misc]
     sys.exit(main(sys.argv[1:]))

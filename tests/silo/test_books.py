@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from small_federation import LENGTH, SmallFederation, found
+from small_federation import LENGTH, POLICY, SmallFederation, found
 
-from fedit_secure.errors import BudgetExhausted, FaultySilo
+from fedit_secure.errors import BudgetExhausted, FaultySilo, FeditError
 from fedit_secure.federation.policy import Policy
 from fedit_secure.privacy.ledger import Committed, Ledger, Renewed
 from fedit_secure.secagg import checks
 from fedit_secure.secagg import messages as m
 from fedit_secure.secagg.keys import ExchangeKey
 from fedit_secure.secagg.transcript import digest, encode
-from fedit_secure.silo.books import Books, update_digest
+from fedit_secure.silo.accounting import Question, answer
+from fedit_secure.silo.books import Books
 from fedit_secure.silo.ledger_opening import open_journal
+from fedit_secure.silo.update_digest import update_digest
 from fedit_secure.storage.adapter_store import StateStore
 from fedit_secure.storage.journal import Journal
 
@@ -135,3 +139,45 @@ def test_no_more_charges_are_lost_than_the_policy_allows(
         name = federation.charter.row("s0").population
         kinds = [json.loads(entry)["kind"] for entry in journal.ledger(name)]
     assert kinds.count("intent") == most + 1
+
+
+def test_steps_of_two_threads_come_one_after_the_other(
+    federation: SmallFederation, tmp_path: Path
+) -> None:
+    """A charge whose tuning was stopped is still being computed when the next step comes."""
+    asked, go_on = threading.Event(), threading.Event()
+
+    def slow(question: Question) -> str:
+        if question.what == "reserve" and question.round == 1:
+            asked.set()
+            assert go_on.wait(60)
+        return answer(question)
+
+    with open_journal(tmp_path / "slow") as journal:
+        states = StateStore(tmp_path / "slow" / "states")
+        terms = (federation.charter, "s0", federation.silos[0].signing, POLICY)
+        books = Books(journal, states, *terms, ask=slow)
+        books.admit(bytes(32))
+        failed: list[FeditError] = []
+
+        def step(*steps: Callable[[], None]) -> None:
+            try:
+                for each in steps:
+                    each()
+            except FeditError as error:
+                failed.append(error)
+
+        first = threading.Thread(target=step, args=(lambda: books.reserve(1),))
+        first.start()
+        assert asked.wait(60)
+        later = (books.check_budget, lambda: books.reserve(2))
+        second = threading.Thread(target=step, args=later)
+        second.start()
+        second.join(0.3)
+        assert second.is_alive()  # it waits for its turn
+        go_on.set()
+        first.join(60)
+        second.join(60)
+        assert failed == []
+        kinds = [json.loads(entry)["kind"] for entry in journal.ledger("s0")]
+    assert kinds == ["opened", "intent", "intent"]

@@ -10,9 +10,9 @@ from small_federation import LENGTH, found
 
 from fedit_secure.privacy import events
 from fedit_secure.secagg.keys import SigningKey
-from fedit_secure.silo.books import update_digest
 from fedit_secure.silo.fingerprints import commitment
 from fedit_secure.silo.ledger_opening import open_journal
+from fedit_secure.silo.update_digest import update_digest
 from fedit_secure.tuning.records import Record
 
 KEY, OTHER = (SigningKey.from_seed(bytes([n]) * 32) for n in (1, 2))
