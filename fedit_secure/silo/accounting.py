@@ -161,6 +161,8 @@ def take_reply(line: str | bytes) -> str:
 if __name__ == "__main__":
     # Ctrl-C is for the daemon, which closes our input.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A daemon that was killed hears no answer, and its log no complaint about that.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     for asked in sys.stdin.buffer:
         sys.stdout.write(reply(asked) + "\n")
         sys.stdout.flush()

@@ -71,7 +71,10 @@ async def test_wrong_charter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     state, _ = await release(federation)
     (answer,) = answers
     assert isinstance(answer, f.CannotServe)
-    assert answer.reason == "silo 's3' goes by another charter than this run"
+    assert answer.reason == (
+        "epoch 1 of 'small' is served here, and silo 's3' goes by another charter: its "
+        "operator has to approve this one first"
+    )
     assert isinstance(answer.error(), PolicyRefusal)
     assert answer.exit_status == 6
     assert ends_of(federation) == ("s0", "s1", "s2", "s3")

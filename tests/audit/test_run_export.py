@@ -161,7 +161,8 @@ def assert_rounds(federation: SmallFederation, bundle: Bundle) -> list[tuple[int
                     entry["kind"] == "intent" and entry["round"] == round
                     for entry in charged
                 )
-            state = apply_update(state, out.total, params, out.contributors)
+            what = (out.total, params, out.contributors, charter.update_rule)
+            state = apply_update(state, *what)
             summed.append(out.contributors)
         else:
             assert not any(

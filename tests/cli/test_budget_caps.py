@@ -46,7 +46,7 @@ def keep_ledger(silo, charter, rounds, *, own=False, days_ago=0, cap=100.0):
     ledger = Ledger.open(
         Opened(
             silo=ME,
-            identity="ab" * 32,
+            identity=charter.row(ME).identity,
             population=ME,
             adjacency="zero-out",
             delta=1e-6,
@@ -115,7 +115,7 @@ def test_with_a_plan_each_row_says_what_it_makes_and_whether_it_fits(
     windows = [{"days": 30, "epsilon": 8}, {"days": 90, "epsilon": 9}]
     policy(silo, epsilon=50, epsilon_per_run=8, windows=windows)
     result = show(fedit, silo, "--plan", federation / "charter.json")
-    assert result.status == 7
+    assert result.status == 7, result.err
     assert "in any 90 days at delta 1e-06, by the Renyi filter of order 4" in result.err
     rows = result.json["caps"]
     cost = charter.plan_for(ME).epsilons().published
@@ -186,7 +186,7 @@ def test_a_daemon_whose_days_are_spent_ends_with_7_and_later_does_not(
     keep_ledger(approved, charter, 1, days_ago=40)
     policy(approved, epsilon=50, windows=[{"days": 90, "epsilon": 8}])
     result = fedit("silo", "serve", approved / "silo.yaml")
-    assert result.status == 7
+    assert result.status == 7, result.err
     for part in ("in any 90 days", "by the Renyi filter of order 4", "of the cap of 8"):
         assert part in result.err
     assert intents(approved) == 1

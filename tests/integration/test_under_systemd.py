@@ -22,7 +22,7 @@ SECONDS = 120.0
 WATCHDOG_SECONDS = 0.4
 SILENCE_SECONDS = 2.0  # ten signs of life
 # An aggregator without memory that it may both write and run, as MemoryDenyWriteExecute=
-# has it (where the kernel can: prctl 65). Hangs in the thread of the event loop at SIGUSR1;
+# has it (where the kernel can: prctl 65). Hangs in the thread of the event loop at SIGUSR2;
 # other threads go on.
 PROGRAM = """
 import ctypes, signal, sys, time
@@ -31,7 +31,7 @@ if sys.argv[1] == "aggregator":
 def hang(*_):
     print("hung", flush=True)
     time.sleep(600)
-signal.signal(signal.SIGUSR1, hang)
+signal.signal(signal.SIGUSR2, hang)
 from fedit_secure.cli.main import run
 run()
 """
@@ -125,7 +125,7 @@ def test_a_loop_that_hangs_shows_no_sign_of_life(
         service.heard("READY=1")
         for _ in range(3):
             service.heard("WATCHDOG=1")
-        service.process.send_signal(signal.SIGUSR1)
+        service.process.send_signal(signal.SIGUSR2)
         assert service.process.stdout is not None
         assert service.process.stdout.readline() == "hung\n"
         assert service.silent()
