@@ -76,6 +76,7 @@ async def tune_over_daemons(federation: LocalFederation) -> None:
     assert sum(json.loads(e)["kind"] == "intent" for e in entries.splitlines()) == 2
 
 
+@pytest.mark.slow
 async def test_a_silo_killed_in_the_masking_window_is_missed_by_nobody(
     federation: LocalFederation,
 ) -> None:

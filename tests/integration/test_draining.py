@@ -88,6 +88,7 @@ def kinds(ledger: Ledger, kind: type) -> int:
     return sum(isinstance(event, kind) for event in ledger.events)
 
 
+@pytest.mark.slow
 async def test_daemons_end_with_status_0_wherever_they_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -47,6 +47,7 @@ async def refused_at_the_handshake(
         await connect(operators.address, tls, limits, patience_seconds=0)
 
 
+@pytest.mark.slow
 async def test_keys_rotate_from_one_epoch_to_the_next(
     operators: Operators, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -95,6 +95,7 @@ async def test_two_processes_make_the_update_of_one_and_none_samples_uncharged(
     assert not family()
 
 
+@pytest.mark.slow
 async def test_a_process_that_is_killed_fails_the_job_in_one_sentence(
     job_files, tmp_path
 ) -> None:
