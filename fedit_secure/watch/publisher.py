@@ -30,7 +30,7 @@ class Publisher:
         refresh: Callable[[], None] = lambda: None,
     ) -> None:
         self._state, self._snapshot, self._refresh = state, snapshot, refresh
-        self._changed = asyncio.Event()
+        self._changed, self._over = asyncio.Event(), asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._warned = False
 
@@ -44,19 +44,23 @@ class Publisher:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        # Not cancelled: a file that is being written would go on beside the last one.
         assert self._task is not None
-        self._task.cancel()
+        self._over.set()
+        self._changed.set()
         await asyncio.gather(self._task, return_exceptions=True)
         await self._write()
 
     async def _run(self) -> None:
-        while True:
+        while not self._over.is_set():
             with suppress(TimeoutError):
                 async with asyncio.timeout(BEAT_SECONDS):
                     await self._changed.wait()
             self._changed.clear()
             await self._write()
-            await asyncio.sleep(_PAUSE_SECONDS)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_PAUSE_SECONDS):
+                    await self._over.wait()
 
     async def _write(self) -> None:
         try:
