@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -138,3 +140,25 @@ def test_without_the_extra_a_page_is_refused_in_one_sentence(
     Watching(tmp_path, None)
     with pytest.raises(ConfigError, match=r"'fedit-secure\[web\]'"):
         Watching(tmp_path, PageConfig(listen="127.0.0.1:9464"))
+
+
+async def test_the_last_file_waits_for_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Written side by side, one of the two would take away the other's draft."""
+    written: list[str] = []
+    began = threading.Event()
+
+    def slow(state: Path, snapshot: SiloSnapshot) -> None:
+        written.append("begins")
+        began.set()
+        time.sleep(0.3)
+        written.append("ends")
+
+    monkeypatch.setattr(publisher, "write_status", slow)
+    async with Publisher(tmp_path, Standing().snapshot) as shown:
+        began.clear()
+        shown.changed()
+        await until(began.is_set)
+    assert written == ["begins", "ends"] * (len(written) // 2)
+    assert len(written) == 6
