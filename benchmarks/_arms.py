@@ -20,7 +20,13 @@ from _silos import Parts, Setup, parts_of
 from numpy.typing import NDArray
 
 from fedit_secure.evaluation.score import score
-from fedit_secure.federation.aggregation import Aggregation, factors, places
+from fedit_secure.federation.aggregation import (
+    BOTH,
+    Aggregation,
+    Factor,
+    factors,
+    places,
+)
 from fedit_secure.federation.local_plan import Decay
 from fedit_secure.federation.server_rules import Adaptive, FedAvg, FedAvgM, UpdateRule
 from fedit_secure.federation.update import FRACTION_BITS
@@ -30,13 +36,14 @@ from fedit_secure.tuning.adapter import (
     adapter_layout,
     attach_adapter,
     initial_adapter,
+    read_adapter,
     tune_only,
     write_adapter,
 )
 from fedit_secure.tuning.base_model import load_base_model, load_tokenizer
 from fedit_secure.tuning.examples import Example, load_template, make_examples
 from fedit_secure.tuning.job import LoraConfig, OptimizerConfig
-from fedit_secure.tuning.local_round import prepare_round, run_round
+from fedit_secure.tuning.local_round import ReadyRound, prepare_round, run_round
 from fedit_secure.tuning.records import Record
 
 Kind = Literal["base", "alone", "federated", "pooled"]
@@ -145,6 +152,7 @@ class Bench:
         self.layout, self.initial = initial_adapter(model, lora, arm.setup.seed)
         self.model = attach_adapter(model, lora)
         assert adapter_layout(self.model) == self.layout
+        self._ready: dict[tuple[DpPlan, tuple[Factor, ...]], ReadyRound] = {}
 
     def base(self) -> Floats:
         return self.initial.astype(np.float64)
@@ -224,20 +232,13 @@ class Bench:
         name: str,
         round: int,
         adapter: NDArray[np.float32],
-        tuned: Any,
+        tuned: tuple[Factor, ...],
     ) -> NDArray[np.float32]:
         recipe = self.recipe
         fall = 1.0
         if recipe.decay is not None:
             fall = Decay(kind=recipe.decay).factor(round, recipe.rounds)
-        ready = prepare_round(
-            self.model,
-            plan,
-            initial=adapter,
-            max_tokens=recipe.max_tokens,
-            token_budget=2048,
-            tuned=tuned,
-        )
+        ready = self._prepared(plan, adapter, tuned)
         # A benchmark's noise can be drawn again; a silo's can't.
         key = f"{self.arm}/{name}/{round}".encode()
         return run_round(
@@ -251,6 +252,25 @@ class Bench:
             ),
             noise_key=hashlib.sha256(key).digest(),
         )
+
+    def _prepared(
+        self, plan: DpPlan, adapter: NDArray[np.float32], tuned: tuple[Factor, ...]
+    ) -> ReadyRound:
+        """As `prepare_round`, which tries out the model: here once, and not each round."""
+        if (plan, tuned) not in self._ready:
+            self._ready[plan, tuned] = prepare_round(
+                self.model,
+                plan,
+                initial=adapter,
+                max_tokens=self.recipe.max_tokens,
+                token_budget=2048,
+                tuned=tuned,
+            )
+        tune_only(self.model, BOTH)
+        write_adapter(self.model, adapter)
+        tune_only(self.model, tuned)
+        initial = read_adapter(self.model)
+        return replace(self._ready[plan, tuned], initial=initial)
 
     def _examples(self, records: Sequence[Record]) -> list[Example]:
         return make_examples(
