@@ -96,6 +96,14 @@ class Personal:
         """Where a file lies that the journal names."""
         return self.folder / held.name
 
+    def is_whole(self, held: Held) -> bool:
+        """Whether the file that the journal names is here, as it was written."""
+        try:
+            self._read(held)
+        except StorageError:
+            return False
+        return True
+
     def check(self, ledger: Ledger | None) -> None:
         """Raises StorageError unless every file that counts is here, and is whole."""
         note = self._note()

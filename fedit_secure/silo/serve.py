@@ -8,6 +8,7 @@ import logging
 import signal
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,7 @@ from fedit_secure.silo.dialling import Dialling, Leaf
 from fedit_secure.silo.fingerprints import Prints, commitment
 from fedit_secure.silo.jobs import tune_job
 from fedit_secure.silo.ledger_opening import open_journal
+from fedit_secure.silo.personal import Personal
 from fedit_secure.silo.standing import Standing
 from fedit_secure.silo.tuner import tune_in_child
 from fedit_secure.storage.adapter_store import StateStore
@@ -109,7 +111,9 @@ async def _serve(
         contextlib.closing(Accountants()) as ask,
     ):
         policy, key = load_policy(config.policy), identity.signing
-        books = Books(journal, states, charter, config.name, key, policy, ask=ask)
+        personal = Personal.of(journal, charter, config.name, config.model)
+        terms = (journal, states, charter, config.name, key, policy)
+        books = Books(*terms, ask=ask, personal=personal)
         source = DataSource.model_validate(config.data.model_dump())
         require_persons(source.columns, charter.dp.unit)
         records = load_records(source)
@@ -159,8 +163,12 @@ async def _serve(
                 await course.before_charge()
                 await charge()
 
-            job = tune_job(config, charter, round, state, config.state / "tuning")
-            return await tune_in_child(job, step, before_sampling=paid)
+            folder = config.state / "tuning"
+            job = tune_job(config, charter, round, state, folder, personal)
+            if personal is None:
+                return await tune_in_child(job, step, before_sampling=paid)
+            keep = partial(asyncio.to_thread, personal.keep, round)
+            return await tune_in_child(job, step, before_sampling=paid, keep=keep)
 
         daemon = SiloDaemon(
             charter,

@@ -66,9 +66,13 @@ async def test_two_processes_make_the_update_of_one_and_none_samples_uncharged(
     notes.mkdir()
     ranked = ("-m", "watched_ranks", str(notes))
     monkeypatch.setattr(tuner, "_RANKED", ranked)
-    job = in_own_folder(job_files, tmp_path)
+    job = in_own_folder(job_files, tmp_path, kept=("B",))
     told: list[Progress] = []
     charged: list[int] = []
+    stays: list[np.ndarray] = []
+
+    async def keep(values: np.ndarray) -> None:
+        stays.append(values)
 
     async def charge() -> None:
         started = set(family()) - set(before)
@@ -82,13 +86,13 @@ async def test_two_processes_make_the_update_of_one_and_none_samples_uncharged(
         assert not list(notes.iterdir())
         charged.append(time.monotonic_ns())
 
-    update = await tune_in_child(job, told.append, before_sampling=charge)
+    update = await tune_in_child(job, told.append, before_sampling=charge, keep=keep)
     begun = {note.name: int(note.read_text()) for note in notes.iterdir()}
     assert begun.keys() == {"0", "1"}
     assert all(at > charged[0] for at in begun.values())
     monkeypatch.setattr(worker, "os", SimpleNamespace(urandom=lambda _: KEY))
     expected, phases = tune(job)
-    assert np.array_equal(update, expected)
+    assert np.array_equal(np.concatenate([update, *stays]), expected)
     assert [(at.phase, at.step) for at in told] == [
         (said["phase"], said.get("step", 0)) for said in phases
     ]
