@@ -12,6 +12,7 @@ from fedit_secure.errors import ConfigError
 from fedit_secure.federation.charter import BaseModelRow, Charter
 
 FEDSA = {"aggregation": "fedsa"}
+NO_DP = {"kind": "none", "expected_batch": 64}  # no calibration, which takes a while
 
 
 def test_one_local_step_is_refused_because_it_would_release_noise_alone(
@@ -19,8 +20,10 @@ def test_one_local_step_is_refused_because_it_would_release_noise_alone(
 ) -> None:
     tuning = {"learning_rate": 1e-3, "local_steps": 1}
     with pytest.raises(ConfigError, match=r"'tuning\.local_steps' is 1, and .* fedsa"):
-        make_charter(make_plan(lora=FEDSA, tuning=tuning), cards)
-    assert make_charter(make_plan(tuning=tuning), cards).tuning.local_steps == 1
+        make_charter(make_plan(lora=FEDSA, tuning=tuning, dp=NO_DP), cards)
+    assert (
+        make_charter(make_plan(tuning=tuning, dp=NO_DP), cards).tuning.local_steps == 1
+    )
 
 
 def test_b_moves_no_bound_of_a_release_without_it(
@@ -28,7 +31,7 @@ def test_b_moves_no_bound_of_a_release_without_it(
 ) -> None:
     tuning = {"learning_rate": 1e-3, "local_steps": 8, "b_rate_ratio": 16}
     bounds = [
-        make_charter(make_plan(lora=lora, tuning=tuning), cards).secagg.bound
+        make_charter(make_plan(lora=lora, tuning=tuning, dp=NO_DP), cards).secagg.bound
         for lora in (FEDSA, {})
     ]
     assert bounds[1] == pytest.approx(16 * bounds[0])
@@ -36,13 +39,13 @@ def test_b_moves_no_bound_of_a_release_without_it(
 
 @pytest.fixture(scope="module")
 def first(make_plan, make_charter, cards) -> Charter:
-    return make_charter(make_plan(lora=FEDSA), cards)
+    return make_charter(make_plan(lora=FEDSA, dp=NO_DP), cards)
 
 
 def after(
     before: Charter, make_plan, make_charter, cards, plan: Any = None, **changes: Any
 ) -> Charter:
-    lora = {"lora": FEDSA, **(plan or {})}
+    lora = {"lora": FEDSA, "dp": NO_DP, **(plan or {})}
     given = {"predecessor": before, "goes_on": True, **changes}
     charter: Charter = make_charter(make_plan(**lora), cards, **given)
     return charter

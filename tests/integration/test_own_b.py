@@ -14,7 +14,9 @@ import pytest
 from safetensors.numpy import load_file
 
 import fedit_secure
+from fedit_secure.cli.leakage_run import prepared
 from fedit_secure.cli.main import main
+from fedit_secure.config import load_silo_config
 from fedit_secure.evaluation.score import score
 from fedit_secure.federation.aggregation import places
 from fedit_secure.federation.update import GridState, to_float32
@@ -166,3 +168,16 @@ def test_an_auditor_needs_no_b(
     assert main(["audit", "verify", str(bundle), "--jobs", "1"]) == 0, (
         capsys.readouterr().out
     )
+
+
+def test_a_leakage_test_looks_at_the_silos_own_adapter(
+    done: fedit_secure.Simulation,
+) -> None:
+    """The certified state by itself is the base model here, and would show nothing."""
+    folder = done.folder.parent
+    config = load_silo_config(folder / "north" / "silo.yaml")
+    ready = prepared(config, None, None, None)
+    tensors = own(done, "north")
+    expected = [tensors[key].reshape(-1) for key, _ in done.charter.adapter.layout]
+    np.testing.assert_array_equal(ready.adapter.vector, np.concatenate(expected))
+    assert "with the silo's own B" in ready.adapter.name
