@@ -188,6 +188,21 @@ def test_a_disk_that_is_full_changes_nothing(
         assert counting(personal) == 1.0
 
 
+def test_an_update_that_is_kept_just_after_its_round_has_ended_has_its_b(
+    federation: SmallFederation,
+) -> None:
+    """The round ends while a thread, which can't be cancelled, is about to commit."""
+    with opened(federation) as (books, personal):
+        books.reserve(1)
+        personal.keep(1, own_b(1.0))
+        close(books, 1)
+        books.commit_update(1, np.zeros(HALF, np.float32))
+    with opened(federation) as (books, personal):
+        assert counting(personal) is None
+        close(books, 2)
+        assert counting(personal) == 1.0
+
+
 def test_a_b_of_another_round_is_never_taken_for_this_ones(
     federation: SmallFederation,
 ) -> None:
