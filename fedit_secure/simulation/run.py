@@ -26,6 +26,7 @@ from fedit_secure.config import PlanFile
 from fedit_secure.errors import ConfigError, ConnectError, FeditError
 from fedit_secure.federation.aggregation import factors
 from fedit_secure.federation.charter import Charter
+from fedit_secure.federation.evaluation import Reading
 from fedit_secure.federation.update import GridState, to_float32
 from fedit_secure.silo.books import Books
 from fedit_secure.silo.daemon import Charge, SiloDaemon
@@ -38,6 +39,7 @@ from fedit_secure.tuning.adapter import attach_adapter
 from fedit_secure.tuning.base_model import load_base_model, load_tokenizer
 from fedit_secure.tuning.batches import Slots
 from fedit_secure.tuning.examples import Example, load_template, make_examples
+from fedit_secure.tuning.held_out import HeldOut, evaluate, set_apart
 from fedit_secure.tuning.job import DEFAULT_TOKEN_BUDGET, DataSource
 from fedit_secure.tuning.local_round import ReadyRound, prepare_round, run_round
 from fedit_secure.tuning.records import load_records
@@ -52,7 +54,8 @@ class Simulation:
 
     `adapter`: float32 of shape (m,), ordered as `charter.adapter.layout`. `epsilons`:
     per silo, what its ledger says was spent. `folder`: the run folder, with `adapter/`
-    in PEFT layout.
+    in PEFT layout. `readings`: by round, what its sum says of the held-out records under
+    the state that it began with; none where the plan evaluates nothing.
     """
 
     charter: Charter
@@ -60,6 +63,7 @@ class Simulation:
     adapter: NDArray[np.float32]
     epsilons: Mapping[str, float]
     folder: Path
+    readings: Mapping[int, Reading]
 
 
 class Tuner:
@@ -80,18 +84,22 @@ class Tuner:
         self._tokenizer = load_tokenizer(federation.base_model)
         self._examples: dict[str, Sequence[Example]] = {}
         self._units: dict[str, Sequence[Slots] | None] = {}
+        self._held_out: dict[str, HeldOut] = {}
         self._data = federation.data
         self._lock = asyncio.Lock()
 
     def examples(self, silo: str) -> Sequence[Example]:
-        """The silo's records as tokens, read once."""
+        """The silo's records as tokens, read once; held-out ones have no label."""
         if silo not in self._examples:
-            charter = self._charter
-            self._examples[silo] = make_examples(
-                load_records(self._data[silo]),
+            charter, records = self._charter, load_records(self._data[silo])
+            examples = make_examples(
+                records,
                 self._tokenizer,
                 load_template(charter.template.name),
                 max_tokens=charter.max_tokens,
+            )
+            self._examples[silo], self._held_out[silo] = set_apart(
+                records, examples, self.units(silo)
             )
         return self._examples[silo]
 
@@ -128,14 +136,22 @@ class Tuner:
         )
 
     def _run(self, silo: str, round: int, ready: ReadyRound) -> NDArray[np.float32]:
-        return run_round(
+        examples, plan = self.examples(silo), self._charter.plan_for(silo).evaluation
+        figure = evaluate(
             ready,
-            self.examples(silo),
+            self._held_out[silo] if plan is not None else None,
+            plan,
+            noise_key=os.urandom(32),
+        )
+        update = run_round(
+            ready,
+            examples,
             optimizer_of(self._charter, round),
             noise_key=os.urandom(32),
             units=self.units(silo),
             threads=self._threads,
         )
+        return np.concatenate([update, figure])
 
 
 def simulate(
@@ -216,7 +232,8 @@ async def run_in_memory(
             raise next(_leaves(failures)) from None
         for name, books in all_books.items():
             epsilons[name] = books.spent()
-    return Simulation(charter, state, to_float32(state), epsilons, folder)
+    adapter, readings = to_float32(state), run_folder.readings()
+    return Simulation(charter, state, adapter, epsilons, folder, readings)
 
 
 async def _silo_job(

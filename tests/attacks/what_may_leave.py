@@ -126,7 +126,7 @@ FIELDS: dict[type, dict[str, str]] = {
     events.Intent: entry(
         public=(
             "charter run round dp sample_rate noise_multiplier clip expected_batch "
-            "steps charges weight unit sizes dtype"
+            "steps charges weight unit sizes dtype evaluation"
         ),
         bound="state_digest",
     ),
@@ -190,7 +190,8 @@ FILES = {
 
 # A silo's status.json, for its own operator. All of it stays in the silo. What says when
 # something was tells how long tuning took, and so may depend on the records; nothing else.
-TIMES, PROCESS = "times", "process"
+# The figure on its held-out records is there for that operator, too.
+TIMES, PROCESS, OWN = "times", "process", "own"
 STATUS = {
     "role daemon.name daemon.version daemon.state daemon.why": PUBLIC,
     "daemon.pid": PROCESS,
@@ -200,7 +201,8 @@ STATUS = {
     "aggregator connected charges planned run_epsilon": PUBLIC,
     "caps.covers caps.delta caps.spent caps.limit": PUBLIC,
     "head.silo head.population head.entries": PUBLIC,
-    "head.hash rounds.state": BOUND,
+    "head.hash rounds.state rounds.nll rounds.nll_deviation": BOUND,
+    "rounds.own_nll": OWN,
     "rounds.round rounds.outcome rounds.adapter rounds.contributors": PUBLIC,
     "rounds.seconds": TIMES,
     "certificates.party certificates.role certificates.kind": PUBLIC,

@@ -48,7 +48,7 @@ from fedit_secure.silo import attempts, books, serve
 from fedit_secure.silo.accounting import Question, answer
 from fedit_secure.simulation.parties import LocalFederation
 from fedit_secure.tuning import worker
-from fedit_secure.tuning.job import OnProgress, Progress, TuneJob
+from fedit_secure.tuning.job import OnFigure, OnProgress, OwnFigure, Progress, TuneJob
 from fedit_secure.wire import frames as f
 from fedit_secure.wire import link
 from fedit_secure.wire.codec import decode, encode
@@ -240,6 +240,7 @@ class Run:
         on_phase: OnProgress | None = None,
         *,
         before_sampling: Callable[[], Any] | None = None,
+        on_figure: OnFigure = lambda figure: None,
     ) -> NDArray[np.float32]:
         """As `tune_in_child`, whose standard error goes nowhere: the victim's update is
         tuned, the others' are drawn."""
@@ -258,7 +259,9 @@ class Run:
         def relay() -> None:
             for said in lines:
                 self.seen.workers.append((name, json.dumps(said)))
-                if on_phase is not None and said["phase"] != "done":
+                if said["phase"] == "evaluated":
+                    on_figure(OwnFigure(said["nll"], said["units"], said["unscored"]))
+                elif on_phase is not None and said["phase"] != "done":
                     step, of = said.get("step", 0), said.get("of", 0)
                     on_phase(Progress(said["phase"], step, of))
             lines.clear()
