@@ -165,15 +165,18 @@ PRINTED = {"round": PUBLIC, "silo": PUBLIC, "phase": PUBLIC, "run": PUBLIC} | {
     "state": BOUND
 }
 # The sum of the update stays on the machine: it is how the daemon checks the pipe.
+# The figure of what is held out is for the silo's operator, and stays, too.
+OWN = "own"
 TOLD = {"phase": PUBLIC, "step": PUBLIC, "of": PUBLIC, "length": PUBLIC} | {
-    "sha256": UPDATE
+    "sha256": UPDATE,
+    **dict.fromkeys(("nll", "units", "unscored"), OWN),
 }
 
 # What the aggregator writes. Entries and frames are those that it received or sent.
 FILES = {
     "charter.json": PUBLIC,
     "progress.json": PUBLIC,
-    "metrics.jsonl": PUBLIC,
+    "metrics.jsonl": PUBLIC,  # but for lines of the phase "evaluation": they are BOUND
     "manifest.json": BOUND,
     "approvals/*.approval": PUBLIC,
     "ledgers/*.jsonl": "entries",
@@ -190,8 +193,7 @@ FILES = {
 
 # A silo's status.json, for its own operator. All of it stays in the silo. What says when
 # something was tells how long tuning took, and so may depend on the records; nothing else.
-# The figure on its held-out records is there for that operator, too.
-TIMES, PROCESS, OWN = "times", "process", "own"
+TIMES, PROCESS = "times", "process"
 STATUS = {
     "role daemon.name daemon.version daemon.state daemon.why": PUBLIC,
     "daemon.pid": PROCESS,

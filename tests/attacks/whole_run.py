@@ -300,7 +300,7 @@ class Run:
         for step in range(1, steps + 1):
             tell(phase="tuning", step=step, of=steps)
         seed = int.from_bytes(self.chance.bytes("drawn", 8), "little")
-        drawn = np.random.default_rng(seed).normal(0, 1e-4, job.length)
+        drawn = np.random.default_rng(seed).normal(0, 1e-4, job.update_length)
         return drawn.astype("<f4").tobytes()
 
 
