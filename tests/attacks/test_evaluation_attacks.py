@@ -10,18 +10,26 @@ import numpy as np
 import pytest
 from attacks.differences import differences
 from attacks.seen import VICTIM, Seen
+from attacks.whole_run import Kill
 from attacks.worlds import INDEX, World
 
 from fedit_secure.federation.readings import full_coordinate, reading_of
 from fedit_secure.privacy.evaluation import EvaluationPlan
+from fedit_secure.secagg import messages as m
 from fedit_secure.tuning import held_out
 from fedit_secure.wire.codec import PublishedNotice
+
+# Two silos die once they have masked: round 1's first attempt is voided and renewed.
+KILLS = (Kill(VICTIM, m.Agreement, 1), Kill("west", m.Agreement, 1))
 
 
 @pytest.fixture(scope="module")
 def seen(world: World) -> dict[str, Seen]:
     """Two runs. In the second the held-out records are long, empty, or have no loss."""
-    return {data: world.watch(data, data, "evaluated") for data in ("usual", "extreme")}
+    return {
+        data: world.watch(data, data, "evaluated", kills=KILLS)
+        for data in ("usual", "extreme")
+    }
 
 
 def own_figures(seen: Seen) -> list[dict[str, float]]:
@@ -44,8 +52,7 @@ def test_other_held_out_records_change_the_masked_update_alone(
     charter = world.founded["evaluated"].charter
     for run in seen.values():
         notices = [p.frame for p in run.passed if isinstance(p.frame, PublishedNotice)]
-        by = {notice.contributors for notice in notices}
-        assert by == {(0, 1, 2, 3)}
+        assert {notice.contributors for notice in notices} == {(0, 1, 2, 3)}
         # What the aggregator keeps of it is what anybody reads in the sum.
         for line in without_figures(run):
             total = run.files[f"rounds/{line['round']:03d}/sum.int32"]
@@ -58,6 +65,22 @@ def test_other_held_out_records_change_the_masked_update_alone(
     assert len(one) == len(two) == 2
     assert one[0]["unscored"] == 0 < two[0]["unscored"]
     assert one[0]["nll"] != two[0]["nll"]
+
+
+def test_a_voided_attempt_sends_the_same_noised_figure_again(
+    world: World, seen: dict[str, Seen]
+) -> None:
+    """Fresh noise would be a second look at the same records, for one charge."""
+    for run in seen.values():
+        figures = [int(values[-1]) for _, values in run.uploads]
+        assert len(figures) == 3  # twice in round 1, once in round 2
+        # The restarted silo rounds anew, and nothing more.
+        assert abs(figures[0] - figures[1]) <= 1
+        assert abs(figures[0] - figures[2]) > 1000
+        entries = run.files[f"ledgers/{VICTIM}.jsonl"].splitlines()
+        charged = [json.loads(x) for x in entries if b'"intent"' in x]
+        assert [x["round"] for x in charged] == [1, 2]
+        assert all(x["evaluation"]["noise_multiplier"] == 8.0 for x in charged)
 
 
 def forms(value: float) -> Iterator[bytes]:
@@ -101,7 +124,7 @@ def test_without_its_noise_the_coordinate_would_be_the_silos_own_figure(
     plan = charter.plan_for(VICTIM).evaluation
     assert plan is not None
     step = full_coordinate(charter) / charter.secagg_params().magnitude
-    (told, again), (hidden, later) = (
+    (told, again), (hidden, _, later) = (
         [values[-1] * step + plan.middle for _, values in each.uploads]
         for each in (run, seen["usual"])
     )
