@@ -85,12 +85,13 @@ def prepared(
     tested = (
         _certified(config, charter) if adapter is None else read_peft_adapter(adapter)
     )
-    own = located_records(source)
-    held_out: list[Located] = []
+    records = located_records(source)
+    own = [located for located in records if not located[1].held_out]
+    held_out = [located for located in records if located[1].held_out]
     if holdout is not None:
         if not holdout.exists():
             raise ConfigError(f"{holdout}: no such file of held-out records")
-        update = {"path": str(holdout)}
+        update = {"path": str(holdout), "held_out": None}
         held_out = located_records(source.model_copy(update=update))
     return Prepared(
         config,
@@ -99,7 +100,7 @@ def prepared(
         own,
         held_out,
         {} if secrets is None else read_secrets(secrets),
-        _as_charged(config, charter, own),
+        _as_charged(config, charter, records),
     )
 
 
@@ -130,12 +131,12 @@ def _certified(config: SiloConfig, charter: Charter) -> SavedAdapter:
 
 
 def _as_charged(
-    config: SiloConfig, charter: Charter, own: Sequence[Located]
+    config: SiloConfig, charter: Charter, records: Sequence[Located]
 ) -> bool | None:
     ledger = account_of(config, charter.row(config.name).population).ledger
     if ledger is None:
         return None
-    now = commitment((record for _, record in own), identity_of(config).signing)
+    now = commitment((record for _, record in records), identity_of(config).signing)
     return now.hex() == ledger.fingerprints
 
 

@@ -10,7 +10,7 @@ from fedit_secure.tuning.job import DataSource
 
 _PLAN_KEYS = frozenset(
     {"base_model", "template", "max_tokens", "lora", "tuning", "rounds", "dp"}
-    | {"secagg", "weights", "seed"}
+    | {"secagg", "weights", "evaluation", "seed"}
 )
 
 

@@ -28,6 +28,7 @@ from fedit_secure.silo.books import Books
 from fedit_secure.silo.course import Course
 from fedit_secure.silo.daemon import Charge, SiloDaemon
 from fedit_secure.silo.dialling import Dialling, Leaf
+from fedit_secure.silo.evaluations import Evaluations
 from fedit_secure.silo.fingerprints import Prints, commitment
 from fedit_secure.silo.jobs import tune_job
 from fedit_secure.silo.ledger_opening import open_journal
@@ -36,9 +37,9 @@ from fedit_secure.silo.standing import Standing
 from fedit_secure.silo.tuner import tune_in_child
 from fedit_secure.storage.adapter_store import StateStore
 from fedit_secure.storage.daemon_lock import only_daemon
-from fedit_secure.tuning.job import DataSource, Progress
+from fedit_secure.tuning.job import DataSource, OwnFigure, Progress
 from fedit_secure.tuning.records import load_records
-from fedit_secure.tuning.units import require_persons
+from fedit_secure.tuning.units import require_held_out, require_persons
 from fedit_secure.watch.watching import Watching
 from fedit_secure.wire.client import connect
 from fedit_secure.wire.limits import Limits
@@ -116,10 +117,13 @@ async def _serve(
         books = Books(*terms, ask=ask, personal=personal)
         source = DataSource.model_validate(config.data.model_dump())
         require_persons(source.columns, charter.dp.unit)
+        evaluation = charter.plan_for(config.name).evaluation
+        require_held_out(source.held_out is not None, evaluation)
         records = load_records(source)
         books.check(commitment(records, key), Prints.of(records, key))
         del records  # tuning loads its own; the daemon stays small
 
+        evaluations = Evaluations(config.state, charter)
         hub, traffic = charter.aggregator, Traffic()
         address = config.aggregator.address or hub.address
         standing = Standing(
@@ -130,6 +134,7 @@ async def _serve(
             lambda: account_in(journal, charter.row(config.name).population, policy),
             lambda: (books.certified, books.sequence),
             ask=ask,
+            evaluated=evaluations.of,
             on_phase=watching.on_phase,
         )
 
@@ -163,12 +168,15 @@ async def _serve(
                 await course.before_charge()
                 await charge()
 
+            def figure(own: OwnFigure) -> None:
+                evaluations.own(round, own)
+
             folder = config.state / "tuning"
             job = tune_job(config, charter, round, state, folder, personal)
-            if personal is None:
-                return await tune_in_child(job, step, before_sampling=paid)
-            keep = partial(asyncio.to_thread, personal.keep, round)
-            return await tune_in_child(job, step, before_sampling=paid, keep=keep)
+            keep = personal and partial(asyncio.to_thread, personal.keep, round)
+            return await tune_in_child(
+                job, step, before_sampling=paid, on_figure=figure, keep=keep
+            )
 
         daemon = SiloDaemon(
             charter,
@@ -178,6 +186,7 @@ async def _serve(
             tune,
             hours=policy.hours,
             on_event=tell,
+            on_sum=evaluations.published,
         )
         dial = Dialling(identity, connected, lambda: course.between_rounds)
         course.dialling = lambda: dial.under_way

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from fedit_secure.config import Torchrun
 from fedit_secure.errors import ConfigError, FeditError, TuningFailed
-from fedit_secure.tuning.job import OnProgress, Progress, TuneJob
+from fedit_secure.tuning.job import OnFigure, OnProgress, OwnFigure, Progress, TuneJob
 
 _LINE_LIMIT = 1 << 20
 _WORKER = ("-m", "fedit_secure.tuning.worker")
@@ -36,6 +36,7 @@ async def tune_in_child(
     *,
     before_sampling: Callable[[], Awaitable[None]] | None = None,
     keep: Keep | None = None,
+    on_figure: OnFigure = lambda figure: None,
     errors: IO[bytes] | int = DEVNULL,
     worker: Sequence[str] | None = None,
 ) -> npt.NDArray[np.float32]:
@@ -55,6 +56,8 @@ async def tune_in_child(
             charge to the ledger. A job that fails earlier costs nothing.
         keep: awaited with what the silo keeps, float32 of shape (job.kept_length,),
             before the update is returned. A job with `kept` needs it.
+        on_figure: told what the held-out units say of the state that the job starts from,
+            without noise: for the silo alone.
         errors: where the child's standard error goes. It may quote records.
         worker: what Python runs in the child, by default the worker. An audit watches it
             from inside, by a module of its own that runs the worker.
@@ -71,7 +74,7 @@ async def tune_in_child(
             *command, stdin=PIPE, stdout=PIPE, stderr=errors, limit=_LINE_LIMIT
         )
         try:
-            update = await _converse(child, job, on_phase, before_sampling)
+            update = await _converse(child, job, on_phase, before_sampling, on_figure)
             if job.kept:
                 assert keep is not None
                 await keep(await _read_kept(child, job.kept_length))
@@ -136,6 +139,7 @@ async def _converse(
     job: TuneJob,
     on_phase: OnProgress | None,
     before_sampling: Callable[[], Awaitable[None]] | None,
+    on_figure: OnFigure,
 ) -> npt.NDArray[np.float32]:
     await _send(child, job.to_json())
     while True:
@@ -145,6 +149,9 @@ async def _converse(
             raise _failure(said)
         if phase == "done":
             return await _read_update(child, said, job.update_length)
+        if phase == "evaluated":
+            on_figure(OwnFigure(said["nll"], said["units"], said["unscored"]))
+            continue
         if on_phase is not None:
             on_phase(Progress(str(phase), said.get("step", 0), said.get("of", 0)))
         if phase == "ready":

@@ -26,6 +26,7 @@ from fedit_secure.config import PlanFile
 from fedit_secure.errors import ConfigError, ConnectError, FeditError
 from fedit_secure.federation.aggregation import factors, kept_factors
 from fedit_secure.federation.charter import Charter
+from fedit_secure.federation.evaluation import Reading
 from fedit_secure.federation.update import GridState, to_float32
 from fedit_secure.silo.books import Books
 from fedit_secure.silo.daemon import Charge, SiloDaemon
@@ -39,6 +40,7 @@ from fedit_secure.tuning.adapter import attach_adapter
 from fedit_secure.tuning.base_model import load_base_model, load_tokenizer
 from fedit_secure.tuning.batches import Slots
 from fedit_secure.tuning.examples import Example, load_template, make_examples
+from fedit_secure.tuning.held_out import HeldOut, evaluate, set_apart
 from fedit_secure.tuning.job import DEFAULT_TOKEN_BUDGET, DataSource
 from fedit_secure.tuning.kept_part import Tuned, divide
 from fedit_secure.tuning.local_round import ReadyRound, prepare_round, run_round
@@ -54,8 +56,10 @@ class Simulation:
 
     `adapter`: float32 of shape (m,), ordered as `charter.adapter.layout`. `epsilons`:
     per silo, what its ledger says was spent. `folder`: the run folder, with `adapter/`
-    in PEFT layout. `personal`: with aggregation "fedsa", per silo the folder of its own
-    adapter in PEFT layout, which is the global A and the silo's own B; empty else.
+    in PEFT layout. `readings`: by round, what its sum says of the held-out records under
+    the state that it began with; none where the plan evaluates nothing. `personal`: with
+    aggregation "fedsa", per silo the folder of its own adapter in PEFT layout, which is the
+    global A and the silo's own B; empty else.
     """
 
     charter: Charter
@@ -63,6 +67,7 @@ class Simulation:
     adapter: NDArray[np.float32]
     epsilons: Mapping[str, float]
     folder: Path
+    readings: Mapping[int, Reading]
     personal: Mapping[str, Path] = field(default_factory=dict)
 
 
@@ -84,18 +89,22 @@ class Tuner:
         self._tokenizer = load_tokenizer(federation.base_model)
         self._examples: dict[str, Sequence[Example]] = {}
         self._units: dict[str, Sequence[Slots] | None] = {}
+        self._held_out: dict[str, HeldOut] = {}
         self._data = federation.data
         self._lock = asyncio.Lock()
 
     def examples(self, silo: str) -> Sequence[Example]:
-        """The silo's records as tokens, read once."""
+        """The silo's records as tokens, read once; held-out ones have no label."""
         if silo not in self._examples:
-            charter = self._charter
-            self._examples[silo] = make_examples(
-                load_records(self._data[silo]),
+            charter, records = self._charter, load_records(self._data[silo])
+            examples = make_examples(
+                records,
                 self._tokenizer,
                 load_template(charter.template.name),
                 max_tokens=charter.max_tokens,
+            )
+            self._examples[silo], self._held_out[silo] = set_apart(
+                records, examples, self.units(silo)
             )
         return self._examples[silo]
 
@@ -144,9 +153,16 @@ class Tuner:
         )
 
     def _run(self, silo: str, round: int, ready: ReadyRound) -> Tuned:
+        examples, plan = self.examples(silo), self._charter.plan_for(silo).evaluation
+        figure = evaluate(
+            ready,
+            self._held_out[silo] if plan is not None else None,
+            plan,
+            noise_key=os.urandom(32),
+        )
         change = run_round(
             ready,
-            self.examples(silo),
+            examples,
             optimizer_of(self._charter, round),
             noise_key=os.urandom(32),
             units=self.units(silo),
@@ -155,7 +171,8 @@ class Tuner:
         adapter = self._charter.adapter
         tuned = factors(adapter.aggregation, round)
         kept = kept_factors(adapter.aggregation)
-        return divide(adapter.layout, tuned, kept, ready.initial, change)
+        parts = divide(adapter.layout, tuned, kept, ready.initial, change)
+        return parts.with_figure(figure)
 
 
 def simulate(
@@ -241,7 +258,8 @@ async def run_in_memory(
             epsilons[name] = books.spent()
             if books.personal is not None:
                 own[name] = books.personal.adapter
-    return Simulation(charter, state, to_float32(state), epsilons, folder, own)
+    adapter, readings = to_float32(state), run_folder.readings()
+    return Simulation(charter, state, adapter, epsilons, folder, readings, own)
 
 
 async def _silo_job(

@@ -64,6 +64,21 @@ class ColumnMap(_Frozen):
     person: str | None = None
 
 
+class HeldOutSource(_Frozen):
+    """Which records are for evaluation alone: a `fraction` of the units, or those at a
+    `path` of their own, with the same columns.
+    """
+
+    fraction: float | None = Field(default=None, gt=0, lt=1)
+    path: str | None = Field(default=None, min_length=1)
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> Self:
+        if (self.fraction is None) == (self.path is None):
+            raise ValueError("held_out is either a fraction or a path")
+        return self
+
+
 class DataSource(_Frozen):
     """Where a silo's records are: a file, a saved `datasets` folder, or a hub name.
 
@@ -73,6 +88,23 @@ class DataSource(_Frozen):
     path: str = Field(min_length=1)
     columns: ColumnMap = ColumnMap()
     split: str = "train"
+    held_out: HeldOutSource | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OwnFigure:
+    """A silo's figure on its held-out units, without noise: it stays in the silo.
+
+    `nll`: the mean of the units' mean response NLL in nats, None where none has any;
+    over `units`, without those `unscored`.
+    """
+
+    nll: float | None
+    units: int
+    unscored: int
+
+
+OnFigure = Callable[[OwnFigure], None]
 
 
 class LoraConfig(_Frozen):
@@ -159,9 +191,11 @@ class TuneJob(_Frozen):
 
     @property
     def update_length(self) -> int:
-        """Coordinates of the update that the job yields, for release."""
+        """Coordinates of what the job yields for release: the update, and last its
+        evaluation's."""
         released = [f for f in self.tuned or BOTH if f not in self.kept]
-        return length_of(places(self.layout, released))
+        evaluates = self.plan.get("evaluation") is not None
+        return length_of(places(self.layout, released)) + evaluates
 
     @property
     def kept_length(self) -> int:

@@ -26,6 +26,10 @@ class Tuned:
     update: FloatVector = field(repr=False)
     kept: FloatVector = field(repr=False)
 
+    def with_figure(self, figure: FloatVector) -> Tuned:
+        """The same with an evaluation's figure, (1,) or none, last in what is released."""
+        return Tuned(np.concatenate([self.update, figure]), self.kept)
+
 
 def divide(
     layout: Layout,

@@ -16,6 +16,7 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,7 @@ from fedit_secure.errors import ConfigError, FeditError, TuningFailed
 from fedit_secure.tuning.agreement import settle
 from fedit_secure.tuning.dealing import Dealer, help_round
 from fedit_secure.tuning.dp_step import out_of_memory
+from fedit_secure.tuning.held_out import evaluate
 from fedit_secure.tuning.job import TuneJob
 from fedit_secure.tuning.job_loading import load_job, read_state
 from fedit_secure.tuning.kept_part import Tuned
@@ -115,8 +117,18 @@ def _led(
     tell(phase="ready")
     # The charge may take as long as it likes. Each side learns whether the other is there.
     beat = min(_MOST_SECONDS_BETWEEN_BEATS, patience / 4)
+    wait = partial(ranks.send, ranks.others, Kind.WAIT)
     while not start.wait(beat):
-        ranks.send(ranks.others, Kind.WAIT)
+        wait()
+    # By this process alone, on its whole model: the others go on waiting.
+    figure = evaluate(
+        ready,
+        loaded.held_out,
+        loaded.evaluation,
+        noise_key=os.urandom(NOISE_KEY_BYTES),
+        on_figure=lambda own: tell(phase="evaluated", **asdict(own)),
+        on_batch=wait,
+    )
     change = run_round(
         ready,
         examples,
@@ -128,7 +140,7 @@ def _led(
         deal=lambda gradients: Dealer(ranks, ready, gradients).sum,
     )
     ranks.send(ranks.others, Kind.END)
-    return parted(job, ready.initial, change)
+    return parted(job, ready.initial, change, figure)
 
 
 def help_out(ranks: Ranks) -> int:

@@ -6,13 +6,16 @@ JSON, and after the last one the update, and what the silo keeps for itself:
 
     {"phase": "loading"}                         the model and the records
     {"phase": "ready"}                           all checks passed, nothing sampled yet
+    {"phase": "evaluated", "nll": 2.1, "units": 40, "unscored": 0}   where some are held out
     {"phase": "tuning", "step": 1, "of": 6}      once a step
     {"phase": "done", "length": d, "sha256": h}  then d float32 values, little-endian
     {"phase": "kept", "length": k, "sha256": h}  if there is some, then k such values
     {"phase": "failed", "error": sentence, "exit_status": n}
 
-Nothing else leaves: no loss, no norm, no size of a batch. The noise key is drawn here
-and dies here. The process ends with its parent, whichever way that one ends.
+Nothing else leaves: no loss of what is tuned on, no norm, no size of a batch. The figure of
+the held-out units is for the silo itself (`held_out`); noised, it may be the update's last
+value. The noise keys are drawn here and die here. The process ends with its parent,
+whichever way that one ends.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import asdict
 from typing import IO, Any
 
 from fedit_secure.errors import FeditError, TuningFailed
@@ -86,12 +90,20 @@ def tune(job: TuneJob, tell: Any, start: threading.Event) -> Tuned:
     from fedit_secure.tuning.job_loading import load_job
 
     loaded = load_job(job)
+    from fedit_secure.tuning.held_out import evaluate
     from fedit_secure.tuning.local_round import run_round
 
     # Not before: what a batch takes is measured by what this process grows.
     keep_freed_memory()
     tell(phase="ready")
     start.wait()
+    figure = evaluate(
+        loaded.ready,
+        loaded.held_out,
+        loaded.evaluation,
+        noise_key=os.urandom(NOISE_KEY_BYTES),
+        on_figure=lambda own: tell(phase="evaluated", **asdict(own)),
+    )
     change = run_round(
         loaded.ready,
         loaded.examples,
@@ -101,15 +113,19 @@ def tune(job: TuneJob, tell: Any, start: threading.Event) -> Tuned:
         on_phase=lambda at: tell(phase=at.phase, step=at.step, of=at.of),
         threads=job.threads,
     )
-    return parted(job, loaded.ready.initial, change)
+    return parted(job, loaded.ready.initial, change, figure)
 
 
-def parted(job: TuneJob, initial: FloatVector, change: FloatVector) -> Tuned:
+def parted(
+    job: TuneJob, initial: FloatVector, change: FloatVector, figure: FloatVector
+) -> Tuned:
     """By how much the job's round changed what it tunes, in its two parts.
 
     Both vectors are float32, of what the round tunes; `initial` is where it began.
+    `figure` (`held_out.evaluate`) is released with the one part.
     """
-    return divide(job.layout, job.tuned or BOTH, job.kept, initial, change)
+    parts = divide(job.layout, job.tuned or BOTH, job.kept, initial, change)
+    return parts.with_figure(figure)
 
 
 def die_with_parent(parent: int) -> None:

@@ -48,7 +48,7 @@ from fedit_secure.silo import attempts, books, serve
 from fedit_secure.silo.accounting import Question, answer
 from fedit_secure.simulation.parties import LocalFederation
 from fedit_secure.tuning import worker
-from fedit_secure.tuning.job import OnProgress, Progress, TuneJob
+from fedit_secure.tuning.job import OnFigure, OnProgress, OwnFigure, Progress, TuneJob
 from fedit_secure.tuning.kept_part import Tuned
 from fedit_secure.wire import frames as f
 from fedit_secure.wire import link
@@ -241,6 +241,7 @@ class Run:
         on_phase: OnProgress | None = None,
         *,
         before_sampling: Callable[[], Any] | None = None,
+        on_figure: OnFigure = lambda figure: None,
         keep: Callable[[NDArray[np.float32]], Any] | None = None,
     ) -> NDArray[np.float32]:
         """As `tune_in_child`, whose standard error goes nowhere: the victim's update is
@@ -260,7 +261,9 @@ class Run:
         def relay() -> None:
             for said in lines:
                 self.seen.workers.append((name, json.dumps(said)))
-                if on_phase is not None and said["phase"] not in ("done", "kept"):
+                if said["phase"] == "evaluated":
+                    on_figure(OwnFigure(said["nll"], said["units"], said["unscored"]))
+                elif on_phase is not None and said["phase"] not in ("done", "kept"):
                     step, of = said.get("step", 0), said.get("of", 0)
                     on_phase(Progress(said["phase"], step, of))
             lines.clear()
