@@ -86,7 +86,7 @@ class Books(LedgerBook):
     @in_turn
     def open(self) -> None:
         """As `LedgerBook.open`. What a crash kept `close_round` from is done, too."""
-        first = self._records is not None
+        first = self.personal is not None and self._records is not None
         super().open()
         if first and self.certified and self.has_state(self.state_digest):
             self._settle()
