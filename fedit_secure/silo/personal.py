@@ -273,9 +273,7 @@ class Personal:
 
     def _tidy(self) -> None:
         note = self._note() or Note()
-        # The one that was just drawn too: a thread may be about to commit its update.
-        spared = (note.kept, note.tuned, self._drawn)
-        named = {held.name for held in spared if held is not None}
+        named = {held.name for held in (note.kept, note.tuned) if held is not None}
         for path in self.folder.glob(_FILES):
             if path.name not in named:
                 try:

@@ -188,18 +188,20 @@ def test_a_disk_that_is_full_changes_nothing(
         assert counting(personal) == 1.0
 
 
-def test_an_update_that_is_kept_just_after_its_round_has_ended_has_its_b(
+def test_an_update_that_comes_after_the_end_of_its_round_brings_no_b(
     federation: SmallFederation,
 ) -> None:
-    """The round ends while a thread, which can't be cancelled, is about to commit."""
+    """A thread can't be cancelled: it finds the round over, whose files are tidied."""
     with opened(federation) as (books, personal):
-        books.reserve(1)
-        personal.keep(1, own_b(1.0))
+        tune(books, 1, 1.0)
         close(books, 1)
-        books.commit_update(1, np.zeros(HALF, np.float32))
-    with opened(federation) as (books, personal):
-        assert counting(personal) is None
+        books.reserve(2)
+        personal.keep(2, own_b(2.0))
         close(books, 2)
+        with pytest.raises(StorageError, match="round 2 of this charter is over"):
+            books.commit_update(2, np.zeros(HALF, np.float32))
+        assert counting(personal) == 1.0
+    with opened(federation) as (_, personal):
         assert counting(personal) == 1.0
 
 
