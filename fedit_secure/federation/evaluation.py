@@ -11,19 +11,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated
 
 import numpy as np
 from pydantic import Field
 
+from fedit_secure.errors import ConfigError
 from fedit_secure.federation.document import Part
 from fedit_secure.federation.local_plan import Count
 from fedit_secure.privacy.evaluation import EvaluationPlan
+from fedit_secure.privacy.mechanisms import PrivacyAccountingError
 from fedit_secure.secagg.params import SecAggParams
-
-DEFAULT_NOISE = 8.0
-"""Noise multiplier of a plan with DP that names none: at 200 held-out records and a clip of
-10 nats, a silo's figure is off by 0.2 nats, the mean of ten silos by 0.06."""
 
 _DEVIATIONS = 8.0
 """How much noise fits the coordinate: a normal is beyond it once in 10^15."""
@@ -45,20 +44,29 @@ class Evaluation(Part):
 class PlannedEvaluation(Part):
     """The plan's. `held_out`: the units of each silo of which the plan's `silos` tells none.
 
-    A silo for which neither does isn't evaluated.
+    A silo for which neither does isn't evaluated. Without a `noise_multiplier` the noise
+    is such that all evaluations by themselves would cost `epsilon_share` of epsilon; what
+    they cost beside the tuning is much less, for costs add up like squares.
     """
 
     clip: Clip = 10.0
     noise_multiplier: Noise | None = None
+    epsilon_share: Annotated[float, Field(gt=0, lt=1)] = 0.25
     held_out: Count | None = None
 
-    def terms(self, *, private: bool) -> Evaluation:
-        """As the charter says them; `private` is a run with differential privacy."""
-        default = DEFAULT_NOISE if private else 0.0
+    def terms(
+        self, epsilon: float | None, delta: float | None, charges: int
+    ) -> Evaluation:
+        """As the charter says them, of a run of so many charges at epsilon and delta.
+
+        Both are None without differential privacy: then there is no noise. Raises
+        ConfigError for a share that no noise keeps to.
+        """
         noise = self.noise_multiplier
-        return Evaluation(
-            clip=self.clip, noise_multiplier=default if noise is None else noise
-        )
+        if noise is None:
+            share = self.epsilon_share * (epsilon or 0.0)
+            noise = _noise_for(share, delta, charges) if delta else 0.0
+        return Evaluation(clip=self.clip, noise_multiplier=noise)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +83,17 @@ class Reading:
 
     def __str__(self) -> str:
         return f"{self.nll:.3f} ± {1.96 * self.deviation:.3f}"
+
+
+@lru_cache(maxsize=64)
+def _noise_for(epsilon: float, delta: float, charges: int) -> float:
+    # A second to import, and reading a plan needs none of it.
+    from fedit_secure.privacy.accountant import calibrate
+
+    try:
+        return calibrate(epsilon, delta, 1.0, charges)
+    except (ValueError, PrivacyAccountingError) as error:
+        raise ConfigError(f"the plan's 'evaluation.epsilon_share': {error}") from error
 
 
 def check_rows(

@@ -92,8 +92,14 @@ class RunPlan(Part):
         return plan_of(self.terms_of_evaluation(), told)
 
     def terms_of_evaluation(self) -> Evaluation | None:
-        """What all silos' evaluations have in common; None where there is none."""
-        private = self.dp.kind != "none"
-        return (
-            None if (plan := self.evaluation) is None else plan.terms(private=private)
+        """What all silos' evaluations have in common; None where there is none.
+
+        Raises ConfigError as `PlannedEvaluation.terms`.
+        """
+        if self.evaluation is None:
+            return None
+        dp, charges = self.dp, self.rounds + self.dp.spare_charges
+        private = dp.kind != "none" and dp.epsilon is not None
+        return self.evaluation.terms(
+            dp.epsilon if private else None, dp.delta if private else None, charges
         )

@@ -77,7 +77,7 @@ def make_world(folder: Path) -> World:
     }
     hidden = {**plan, "dp": {**dp, "sizes": "secret", "sample_rate": 0.25}}
     plans = {"public": plan, "secret": hidden, "short": {**hidden, "rounds": 1}}
-    plans["evaluated"] = {**plan, "rounds": 2, "evaluation": {"clip": 6.0}}
+    plans["evaluated"] = {**plan, "rounds": 2, "evaluation": {"clip": 12.0}}
     held_out = HeldOutSource(fraction=0.25)
     apart = {n: s.model_copy(update={"held_out": held_out}) for n, s in sources.items()}
     founded = {

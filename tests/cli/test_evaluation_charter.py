@@ -30,8 +30,7 @@ def silo(federation):
     """A silo that holds out a quarter, and a charter that evaluates the silo alone."""
     folder = federation / "clinic-a"
     edit(folder / "silo.yaml", "data:\n", "data:\n  held_out: {fraction: 0.25}\n")
-    with (folder / "policy.yaml").open("a") as file:
-        file.write("\nallow_evaluation: true\n")
+    edit(folder / "policy.yaml", "allow_evaluation: false", "allow_evaluation: true")
     charter_of(federation, held_out(folder))
     return folder
 
@@ -46,7 +45,7 @@ def charter_of(federation, expected: int) -> Charter:
     charter = Charter.model_validate(document)
     path.write_bytes(charter.to_bytes())
     policy = federation / "clinic-a" / "policy.yaml"
-    policy.write_text(policy.read_text().replace("epsilon: 8.0", "epsilon: 9.0"))
+    policy.write_text(policy.read_text().replace("epsilon: 8 ", "epsilon: 9 "))
     return charter
 
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedit_secure.errors import ConfigError
 from fedit_secure.federation.evaluation import (
     Evaluation,
     PlannedEvaluation,
@@ -20,7 +21,9 @@ from fedit_secure.federation.evaluation import (
     span,
 )
 from fedit_secure.federation.release_sizes import release_sizes
+from fedit_secure.privacy.accountant import epsilons
 from fedit_secure.privacy.evaluation import EvaluationPlan
+from fedit_secure.privacy.plan import evaluation_event
 from fedit_secure.secagg.fixed_point import encode
 
 TERMS = Evaluation(clip=10.0, noise_multiplier=5.0)
@@ -131,9 +134,15 @@ def test_rows_go_with_the_charters_evaluation(
     check_rows(None, [None, None], private=False)
 
 
-def test_a_plan_without_a_noise_multiplier_has_one_under_dp_alone() -> None:
-    planned = PlannedEvaluation()
-    assert planned.terms(private=True).noise_multiplier > 0
-    assert planned.terms(private=False).noise_multiplier == 0
+def test_a_plan_without_a_noise_multiplier_takes_a_share_of_epsilon() -> None:
+    planned = PlannedEvaluation(epsilon_share=0.25)
+    for epsilon in (8.0, 1.0):
+        noise = planned.terms(epsilon, 1e-6, 21).noise_multiplier
+        alone = epsilons(evaluation_event(noise, 21), 1e-6).published
+        # The least noise that keeps to the share, to the calibration's four decimals.
+        assert 0.24 * epsilon < alone <= 0.25 * epsilon
+    assert planned.terms(None, None, 21).noise_multiplier == 0
     named = PlannedEvaluation(noise_multiplier=3.0)
-    assert named.terms(private=True).noise_multiplier == 3.0
+    assert named.terms(8.0, 1e-6, 21).noise_multiplier == 3.0
+    with pytest.raises(ConfigError, match=r"'evaluation\.epsilon_share': epsilon is"):
+        PlannedEvaluation(epsilon_share=1e-9).terms(0.1, 1e-6, 21)
