@@ -31,6 +31,7 @@ def own_b(adapter: str) -> np.ndarray:
     return tensors[key].reshape(-1)
 
 
+@pytest.mark.slow
 async def test_it_goes_on_from_epoch_to_epoch_and_a_lost_one_needs_a_word(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
