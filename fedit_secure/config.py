@@ -18,11 +18,12 @@ from pydantic import AfterValidator, BaseModel, Field, ValidationInfo, model_val
 
 from fedit_secure.errors import ConfigError
 from fedit_secure.federation.document import Address, Line, Name, Part
-from fedit_secure.federation.drafting import PlannedDp, PlannedSecAgg, RunPlan, Weights
+from fedit_secure.federation.evaluation import PlannedEvaluation
 from fedit_secure.federation.local_plan import Count, Lora, Tuning
 from fedit_secure.federation.page import PageConfig
 from fedit_secure.federation.passphrase import Passphrase, read_passphrase
 from fedit_secure.federation.policy import Policy
+from fedit_secure.federation.run_plan import PlannedDp, PlannedSecAgg, RunPlan, Weights
 from fedit_secure.federation.settings import Setting, Settings
 
 _PREFIX = "FEDIT_"
@@ -65,12 +66,27 @@ class Columns(Part):
     person: str | None = None
 
 
+class HeldOutConfig(Part):
+    """Which records are never tuned on: a `fraction` of the units, by person where the
+    columns name persons, or those at a `path` of their own."""
+
+    fraction: Annotated[float, Field(gt=0, lt=1)] | None = None
+    path: PathOrHub | None = None
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> Self:
+        if (self.fraction is None) == (self.path is None):
+            raise ValueError("held_out is either a fraction or a path")
+        return self
+
+
 class DataConfig(Part):
     """A file, a saved `datasets` folder or a hub name, and its columns."""
 
     path: PathOrHub
     columns: Columns = Columns()
     split: str = "train"
+    held_out: HeldOutConfig | None = None
 
 
 class Torchrun(Part):
@@ -131,6 +147,15 @@ class SiloConfig(Part):
     log_level: LogLevel = "info"
     page: PageConfig | None = None
 
+    @model_validator(mode="after")
+    def _scores_alone(self) -> Self:
+        if self.torchrun.shard and self.data.held_out is not None:
+            raise ValueError(
+                "torchrun.shard goes without data.held_out: one process alone scores the "
+                "held-out records, and has a part of the base model only"
+            )
+        return self
+
 
 class AggregatorConfig(Part):
     """aggregator.yaml. `hostnames` are what its certificate names beside its own name.
@@ -178,6 +203,7 @@ class SimulationConfig(Part):
     dp: PlannedDp
     secagg: PlannedSecAgg = PlannedSecAgg()
     weights: Weights = "equal"
+    evaluation: PlannedEvaluation | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     threads: Annotated[int, Field(ge=1, le=1024)] = os.cpu_count() or 1
     token_budget: Annotated[int, Field(ge=1)] = 2048

@@ -7,7 +7,7 @@ adapter/             the latest adapter, as `PeftModel.from_pretrained` opens it
 approvals/           every silo's, as the run began with them
 ledgers/             copies of the silos' privacy ledgers, and their signed heads
 claims/              what each silo says that its charges cost, at the end
-metrics.jsonl        one line per phase: round, phase, seconds
+metrics.jsonl        one line per phase: round, phase, seconds; and one per evaluation
 manifest.json        digests of the above, for the auditor
 """
 
@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +26,8 @@ from fedit_secure.errors import StorageError
 from fedit_secure.federation.approval import Approval
 from fedit_secure.federation.charter import Charter
 from fedit_secure.federation.durable import append_durably, make_folder, write_durably
+from fedit_secure.federation.evaluation import Reading
+from fedit_secure.federation.readings import reading_of
 from fedit_secure.federation.update import GridState, to_float32
 from fedit_secure.secagg import messages as m
 from fedit_secure.storage.adapter_store import StateStore, save_peft
@@ -104,6 +108,28 @@ class RunFolder:
         notice = self._read(round, "published.frame")
         return notice.contributors if isinstance(notice, PublishedNotice) else ()
 
+    def reading(self, round: int) -> Reading | None:
+        """What the sum that was recorded last in a round says of the held-out units."""
+        if self._charter.evaluation is None:
+            return None
+        integers = self._round(round) / "sum.int32"
+        if not integers.exists():
+            return None
+        with integers.open("rb") as file:
+            file.seek(-4, os.SEEK_END)
+            last = int.from_bytes(file.read(4), "little", signed=True)
+        return reading_of(self._charter, last, self.contributors(round))
+
+    def readings(self) -> dict[int, Reading]:
+        """Of every certified round that has one."""
+        found = {}
+        for round in range(1, self.progress.certified + 1):
+            proof = self.certificate(round)
+            if proof is not None and proof.confirmations[0].release_digest:
+                read = self.reading(round)
+                found |= {} if read is None else {round: read}
+        return found
+
     def adapter(self, round: int) -> Path:
         """Where the adapter after a certified round lies, once it is written."""
         return self._round(round) / "adapter"
@@ -122,10 +148,17 @@ class RunFolder:
         self._write_manifest()
 
     def metric(self, round: int, phase: str, seconds: float) -> None:
-        """Append one line to metrics.jsonl. Nothing in it is derived from data."""
+        """Append how long a phase took to metrics.jsonl: nothing derived from data."""
         line = {"round": round, "phase": phase, "seconds": seconds}
         path = self.folder / "metrics.jsonl"
         append_durably(path, json.dumps(line).encode() + b"\n")
+
+    def evaluated(self, round: int) -> None:
+        """Append what a certified sum says of the held-out units: noised, and charged."""
+        if (found := self.reading(round)) is not None:
+            line = {"round": round, "phase": "evaluation", **asdict(found)}
+            path = self.folder / "metrics.jsonl"
+            append_durably(path, json.dumps(line).encode() + b"\n")
 
     def _save_adapter(
         self, folder: Path, state: GridState, base_model: str | None

@@ -180,6 +180,7 @@ class Standing:
         state, release = proof.confirmations[0].content()
         roster = self._charter.roster
         names = self._folder.contributors(number) if release else ()
+        read = self._folder.reading(number) if release else None
         return w.EndedRound(
             round=number,
             outcome="released" if release else "skipped",
@@ -187,6 +188,8 @@ class Standing:
             adapter=str(self._folder.adapter(number)),
             contributors=tuple(roster[silo].name for silo in names),
             seconds=self._took.get(number),
+            nll=None if read is None else read.nll,
+            nll_deviation=None if read is None else read.deviation,
         )
 
 

@@ -60,6 +60,7 @@ class Sums:
             # t silos agree with each other and not with us: their state counts, ours is
             # broken, and going on would only spread it.
             raise FaultyAggregator("a quorum of silos applied the sum to another state")
+        await asyncio.to_thread(self._folder.evaluated, proof.round)
         return after
 
     async def save(self, round: int, state: GridState) -> None:

@@ -93,6 +93,7 @@ def _line(ended: Ended) -> dict[str, Any]:
         "heads": [(silo, count, hash.hex()) for silo, count, hash in ended.heads],
         "populations": ended.populations,
         "total": ended.total.hex(),
+        "last": ended.last,
         "faults": [(fault.code, fault.where, fault.what) for fault in ended.faults],
     }
 
@@ -108,6 +109,7 @@ def _ended(line: dict[str, Any]) -> Ended:
         heads=tuple((s, count, bytes.fromhex(h)) for s, count, h in line["heads"]),
         populations=tuple(line["populations"]),
         total=bytes.fromhex(line["total"]),
+        last=line["last"],
         faults=[Fault(*fault) for fault in line["faults"]],
     )
 

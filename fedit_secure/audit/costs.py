@@ -52,13 +52,22 @@ def cost_at(history: History, entry: int) -> Cost:
 
 def run_cost(charter: Charter, silo: str) -> Cost | None:
     """What the whole plan costs at the charter's delta, spares included."""
-    plan = charter.plan_for(silo)
-    if plan.delta is None:
+    row, dp = charter.row(silo), charter.dp
+    if dp.delta is None:
         return None
     from fedit_secure.privacy.accountant import spent_epsilons
 
-    found = spent_epsilons(plan.run_event(), plan.delta)
-    return Cost(plan.delta, found.pld, found.prv, found.rdp, found.published)
+    charges = charter.rounds + dp.spare_charges
+    steps = {
+        (row.dp.sample_rate, row.dp.noise_multiplier): (
+            charges * charter.tuning.local_steps
+        )
+    }
+    if charter.evaluation is not None and row.held_out is not None:
+        evaluated = 1.0, charter.evaluation.noise_multiplier
+        steps[evaluated] = steps.get(evaluated, 0) + charges
+    found = spent_epsilons(_event(steps), dp.delta)
+    return Cost(dp.delta, found.pld, found.prv, found.rdp, found.published)
 
 
 def foresee(charter: Charter, history: History) -> None:
@@ -192,6 +201,10 @@ def _steps(charges: Iterable[tuple[Charge, int]], carried: Sequence[Carried]) ->
             terms.noise_multiplier if terms.dp == "local" else 0.0,
         )
         found[key] = found.get(key, 0) + terms.steps * times
+        if terms.evaluation is not None:
+            # No unit is drawn by a coin: each that is held out is in every round's figure.
+            evaluated = 1.0, terms.evaluation.noise_multiplier
+            found[evaluated] = found.get(evaluated, 0) + times
     for part in carried:
         for rate, sigma, steps in part.steps:
             found[rate, sigma] = found.get((rate, sigma), 0) + steps

@@ -59,13 +59,19 @@ class SiloFacts:
 
 @dataclass(frozen=True, slots=True)
 class RoundFacts:
-    """How a round ended: `outcome` is "released", "skipped" or "unknown"."""
+    """How a round ended: `outcome` is "released", "skipped" or "unknown".
+
+    `nll`: what its sum says, with noise of standard deviation `nll_deviation`, of the
+    held-out units' mean response NLL in nats, under the state that it began with.
+    """
 
     round: int
     outcome: str
     contributors: tuple[str, ...]
     signers: int
     state: str
+    nll: float | None = None
+    nll_deviation: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,7 @@ class Terms:
     unit: str
     sizes: str
     dtype: str
+    evaluation: e.ChargedEvaluation | None = None
 
     @classmethod
     def of(cls, intent: e.Intent) -> Terms:

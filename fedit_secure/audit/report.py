@@ -61,6 +61,7 @@ def render(audit: Audit, beside: Sequence[Mapping[str, Any]] = (), of: str = "")
         faults=[(v, f, FAULTS[f.code][1]) for v in audit.verdicts for f in v.faults],
         not_shown=[v for v in audit.verdicts if v.lacks],
         in_sums=_in_sums(audit),
+        evaluated=[r for r in audit.rounds if r.nll is not None],
         curves=curves_picture(audit.silos),
         sums=sums_picture(audit),
         beside=beside,
@@ -112,6 +113,8 @@ def tables(audit: Audit) -> dict[str, str]:
                 "contributors": " ".join(r.contributors),
                 "signers": r.signers,
                 "state": r.state,
+                "held_out_nll": r.nll,
+                "held_out_nll_deviation": r.nll_deviation,
             }
             for r in audit.rounds
         ),

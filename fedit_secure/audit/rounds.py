@@ -46,6 +46,7 @@ class Ended:
         contributors: roster indices, of a sum that was confirmed.
         heads: of the adverts of that attempt, each under its silo's signature.
         total: the sum's digest, as ledgers name it.
+        last: the last integer of the sum, which is the evaluation's where there is one.
     """
 
     round: int
@@ -57,6 +58,7 @@ class Ended:
     heads: tuple[Head, ...] = ()
     populations: tuple[str, ...] = ()
     total: bytes = b""
+    last: int = 0
     faults: list[Fault] = field(default_factory=list)
 
     @property
@@ -199,6 +201,7 @@ def _sum(
     _by_aggregator(terms, published)
     ended.ctx, ended.contributors = published.ctx, published.contributors
     ended.total = digest("fedit/sum/v1", integers)
+    ended.last = int(published.total[-1])
 
 
 def read_sum(bundle: Bundle, terms: Terms, round: int) -> bytes | None:

@@ -34,6 +34,7 @@ from fedit_secure.audit.states import Followed, follow
 from fedit_secure.errors import ConfigError
 from fedit_secure.federation.adapter_digests import adapter_of
 from fedit_secure.federation.charter import Charter
+from fedit_secure.federation.readings import reading_of
 from fedit_secure.federation.update import GridState
 from fedit_secure.secagg.keys import BadSignature, verify
 from fedit_secure.secagg.transcript import digest
@@ -250,8 +251,15 @@ class _Auditor:
 
     def _round_facts(self, ended: Ended) -> RoundFacts:
         names = sorted(self.charter.roster[i].name for i in ended.contributors)
+        read = reading_of(self.charter, ended.last, ended.contributors)
         return RoundFacts(
-            ended.round, ended.outcome, tuple(names), ended.signers, ended.state.hex()
+            ended.round,
+            ended.outcome,
+            tuple(names),
+            ended.signers,
+            ended.state.hex(),
+            None if read is None else read.nll,
+            None if read is None else read.deviation,
         )
 
 
@@ -309,6 +317,7 @@ def _states_before(terms: Terms, rounds: Sequence[Ended]) -> dict[int, bytes]:
 
 def _plan_facts(charter: Charter) -> dict[str, Any]:
     dp, tuning, sizes = charter.dp, charter.tuning, charter.secagg_params()
+    terms = charter.evaluation
     return {
         "rounds": charter.rounds,
         "silos": len(charter.roster),
@@ -326,6 +335,7 @@ def _plan_facts(charter: Charter) -> dict[str, Any]:
         "records_per_person": dp.records_per_person,
         "clip": dp.clip,
         "spare_charges": dp.spare_charges,
+        "evaluation": None if terms is None else terms.model_dump(mode="json"),
         "expires": charter.expires.isoformat(),
     }
 

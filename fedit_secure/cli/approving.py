@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fedit_secure.cli.caps_table import caps_table
+from fedit_secure.cli.charter_facts import evaluation_words
 from fedit_secure.cli.standing import account_of, identity_of
 from fedit_secure.config import SiloConfig, load_policy, passphrase_of
 from fedit_secure.errors import (
@@ -32,7 +33,13 @@ from fedit_secure.silo.overlaps import require_inherited
 from fedit_secure.storage.journal import Journal
 from fedit_secure.tuning.job import DataSource
 from fedit_secure.tuning.records import Record, load_records
-from fedit_secure.tuning.units import count_units, persons_of, require_persons
+from fedit_secure.tuning.units import (
+    count_units,
+    held_out_units,
+    persons_of,
+    require_held_out,
+    require_persons,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +80,7 @@ def check_charter(config: SiloConfig) -> Checked:
             f"{units}"
         )
     check_delta(charter, units)
+    require_expected(charter, config.name, records, source.held_out is not None)
     account = account_of(config, charter.row(config.name).population)
     prints = Prints.of(records, identity.signing)
     _check_journal(config, charter, account.ledger, prints)
@@ -83,6 +91,25 @@ def check_charter(config: SiloConfig) -> Checked:
     named = source.columns.person is not None
     sizes = (most,) if named and most > 1 else (2, 4)
     return Checked(charter, identity, facts, caps_table(admitted.caps), sizes)
+
+
+def require_expected(
+    charter: Charter, name: str, records: Sequence[Record], holds_out: bool
+) -> None:
+    """Raises ConfigError for a silo that holds nothing out and is to be evaluated, and
+    PolicyRefusal where it tells its sizes and holds out another number than the charter
+    says: all figures would be off by the quotient.
+    """
+    evaluation = charter.plan_for(name).evaluation
+    require_held_out(holds_out, evaluation)
+    if evaluation is None or charter.dp.sizes == "secret":
+        return
+    here = held_out_units(records, charter.dp.unit)
+    if here != evaluation.expected:
+        raise PolicyRefusal(
+            f"the charter expects {evaluation.expected} held-out {charter.counted} of this "
+            f"silo, and its data has {here}"
+        )
 
 
 def _check_journal(
@@ -114,7 +141,10 @@ def sign_charter(config: SiloConfig, checked: Checked) -> Path:
 
 def _unit_facts(charter: Charter, records: Sequence[Record]) -> dict[str, Any]:
     """What the charter protects here; for persons also what its cap leaves out."""
-    facts: dict[str, Any] = {"unit": charter.dp.unit, "records": len(records)}
+    unit = charter.dp.unit
+    facts: dict[str, Any] = {"unit": unit, "records": len(records)}
+    if apart := held_out_units(records, unit):
+        facts[f"held_out_{charter.counted}"] = apart
     cap = charter.dp.records_per_person
     if cap is not None:
         persons = persons_of(records)
@@ -180,6 +210,7 @@ def _facts(charter: Charter, admitted: Admitted, policy: Policy) -> dict[str, An
         "spent_epsilon": admitted.spent if private else None,
         "after_the_run_epsilon": admitted.after if private else None,
         "policy_epsilon": policy.epsilon,
+        "evaluation": evaluation_words(charter),
         "digest": charter.digest().hex(),
         "words": " ".join(charter.words()),
     }

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from fedit_secure.federation.aggregation import kept_factors
 from fedit_secure.federation.charter import Charter
+from fedit_secure.federation.readings import reading_of
 
 
 def charter_facts(charter: Charter) -> dict[str, Any]:
@@ -27,6 +29,7 @@ def charter_facts(charter: Charter) -> dict[str, Any]:
             f"{targets if isinstance(targets, str) else ' '.join(targets)}, "
             f"{charter.length} coordinates"
         ),
+        "aggregation": _aggregation(charter),
         "tuning": (
             f"{charter.rounds} rounds of {tuning.local_steps} {tuning.optimizer} steps, "
             f"learning rate {tuning.learning_rate:g}, at most {charter.max_tokens} tokens"
@@ -38,6 +41,7 @@ def charter_facts(charter: Charter) -> dict[str, Any]:
             if dp.epsilon is not None and dp.delta is not None
             else "NONE: records are trained on without differential privacy"
         ),
+        "evaluation": evaluation_words(charter),
         "secure_sum": (
             f"{params.silos} silos, {params.corrupt} may be corrupt, "
             f"{params.threshold} open a secret, at least {params.minimum} in a sum, "
@@ -46,6 +50,52 @@ def charter_facts(charter: Charter) -> dict[str, Any]:
         "digest": charter.digest().hex(),
         "words": " ".join(charter.words()),
     }
+
+
+def _aggregation(charter: Charter) -> str:
+    adapter = charter.adapter
+    name = adapter.aggregation or "fedit"
+    if not kept_factors(adapter.aggregation):
+        return name
+    since = adapter.personal_since
+    begins = "the initial state's" if since is None else f"its own since epoch {since}"
+    return f"{name}: A is summed; each silo keeps a B, which begins with {begins}"
+
+
+def evaluation_words(charter: Charter) -> str:
+    """What a round releases of held-out records, how noisy it is, and what it costs."""
+    terms = charter.evaluation
+    if terms is None:
+        return "nothing of held-out records is released"
+    plans = [charter.plan_for(row.name).evaluation for row in charter.roster]
+    told = [plan for plan in plans if plan is not None]
+    whole = reading_of(charter, 0, range(len(charter.roster)))
+    assert whole is not None
+    one = "record" if charter.dp.unit == "record" else "person"
+    if not terms.noise_multiplier:
+        return (
+            f"each round releases the mean response NLL of {len(told)} silos' held-out "
+            f"{charter.counted} WITHOUT noise, each {one}'s clipped to {terms.clip:g} nats"
+        )
+    most = max(plan.deviation for plan in told)
+    return (
+        f"each round releases the mean response NLL of {len(told)} silos' held-out "
+        f"{charter.counted}, each {one}'s clipped to {terms.clip:g} nats, with noise of "
+        f"standard deviation {whole.deviation:.3g} nats if all are in the sum, and "
+        f"{most:.3g} at most at a silo; epsilon counts it, which by itself would be "
+        f"{_evaluation_epsilon(charter):.3g}"
+    )
+
+
+def _evaluation_epsilon(charter: Charter) -> float:
+    from fedit_secure.privacy.accountant import epsilons
+    from fedit_secure.privacy.plan import evaluation_event
+
+    assert charter.evaluation is not None
+    assert charter.dp.delta is not None
+    times = charter.rounds + charter.dp.spare_charges
+    event = evaluation_event(charter.evaluation.noise_multiplier, times)
+    return epsilons(event, charter.dp.delta).published
 
 
 def _capped(records: int | None) -> str:
@@ -60,10 +110,11 @@ def costliest_silo(roster: list[dict[str, Any]]) -> str:
 
 def roster_table(charter: Charter) -> list[dict[str, Any]]:
     """One row a silo, with the epsilon of all its rounds and spares."""
-    costs: dict[tuple[float, float], float | None] = {}
+    costs: dict[tuple[float, float, bool], float | None] = {}
     rows = []
     for row in charter.roster:
-        rates = (row.dp.sample_rate, row.dp.noise_multiplier)
+        evaluates = row.held_out is not None
+        rates = (row.dp.sample_rate, row.dp.noise_multiplier, evaluates)
         if rates not in costs:
             costs[rates] = run_epsilon(charter, row.name)
         rows.append(
@@ -75,6 +126,7 @@ def roster_table(charter: Charter) -> list[dict[str, Any]]:
                 "rate": row.dp.sample_rate,
                 "noise": row.dp.noise_multiplier,
                 "batch": row.dp.expected_batch,
+                **({} if charter.evaluation is None else {"held_out": row.held_out}),
                 "epsilon": costs[rates],
             }
         )

@@ -13,7 +13,7 @@ from fedit_secure.federation.policy import UNITS_PER_DELTA
 from fedit_secure.tuning.base_model import load_tokenizer, resolve_base_model
 from fedit_secure.tuning.examples import load_template, make_examples, uncut_lengths
 from fedit_secure.tuning.records import Record
-from fedit_secure.tuning.units import persons_of
+from fedit_secure.tuning.units import held_out_units, persons_of
 
 _LONGEST_LIST = 10
 
@@ -40,6 +40,13 @@ def data_facts(
     facts |= _persons(records, persons)
     cap = charter.dp.records_per_person if charter is not None else None
     facts |= _capped(persons, cap)
+    if config.data.held_out is not None:
+        facts |= {
+            "held_out_records": held_out_units(records, "record"),
+            "held_out_persons": None
+            if persons is None
+            else held_out_units(records, "person"),
+        }
     facts |= {
         "charter_unit": charter and charter.dp.unit,
         "largest_delta_per_record": 1 / (UNITS_PER_DELTA * len(records)),

@@ -136,6 +136,10 @@ def on_records(
     chosen = asked.chosen()
     template = load_template(chosen.template)
     records = load_records(source)
+    if source.held_out is not None:  # the others were tuned on
+        records = [record for record in records if record.held_out]
+        if not records:
+            raise ConfigError("'data.held_out' holds out none of this silo's records")
     tried = drawn(records, scoring.limit, scoring.seed)
     settings = Settings(
         template,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from fedit_secure.federation.durable import write_durably
 from fedit_secure.silo.books import Books
 from fedit_secure.silo.fingerprints import commitment
 from fedit_secure.silo.jobs import lora_of
+from fedit_secure.silo.personal import Personal
 from fedit_secure.storage.adapter_store import StateStore
 from fedit_secure.storage.journal import Journal
 from fedit_secure.tuning.examples import load_template
@@ -84,12 +85,13 @@ def prepared(
     tested = (
         _certified(config, charter) if adapter is None else read_peft_adapter(adapter)
     )
-    own = located_records(source)
-    held_out: list[Located] = []
+    records = located_records(source)
+    own = [located for located in records if not located[1].held_out]
+    held_out = [located for located in records if located[1].held_out]
     if holdout is not None:
         if not holdout.exists():
             raise ConfigError(f"{holdout}: no such file of held-out records")
-        update = {"path": str(holdout)}
+        update = {"path": str(holdout), "held_out": None}
         held_out = located_records(source.model_copy(update=update))
     return Prepared(
         config,
@@ -98,12 +100,14 @@ def prepared(
         own,
         held_out,
         {} if secrets is None else read_secrets(secrets),
-        _as_charged(config, charter, own),
+        _as_charged(config, charter, records),
     )
 
 
 def _certified(config: SiloConfig, charter: Charter) -> SavedAdapter:
-    """The last certified state of the silo's own state folder."""
+    """The last certified state of the silo's own state folder, with its own B if it keeps
+    one: that is what it would hand on.
+    """
     missing = ConfigError(
         f"{config.state} has no certified state of this charter yet: give --adapter"
     )
@@ -113,20 +117,26 @@ def _certified(config: SiloConfig, charter: Charter) -> SavedAdapter:
     key, policy = identity_of(config).signing, load_policy(config.policy)
     with Journal.open(path, read_only=True) as journal:
         states = StateStore(config.state / "states")
-        books = Books(journal, states, charter, config.name, key, policy)
+        personal = Personal.of(journal, charter, config.name, config.model)
+        terms = (journal, states, charter, config.name, key, policy)
+        books = Books(*terms, personal=personal)
         if not books.certified:
             raise missing
         name = f"the certified state of round {books.certified}"
-        return SavedAdapter.of_state(name, lora_of(charter), books.state())
+        saved = SavedAdapter.of_state(name, lora_of(charter), books.state())
+        if personal is None:
+            return saved
+        own = personal.whole(books.state())
+        return replace(saved, name=f"{name} with the silo's own B", vector=own)
 
 
 def _as_charged(
-    config: SiloConfig, charter: Charter, own: Sequence[Located]
+    config: SiloConfig, charter: Charter, records: Sequence[Located]
 ) -> bool | None:
     ledger = account_of(config, charter.row(config.name).population).ledger
     if ledger is None:
         return None
-    now = commitment((record for _, record in own), identity_of(config).signing)
+    now = commitment((record for _, record in records), identity_of(config).signing)
     return now.hex() == ledger.fingerprints
 
 

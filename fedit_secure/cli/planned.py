@@ -14,11 +14,8 @@ from fedit_secure.config import PlanFile, SiloConfig, load_plan
 from fedit_secure.errors import ConfigError, PolicyRefusal
 from fedit_secure.federation.admission import Account, Asked
 from fedit_secure.federation.charter import Charter
-from fedit_secure.federation.drafting import (
-    DEFAULT_RECORDS_PER_PERSON,
-    silo_noise,
-    unit_of,
-)
+from fedit_secure.federation.drafting import silo_noise, unit_of
+from fedit_secure.federation.run_plan import DEFAULT_RECORDS_PER_PERSON
 from fedit_secure.privacy.caps import PUBLISHED
 from fedit_secure.privacy.ledger import Ledger
 from fedit_secure.privacy.plan import DpPlan
@@ -206,4 +203,5 @@ def _drafted(config: SiloConfig, plan: PlanFile) -> DpPlan:
         unit=unit,
         sizes=dp.sizes,
         records_per_person=most if unit == "person" else None,
+        evaluation=plan.evaluation_of(config.name),
     )

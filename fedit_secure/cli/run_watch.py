@@ -109,6 +109,8 @@ def table(snapshot: Snapshot) -> Group:
     facts.add_row("to go", "-" if left is None else f"about {view.span(left)}")
     if isinstance(snapshot, SiloSnapshot):
         facts.add_row("epsilon left", _left(snapshot))
+    if view.is_evaluated(snapshot):
+        facts.add_row("held-out NLL", _figures(snapshot))
     rows = Table(box=None, pad_edge=False)
     for heading in ("silo", "connected", "phase", "for", "progress"):
         rows.add_column(heading)
@@ -139,6 +141,13 @@ def _rows(snapshot: Snapshot) -> Iterator[tuple[str, ...]]:
         view.span(at - now.since),
         f"step {now.step} of {now.steps}" if now.steps else "",
     )
+
+
+def _figures(snapshot: Snapshot) -> str:
+    """Of the last round that has them."""
+    ended = [r for r in snapshot.rounds if r.nll is not None or r.own_nll is not None]
+    own = "" if ended[-1].own_nll is None else f", own {ended[-1].own_nll:.3f}"
+    return f"{view.nll(ended[-1])} before round {ended[-1].round}{own}"
 
 
 def _left(snapshot: SiloSnapshot) -> str:

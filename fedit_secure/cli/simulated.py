@@ -10,7 +10,7 @@ from fedit_secure.tuning.job import DataSource
 
 _PLAN_KEYS = frozenset(
     {"base_model", "template", "max_tokens", "lora", "tuning", "rounds", "dp"}
-    | {"secagg", "weights", "seed"}
+    | {"secagg", "weights", "evaluation", "seed"}
 )
 
 
@@ -48,6 +48,7 @@ def simulated_facts(
             result.charter.counted: row.units,
             "epsilon": result.epsilons[row.name],
         }
+        | ({"adapter": result.personal[row.name]} if result.personal else {})
         for row in result.charter.roster
     ]
     return facts, rows

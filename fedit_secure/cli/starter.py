@@ -22,6 +22,7 @@ data:
     input: input
     response: response
     # person: patient_id   # whom a record is about; a charter per person needs it
+  # held_out: {{fraction: 0.1}}   # or {{path: file}}: never tuned on, scored in each round
 
 # passphrase_file: /etc/fedit/passphrase   # of the keys, if they are encrypted
 # log_level: info
@@ -44,6 +45,7 @@ max_local_steps: 1000    # per round
 max_lost_charges: 1 # charged rounds without a released sum, per run, before this stops
 tell_record_count: true    # or that of the persons, under a charter per person
 require_person_unit: false # true: refuse charters that protect single records only
+allow_evaluation: false  # true: release a noised figure of what `held_out` names
 allow_without_dp: false
 allow_pair: false   # in a federation of two, each can subtract itself from the sum
 """

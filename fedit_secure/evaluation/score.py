@@ -16,10 +16,11 @@ import torch
 from torch import nn
 
 from fedit_secure.errors import ConfigError
-from fedit_secure.tuning.batches import Packing, physical_batch, split_by_length
-from fedit_secure.tuning.examples import Example, Template, make_examples
+from fedit_secure.tuning.batches import Packing, physical_batch
+from fedit_secure.tuning.examples import Template, make_examples
 from fedit_secure.tuning.job import DEFAULT_TOKEN_BUDGET
-from fedit_secure.tuning.record_loss import device_of, label_logits, selects_labels
+from fedit_secure.tuning.record_loss import device_of, selects_labels
+from fedit_secure.tuning.record_nlls import record_nlls
 from fedit_secure.tuning.records import Record
 
 OnProgress = Callable[[int, int], None]
@@ -101,7 +102,15 @@ def score(
     was_training = model.training
     model.eval()
     try:
-        nlls = _record_nlls(model, examples, slots, token_budget, on_progress)[slots]
+        selective = selects_labels(model, physical_batch(examples, slots[:2]))
+        nlls = record_nlls(
+            model,
+            examples,
+            slots,
+            Packing(token_budget),
+            selective=selective,
+            on_progress=on_progress,
+        )[slots]
     finally:
         model.train(was_training)
     return Scores(
@@ -112,34 +121,6 @@ def score(
         record_nlls=nlls,
         slots=slots,
     )
-
-
-@torch.no_grad()
-def _record_nlls(
-    model: nn.Module,
-    examples: Sequence[Example],
-    slots: npt.NDArray[np.int64],
-    token_budget: int,
-    on_progress: OnProgress | None,
-) -> npt.NDArray[np.float64]:
-    """Each slot's mean NLL, at its slot; NaN elsewhere."""
-    nlls = np.full(len(examples), np.nan)
-    lengths = np.array([len(e.tokens) for e in examples], np.int64)
-    selective = selects_labels(model, physical_batch(examples, slots[:2]))
-    done = 0
-    for group in split_by_length(lengths, slots, Packing(token_budget)):
-        batch = physical_batch(examples, group)
-        logits = label_logits(model, batch, selective=selective).float()
-        labels = torch.from_numpy(batch.tokens[:, 1:][batch.predicts[:, :-1]])
-        labels = labels.to(logits.device)
-        losses = nn.functional.cross_entropy(logits, labels, reduction="none")
-        rows = batch.predicts.nonzero()[0]
-        weighted = losses.double().cpu().numpy() * batch.weights
-        nlls[group] = np.bincount(rows, weights=weighted, minlength=len(group))
-        done += len(group)
-        if on_progress is not None:
-            on_progress(done, len(slots))
-    return nlls
 
 
 def generate(

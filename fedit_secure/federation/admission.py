@@ -251,8 +251,5 @@ def _whole(asked: Asked, delta: float) -> float:
 def _plan_of(intent: Intent, delta: float) -> float:
     """The whole plan of an intent's charter."""
     from fedit_secure.privacy.accountant import spent_epsilons
-    from fedit_secure.privacy.mechanisms import steps_event
 
-    steps = intent.steps * intent.charges
-    event = steps_event(intent.sample_rate, intent.noise_multiplier, steps)
-    return spent_epsilons(event, delta).published
+    return spent_epsilons(intent.event(intent.charges), delta).published

@@ -14,7 +14,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from fedit_secure.errors import ConfigError, PolicyRefusal
-from fedit_secure.federation.aggregation import factors, places, release_length
+from fedit_secure.federation.aggregation import places, release_length, released_factors
 from fedit_secure.federation.card import Card
 from fedit_secure.federation.certificates import check_issuer
 from fedit_secure.federation.document import (
@@ -26,6 +26,7 @@ from fedit_secure.federation.document import (
     Part,
     absent_if_none,
 )
+from fedit_secure.federation.evaluation import Evaluation, check_rows, plan_of
 from fedit_secure.federation.local_plan import Adapter, Count, Tuning
 from fedit_secure.federation.release_sizes import release_sizes
 from fedit_secure.federation.server_rules import UpdateRule
@@ -54,7 +55,8 @@ class SiloRow(Part):
 
     Where sizes are public, `records` is the number of records of a charter per record,
     and `persons` that of the persons of a charter per person, which then doesn't tell
-    the records. Where they're secret, neither is there.
+    the records. Where they're secret, neither is there. `held_out` is how many units the
+    silo's evaluation expects, which are among them; None for none.
     """
 
     name: Name
@@ -65,6 +67,7 @@ class SiloRow(Part):
     records: Count | None
     dp: SiloDp
     persons: Count | None = absent_if_none()
+    held_out: Count | None = absent_if_none()
 
     @property
     def units(self) -> int | None:
@@ -160,11 +163,14 @@ class Charter(Document):
     secagg: SecAgg
     update_rule: UpdateRule
     schedule: Schedule
+    evaluation: Evaluation | None = absent_if_none()
 
     @model_validator(mode="after")
     def _holds_together(self) -> Self:
         if (self.epoch == 1) != (self.predecessor is None):
             raise ValueError("epoch 1, and no other, has no predecessor")
+        if (self.adapter.personal_since or 0) >= self.epoch:
+            raise ValueError("adapter.personal_since isn't an earlier epoch")
         self.secagg_roster()
         least = self.secagg_params().minimum
         if least != self.secagg.minimum:
@@ -186,12 +192,14 @@ class Charter(Document):
         elif self.dp.epsilon is None or self.dp.delta is None:
             raise ValueError("dp of kind local must name its epsilon and delta")
         if self.dp.sizes == "secret":
-            facts = {(row.units, row.weight, row.dp) for row in self.roster}
+            facts = {(r.units, r.weight, r.dp, r.held_out) for r in self.roster}
             if len(facts) > 1 or self.roster[0].units is not None:
                 raise ValueError(
                     "secret sizes need equal weights, one dp row for all, no "
                     f"{self.counted}"
                 )
+        held_out = [row.held_out for row in self.roster]
+        check_rows(self.evaluation, held_out, private=self.dp.kind != "none")
         for row in self.roster:
             self._check_size(row)
             self.plan_for(row.name)
@@ -242,14 +250,18 @@ class Charter(Document):
         return layout_length(self.adapter.layout)
 
     def released(self, round: int) -> tuple[slice, ...]:
-        """Where in the adapter's flat vector is what this round tunes and releases."""
+        """Where in the adapter's flat vector is what this round releases."""
         adapter = self.adapter
-        return places(adapter.layout, factors(adapter.aggregation, round))
+        return places(adapter.layout, released_factors(adapter.aggregation, round))
 
     @property
     def release_length(self) -> int:
-        """Coordinates of every release: zeros follow where a round has fewer."""
-        return release_length(self.adapter.layout, self.adapter.aggregation)
+        """Coordinates of every release: zeros follow where a round has fewer, and last
+        comes the evaluation's.
+        """
+        adapter = self.adapter
+        tuned = release_length(adapter.layout, adapter.aggregation)
+        return tuned + (self.evaluation is not None)
 
     @property
     def state_length(self) -> int:
@@ -280,7 +292,8 @@ class Charter(Document):
 
     def plan_for(self, name: str) -> DpPlan:
         """The DP plan of one silo; raises PolicyRefusal if it isn't in the roster."""
-        own = self.row(name).dp
+        row = self.row(name)
+        own = row.dp
         return DpPlan(
             kind=self.dp.kind,
             sample_rate=own.sample_rate,
@@ -295,6 +308,7 @@ class Charter(Document):
             unit=self.dp.unit,
             sizes=self.dp.sizes,
             records_per_person=self.dp.records_per_person,
+            evaluation=plan_of(self.evaluation, row.held_out),
         )
 
     def check_card(self, card: Card) -> None:

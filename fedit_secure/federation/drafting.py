@@ -4,98 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import date
-from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
-from fedit_secure.errors import ConfigError
-from fedit_secure.federation.aggregation import release_length
+from fedit_secure.errors import BudgetExhausted, ConfigError
+from fedit_secure.federation.aggregation import kept_factors, release_length
 from fedit_secure.federation.card import Card
 from fedit_secure.federation.charter import (
     AggregatorRow,
     BaseModelRow,
     Charter,
     Dp,
-    Schedule,
     SecAgg,
     SiloDp,
     SiloRow,
     TemplateRow,
 )
-from fedit_secure.federation.document import Address, Line, Name, Part, describe
-from fedit_secure.federation.local_plan import Adapter, Count, Lora, Tuning
+from fedit_secure.federation.document import describe
+from fedit_secure.federation.local_plan import Adapter
+from fedit_secure.federation.personal_line import personal_since, require_steps
 from fedit_secure.federation.release_sizes import release_sizes
-from fedit_secure.federation.server_rules import FedAvg, UpdateRule
+from fedit_secure.federation.run_plan import (
+    DEFAULT_RECORDS_PER_PERSON,
+    PlannedDp,
+    PlannedSilo,
+    RunPlan,
+)
 from fedit_secure.federation.update import Layout
-from fedit_secure.privacy.plan import COUNTED, Unit
+from fedit_secure.privacy.plan import COUNTED, Unit, evaluation_event
 from fedit_secure.secagg.params import SecAggParams
-
-DEFAULT_RECORDS_PER_PERSON = 16
-"""Of a person's records, how many take part. It costs no privacy: all of them share one
-clip. More of them only average that person's gradient better, at that much more time."""
-
-Weights = Literal["equal", "records", "persons"] | dict[Name, Count]
-"""Of the silos' updates. Those by number go by the units': persons' records stay untold."""
-
-
-class PlannedDp(Part):
-    """The plan's privacy part. `sample_rate` is for secret sizes, common to all silos.
-
-    `expected_batch` is one number for all silos, or one for each by name; it counts
-    units. `unit` is by default the person where every silo's card says that its data
-    names persons, else the record. `records_per_person`, for unit "person", is by
-    default DEFAULT_RECORDS_PER_PERSON.
-    """
-
-    kind: Literal["local", "none"] = "local"
-    epsilon: Annotated[float, Field(gt=0)] | None = None
-    delta: Annotated[float, Field(gt=0, lt=1)] | None = None
-    clip: Annotated[float, Field(gt=0)] = 1.0
-    expected_batch: Count | dict[Name, Count]
-    sample_rate: Annotated[float, Field(gt=0, le=1)] | None = None
-    sizes: Literal["public", "secret"] = "public"
-    spare_charges: Annotated[int, Field(ge=0, le=1000)] = 1
-    unit: Unit | None = None
-    records_per_person: Count | None = None
-
-
-class PlannedSecAgg(Part):
-    """The plan's secure aggregation part; what is left out follows from the roster."""
-
-    corrupt: Annotated[int, Field(ge=0)] | None = None
-    minimum: Annotated[int, Field(ge=0)] = 0
-    ring_bits: Literal[24, 32] | None = None
-    bound: Annotated[float, Field(gt=0)] | None = None
-    allow_pair: bool = False
-
-
-class PlannedSilo(Part):
-    """What a silo's operator told of the silo beside its card."""
-
-    records: Count | None = None
-    persons: Count | None = None
-
-
-class RunPlan(Part):
-    """What the coordinator decides. `seed` draws the initial adapter; it is public."""
-
-    federation: Name
-    run: Name
-    aggregator: Address
-    base_model: Line
-    template: Line = "alpaca"
-    max_tokens: Annotated[int, Field(ge=8, le=1 << 20)] = 512
-    lora: Lora = Lora()
-    tuning: Tuning
-    rounds: Count
-    dp: PlannedDp
-    secagg: PlannedSecAgg = PlannedSecAgg()
-    weights: Weights = "equal"
-    update_rule: UpdateRule = FedAvg()
-    schedule: Schedule = Schedule()
-    expires: date
-    silos: dict[Name, PlannedSilo] = Field(default_factory=dict)
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
 
 
 def draft_charter(
@@ -108,14 +45,17 @@ def draft_charter(
     initial_digest: bytes,
     today: date,
     predecessor: Charter | None = None,
+    goes_on: bool = False,
 ) -> Charter:
     """The charter of a plan, its roster sorted by name, its noise calibrated.
 
-    `layout` and `initial_digest` (32 bytes) describe the initial `GridState`. Raises
-    ConfigError naming the card or field that is wrong.
+    `layout` and `initial_digest` (32 bytes) describe the initial `GridState`; `goes_on`
+    says that it isn't drawn anew. Raises ConfigError naming the card or field that is
+    wrong.
     """
     if plan.expires < today:
         raise ConfigError(f"the plan's 'expires', {plan.expires}, is in the past")
+    require_steps(plan.lora, plan.tuning)
     silos, hub = _parties(plan, cards, today)
     unit = unit_of(plan.dp, [bool(card.names_persons) for card in silos])
     sizes = {card.name: _size(plan, unit, card) for card in silos}
@@ -131,6 +71,7 @@ def draft_charter(
             records=sizes[card.name] if unit == "record" else None,
             persons=sizes[card.name] if unit == "person" else None,
             dp=noise[card.name],
+            held_out=own.expected if (own := plan.evaluation_of(card.name)) else None,
         )
         for card, weight in zip(silos, params.weights, strict=True)
     )
@@ -155,6 +96,9 @@ def draft_charter(
                 **plan.lora.model_dump(),
                 initial_digest=initial_digest.hex(),
                 layout=layout,
+                personal_since=personal_since(
+                    plan.lora, layout, base_model.digest, predecessor, goes_on
+                ),
             ),
             tuning=plan.tuning,
             rounds=plan.rounds,
@@ -177,6 +121,7 @@ def draft_charter(
             ),
             update_rule=plan.update_rule,
             schedule=plan.schedule,
+            evaluation=plan.terms_of_evaluation(),
         )
     except ValidationError as error:
         raise ConfigError(f"the plan: {describe(error.errors()[0])}") from error
@@ -278,12 +223,15 @@ def _secagg_params(
                 f"because the optimizer {plan.tuning.optimizer!r} sets none"
             )
         # AdamW moves a coordinate by about the learning rate a step.
-        rate = plan.tuning.learning_rate * max(1.0, plan.tuning.b_rate_ratio or 1.0)
+        sends_b = "B" not in kept_factors(plan.lora.aggregation)
+        ratio = (plan.tuning.b_rate_ratio or 1.0) if sends_b else 1.0
+        rate = plan.tuning.learning_rate * max(1.0, ratio)
         bound = 1.2 * rate * plan.tuning.local_steps
     try:
         return release_sizes(
             len(sizes),
-            length=release_length(layout, plan.lora.aggregation),
+            length=release_length(layout, plan.lora.aggregation)
+            + (plan.evaluation is not None),
             bound=bound,
             ring_bits=plan.secagg.ring_bits,
             weights=[_weight(plan, unit, *silo) for silo in sizes.items()],
@@ -332,13 +280,17 @@ def _noise(
         name: _sample_rate(plan, unit, name, batches[name], count)
         for name, count in sizes.items()
     }
-    steps = (plan.rounds + plan.dp.spare_charges) * plan.tuning.local_steps
     # Silos of equal rates share a calibration, which takes a while.
-    sigmas = {rate: _sigma(plan, rate, steps) for rate in sorted(set(rates.values()))}
+    asked = {
+        name: (rates[name], own.noise_multiplier if own else 0.0)
+        for name in sizes
+        for own in (plan.evaluation_of(name),)
+    }
+    sigmas = {costs: _sigma(plan, *costs) for costs in sorted(set(asked.values()))}
     return {
         name: SiloDp(
             sample_rate=rates[name],
-            noise_multiplier=sigmas[rates[name]],
+            noise_multiplier=sigmas[asked[name]],
             expected_batch=batches[name],
         )
         for name in sizes
@@ -375,7 +327,7 @@ def _sample_rate(
     return batch / count
 
 
-def _sigma(plan: RunPlan, rate: float, steps: int) -> float:
+def _sigma(plan: RunPlan, rate: float, evaluation: float) -> float:
     if plan.dp.kind == "none":
         return 0.0
     if plan.dp.epsilon is None or plan.dp.delta is None:
@@ -383,7 +335,15 @@ def _sigma(plan: RunPlan, rate: float, steps: int) -> float:
     # The accountants take a second to import, and reading a plan needs none of them.
     from fedit_secure.privacy.accountant import calibrate
 
+    charges = plan.rounds + plan.dp.spare_charges
+    steps = charges * plan.tuning.local_steps
+    extra = evaluation_event(evaluation, charges) if evaluation else None
     try:
-        return calibrate(plan.dp.epsilon, plan.dp.delta, rate, steps)
+        return calibrate(plan.dp.epsilon, plan.dp.delta, rate, steps, spent=extra)
+    except BudgetExhausted as error:
+        raise ConfigError(
+            f"the plan's 'evaluation' with noise multiplier {evaluation:g} leaves nothing "
+            f"of epsilon {plan.dp.epsilon:g} for the tuning"
+        ) from error
     except ValueError as error:
         raise ConfigError(f"the plan's privacy part doesn't do: {error}") from error

@@ -35,7 +35,8 @@ class Policy(Part):
     those in which a round's tuning may begin, any if None. `max_lost_charges` is the
     number of charged rounds, per run, that may end without a released sum.
     `tell_record_count` is about the number of records and of persons alike;
-    `require_person_unit` refuses charters that protect single records only.
+    `require_person_unit` refuses charters that protect single records only, and without
+    `allow_evaluation` those that release a figure of this silo's held-out records.
     """
 
     epsilon: Annotated[float, Field(gt=0)] | None = None
@@ -51,6 +52,7 @@ class Policy(Part):
     max_lost_charges: Annotated[int, Field(ge=0)] = 1
     tell_record_count: bool = False
     require_person_unit: bool = False
+    allow_evaluation: bool = False
     allow_without_dp: bool = False
     allow_pair: bool = False
 
@@ -100,6 +102,11 @@ def check_terms(charter: Charter, name: str, policy: Policy) -> None:
         raise PolicyRefusal(
             "the charter protects single records, and this silo's policy asks for persons "
             "(require_person_unit)"
+        )
+    if row.held_out is not None and not policy.allow_evaluation:
+        raise PolicyRefusal(
+            "the charter releases a noised figure of this silo's held-out records, and its "
+            "policy doesn't set allow_evaluation"
         )
     if row.units is not None and not policy.tell_record_count:
         raise PolicyRefusal(

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from fedit_secure.privacy.carried_over import Inherited, Lost
 from fedit_secure.privacy.events import Intent, Opened
 from fedit_secure.privacy.history import History
-from fedit_secure.privacy.mechanisms import steps_event
+from fedit_secure.privacy.mechanisms import charges_event
 
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 class Charge:
     """`times` charges of `steps` steps each, of one charter (its digest in hex).
 
-    `planned`: how many the charter has in all. No noise: without privacy.
+    `planned`: how many the charter has in all. No noise: without privacy. `evaluation`:
+    the noise multiplier of what each of them releases of the held-out units, if it does.
     """
 
     charter: str
@@ -46,11 +47,14 @@ class Charge:
     steps: int
     times: int
     planned: int
+    evaluation: float | None = None
 
     def event(self, times: int | None = None) -> DpEvent:
         """What they release about the records at most, or what another number would."""
-        count = self.times if times is None else times
-        return steps_event(self.sample_rate, self.noise_multiplier, self.steps * count)
+        count, noise = self.times if times is None else times, self.noise_multiplier
+        return charges_event(
+            self.sample_rate, noise, self.steps, count, self.evaluation
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +82,7 @@ class Charges:
                 steps=first.steps,
                 times=history.count((Intent, first.charter), length),
                 planned=first.charges,
+                evaluation=first.evaluation_noise,
             )
             for first in history.charters(length)
         )

@@ -4,9 +4,10 @@ An entry is one line of canonical JSON: ASCII, sorted keys, no spaces, no NaN. E
 what was done, never what it cost: an epsilon is computed from them, by this release's
 accountants or by better ones. They hold nothing that depends on the records: no batch
 size, no loss, no count. Kinds are added, with a version of their own; none is redefined.
-A field may come to take one more value, as `unit` did for "person": every entry that was
-valid before keeps its bytes and its meaning, and a reader who doesn't know the value
-refuses the entry instead of misreading it.
+A field may come to take one more value, as `unit` did for "person", and a kind a field that
+isn't there where it says nothing, as an intent's `evaluation`: every entry that was valid
+before keeps its bytes and its meaning, and a reader who doesn't know the value or the
+field refuses the entry instead of misreading it.
 """
 
 from __future__ import annotations
@@ -21,13 +22,14 @@ from fedit_secure.privacy.entry import (
     Digest,
     Entry,
     Order,
+    Part,
     Positive,
     PublicKey,
     Round,
     Signature,
     Text,
 )
-from fedit_secure.privacy.mechanisms import steps_event
+from fedit_secure.privacy.mechanisms import charges_event
 from fedit_secure.privacy.plan import DpPlan, Kind, Sizes, Unit
 
 if TYPE_CHECKING:
@@ -63,13 +65,22 @@ class Opened(Entry):
     software: Text
 
 
+class ChargedEvaluation(Part):
+    """What a charge releases of the held-out units: see `evaluation.EvaluationPlan`."""
+
+    clip: Positive
+    noise_multiplier: Annotated[float, Field(ge=0)]
+    expected: Count
+
+
 class Intent(Entry):
     """One charge, durable before the first record is sampled. Nothing takes it back.
 
     `state_digest` is of the adapter that tuning starts from; `charges` is what the
     charter plans in all, spares included; the DP parameters are those of `DpPlan`,
     `clip` null without DP. They are per `unit`. How many records a person takes part
-    with isn't here: it is in the charter, and the cost doesn't depend on it.
+    with isn't here: it is in the charter, and the cost doesn't depend on it. `evaluation`
+    is there where the round also releases a figure of the held-out units.
     """
 
     kind: Literal["intent"] = "intent"
@@ -89,17 +100,28 @@ class Intent(Entry):
     unit: Unit
     sizes: Sizes
     dtype: Literal["float32", "float64"]
+    evaluation: ChargedEvaluation | None = Field(
+        default=None, exclude_if=lambda value: value is None
+    )
 
     @model_validator(mode="after")
     def _noise_or_none(self) -> Self:
-        private = self.dp == "local"
+        private, more = self.dp == "local", self.evaluation_noise
         if private != (self.noise_multiplier > 0) or private != (self.clip is not None):
             raise ValueError("noise and clip are there under DP, and only then")
+        if more is not None and private != (more > 0):
+            raise ValueError("an evaluation has noise under DP, and only then")
         return self
 
-    def event(self) -> DpEvent:
-        """What the charge releases about the records, at most."""
-        return steps_event(self.sample_rate, self.noise_multiplier, self.steps)
+    @property
+    def evaluation_noise(self) -> float | None:
+        """The evaluation's noise multiplier, None where nothing is evaluated."""
+        return None if self.evaluation is None else self.evaluation.noise_multiplier
+
+    def event(self, times: int = 1) -> DpEvent:
+        """What so many such charges release about the records, at most."""
+        noise, more = self.noise_multiplier, self.evaluation_noise
+        return charges_event(self.sample_rate, noise, self.steps, times, more)
 
     def plan(self) -> tuple[object, ...]:
         """What all intents of one charter have in common."""
@@ -116,6 +138,7 @@ class Intent(Entry):
             self.unit,
             self.sizes,
             self.dtype,
+            self.evaluation,
         )
 
     @classmethod
@@ -131,7 +154,7 @@ class Intent(Entry):
         dtype: Literal["float32", "float64"],
     ) -> Intent:
         """The intent of one round under a plan."""
-        arguments = plan.step_arguments()
+        arguments, own = plan.step_arguments(), plan.evaluation
         return cls(
             charter=charter,
             run=run,
@@ -148,6 +171,7 @@ class Intent(Entry):
             unit=plan.unit,
             sizes=plan.sizes,
             dtype=dtype,
+            evaluation=None if own is None else ChargedEvaluation(**own.as_dict()),
         )
 
 

@@ -108,6 +108,26 @@ def steps_event(sample_rate: float, noise_multiplier: float, steps: int) -> DpEv
     return dpa.SelfComposedDpEvent(step, steps)
 
 
+def charges_event(
+    sample_rate: float,
+    noise_multiplier: float,
+    steps: int,
+    times: int,
+    evaluation: float | None = None,
+) -> DpEvent:
+    """The event of `times` charges: each of `steps` steps and, where there is an
+    `evaluation` (its noise multiplier), of one more Gaussian release without sampling.
+
+    They are composed as if every unit was in both: docs/privacy.md says why.
+    """
+    tuned = steps_event(sample_rate, noise_multiplier, steps * times)
+    if evaluation is None:
+        return tuned
+    import dp_accounting as dpa
+
+    return dpa.ComposedDpEvent([tuned, steps_event(1.0, evaluation, times)])
+
+
 def event_of(mechanisms: Sequence[Mechanism]) -> DpEvent:
     """The composition of the mechanisms as dp-accounting takes it."""
     import dp_accounting as dpa

@@ -149,7 +149,7 @@ def person_epsilon(plan: DpPlan, records: int, spares: int | None = None) -> flo
     Raises PrivacyAccountingError out of the accountant's reach, ValueError for fewer
     records than one.
     """
-    from dp_accounting import SelfComposedDpEvent
+    from dp_accounting import ComposedDpEvent, SelfComposedDpEvent
     from dp_accounting.dp_event import MixtureOfGaussiansDpEvent
     from scipy.stats import binom
 
@@ -163,9 +163,10 @@ def person_epsilon(plan: DpPlan, records: int, spares: int | None = None) -> flo
         return math.inf
     steps = (plan.rounds + _spares(plan, spares)) * plan.local_steps
     q, sigma = plan.sample_rate, plan.noise_multiplier
+    evaluated = _evaluated(plan, records, spares)
     if records == 1 or q == 1:
         # Without sampling, all records are in every step: one of `records` times C.
-        together = event_of([Mechanism(q, sigma / records, steps)])
+        together = event_of([Mechanism(q, sigma / records, steps), *evaluated])
         return epsilons(together, plan.delta).published
     require_reach((Mechanism(q, sigma, steps),), plan.delta)
     counts = range(records + 1)
@@ -177,8 +178,9 @@ def person_epsilon(plan: DpPlan, records: int, spares: int | None = None) -> flo
     step = MixtureOfGaussiansDpEvent(
         sigma, [float(i) for i, _ in drawn], [p for _, p in drawn]
     )
+    tuned = SelfComposedDpEvent(step, steps)
     return event_epsilon(
-        SelfComposedDpEvent(step, steps),
+        ComposedDpEvent([tuned, event_of(evaluated)]) if evaluated else tuned,
         plan.delta,
         interval=max(widest / _MESH_POINTS, 1e-4),
     )
@@ -208,6 +210,14 @@ def _replaced(plan: DpPlan, spares: int | None) -> float:
     if plan.delta is None:
         return math.inf
     return replace_one_epsilon(plan.run_event(spares), plan.delta)
+
+
+def _evaluated(plan: DpPlan, records: int, spares: int | None) -> list[Mechanism]:
+    """The evaluations of so many of one person's records: each contributes by itself."""
+    if plan.evaluation is None:
+        return []
+    times = plan.rounds + _spares(plan, spares)
+    return [Mechanism(1.0, plan.evaluation.noise_multiplier / records, times)]
 
 
 def _spares(plan: DpPlan, spares: int | None) -> int:

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
-from fedit_secure.privacy.mechanisms import steps_event
+from fedit_secure.privacy.evaluation import EvaluationPlan
+from fedit_secure.privacy.mechanisms import charges_event, steps_event
 
 if TYPE_CHECKING:
     from dp_accounting import DpEvent, NeighboringRelation
@@ -67,6 +68,7 @@ class DpPlan:
             between neighbours) or secret (then it is added or removed).
         records_per_person: k, the most records that a person takes part with; None for
             unit "record". It bounds time, and costs no privacy: the clip does that.
+        evaluation: what each round releases of the held-out units; None for nothing.
 
     Raises:
         ValueError: a parameter is out of range; one sentence that names it.
@@ -85,6 +87,7 @@ class DpPlan:
     unit: Unit = "record"
     sizes: Sizes = "public"
     records_per_person: int | None = None
+    evaluation: EvaluationPlan | None = None
 
     def __post_init__(self) -> None:
         _require_choice("kind", self.kind, ("local", "none"))
@@ -133,6 +136,10 @@ class DpPlan:
                 )
             if self.delta is None:
                 raise ValueError("a plan of kind 'local' needs a delta")
+            if self.evaluation is not None and not self.evaluation.noise_multiplier:
+                raise ValueError("the evaluation of a plan of kind 'local' needs noise")
+        elif self.evaluation is not None and self.evaluation.noise_multiplier:
+            raise ValueError("the evaluation of a plan of kind 'none' has no noise")
         elif self.noise_multiplier != 0 or self.target_epsilon is not None:
             raise ValueError(
                 "a plan of kind 'none' has noise_multiplier 0 and no target_epsilon"
@@ -153,13 +160,14 @@ class DpPlan:
         unit: Unit = "record",
         sizes: Sizes = "public",
         records_per_person: int | None = None,
+        evaluation: EvaluationPlan | None = None,
         spent: DpEvent | None = None,
         filter_order: float | None = None,
     ) -> DpPlan:
         """The plan with the least noise that keeps to `target_epsilon`, spares included.
 
-        `spent`, and `filter_order` with it, make that the budget that *remains*: see
-        `accountant.calibrate`, whose errors this raises.
+        What its `evaluation` costs is in it. `spent`, and `filter_order` with it, make that
+        the budget that *remains*: see `accountant.calibrate`, whose errors this raises.
         """
         from fedit_secure.privacy.accountant import calibrate
 
@@ -168,7 +176,7 @@ class DpPlan:
             delta,
             sample_rate,
             (rounds + spare_charges) * local_steps,
-            spent=spent,
+            spent=_with_evaluation(spent, evaluation, rounds + spare_charges),
             filter_order=filter_order,
         )
         return cls(
@@ -184,6 +192,7 @@ class DpPlan:
             unit=unit,
             sizes=sizes,
             records_per_person=records_per_person,
+            evaluation=evaluation,
         )
 
     @property
@@ -211,7 +220,7 @@ class DpPlan:
         )
 
     def round_event(self) -> DpEvent:
-        """What one charge, a round's tuning, releases about the units.
+        """What one charge, a round's tuning and evaluation, releases about the units.
 
         Whatever the unit is, one of them is one coin and one vector of norm C at most:
         the event of persons at q, sigma and steps is that of records.
@@ -225,10 +234,14 @@ class DpPlan:
         return self.event_of(self.rounds + extra)
 
     def event_of(self, charges: int) -> DpEvent:
-        """What `charges` charges release: SelfComposed(PoissonSampled(Gaussian))."""
+        """What `charges` charges release: SelfComposed(PoissonSampled(Gaussian)), and as
+        many Gaussian releases more where there is an evaluation.
+        """
         _require_count("charges", charges, 1)
-        steps = charges * self.local_steps
-        return steps_event(self.sample_rate, self.noise_multiplier, steps)
+        noise, evaluation = self.noise_multiplier, self.evaluation
+        extra = None if evaluation is None else evaluation.noise_multiplier
+        steps = self.local_steps
+        return charges_event(self.sample_rate, noise, steps, charges, extra)
 
     def epsilons(self, spares: int | None = None) -> Epsilons:
         """What the run costs at the plan's own delta, its spares (or this many) included.
@@ -243,7 +256,10 @@ class DpPlan:
 
     def as_dict(self) -> dict[str, Any]:
         """The plan as a JSON object; `from_dict` takes exactly this back."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        found = {field.name: getattr(self, field.name) for field in fields(self)}
+        if self.evaluation is not None:
+            found["evaluation"] = self.evaluation.as_dict()
+        return found
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> DpPlan:
@@ -256,7 +272,25 @@ class DpPlan:
             raise ValueError(f"the plan lacks the field {missing!r}")
         for unknown in sorted(set(document) - names):
             raise ValueError(f"the plan has an unknown field {unknown!r}")
-        return cls(**document)
+        own = document["evaluation"]
+        evaluation = None if own is None else EvaluationPlan.from_dict(own)
+        return cls(**{**document, "evaluation": evaluation})
+
+
+def evaluation_event(noise_multiplier: float, times: int) -> DpEvent:
+    """What so many evaluations release about the units, without the tuning beside them."""
+    return steps_event(1.0, noise_multiplier, times)
+
+
+def _with_evaluation(
+    spent: DpEvent | None, evaluation: EvaluationPlan | None, times: int
+) -> DpEvent | None:
+    if evaluation is None:
+        return spent
+    from dp_accounting import ComposedDpEvent
+
+    more = evaluation_event(evaluation.noise_multiplier, times)
+    return more if spent is None else ComposedDpEvent([spent, more])
 
 
 def _require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:

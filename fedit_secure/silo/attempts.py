@@ -21,6 +21,8 @@ from fedit_secure.driver import drive_silo
 from fedit_secure.errors import FaultyAggregator, FuseBlown, ProtocolError
 from fedit_secure.federation.aggregation import length_of
 from fedit_secure.federation.charter import Charter
+from fedit_secure.federation.evaluation import coordinate
+from fedit_secure.federation.readings import full_coordinate
 from fedit_secure.federation.update import GridState, apply_update
 from fedit_secure.secagg import checks, fixed_point
 from fedit_secure.secagg import messages as m
@@ -149,12 +151,20 @@ class Attempts:
         update = self._books.update(round)
         if update is None:
             raise ProtocolError("invited without an update for this round")
-        length = length_of(self._charter.released(round))
-        if len(update) != length:
+        charter, bound = self._charter, self._params.bound
+        length = length_of(charter.released(round))
+        evaluates = charter.roster[self._me.silo].held_out is not None
+        if len(update) != length + evaluates:
             raise ProtocolError(f"an update of {len(update)} coordinates, not {length}")
         key = os.urandom(32)
         whole = np.zeros(self._params.length, np.float32)
-        whole[: len(update)] = update  # a round may release less than the largest
+        whole[:length] = update[:length]  # a round may release less than the largest
+        if evaluates:
+            # Scaled here, so that the encoding won't: it would scale the figure as well.
+            if (peak := float(np.abs(whole).max())) > bound:
+                _log.warning("round %d: the update was scaled to its bound", round)
+                whole *= bound / peak * (1 - 2.0**-20)
+            whole[-1] = coordinate(float(update[-1]), full_coordinate(charter), bound)
         encoded = fixed_point.encode(whole, self._params, self._me.silo, key)
         if encoded.scale < 1:
             _log.warning("round %d: the update was scaled to its bound", round)

@@ -131,6 +131,8 @@ def inheritance(source: Ledger, heir: str, reason: str = "-") -> Inherited:
     for number, own in enumerate(charges.own):
         times = own.times if number else own.planned
         found[own.sample_rate, own.noise_multiplier, own.steps] += times
+        if own.evaluation is not None:
+            found[1.0, own.evaluation, 1] += times
     lost = charges.lost
     for other in charges.inherited:
         if other.source != heir:

@@ -8,6 +8,7 @@ import logging
 import signal
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,16 +28,18 @@ from fedit_secure.silo.books import Books
 from fedit_secure.silo.course import Course
 from fedit_secure.silo.daemon import Charge, SiloDaemon
 from fedit_secure.silo.dialling import Dialling, Leaf
+from fedit_secure.silo.evaluations import Evaluations
 from fedit_secure.silo.fingerprints import Prints, commitment
 from fedit_secure.silo.jobs import tune_job
 from fedit_secure.silo.ledger_opening import open_journal
+from fedit_secure.silo.personal import Personal
 from fedit_secure.silo.standing import Standing
 from fedit_secure.silo.tuner import tune_in_child
 from fedit_secure.storage.adapter_store import StateStore
 from fedit_secure.storage.daemon_lock import only_daemon
-from fedit_secure.tuning.job import DataSource, Progress
+from fedit_secure.tuning.job import DataSource, OwnFigure, Progress
 from fedit_secure.tuning.records import load_records
-from fedit_secure.tuning.units import require_persons
+from fedit_secure.tuning.units import require_held_out, require_persons
 from fedit_secure.watch.watching import Watching
 from fedit_secure.wire.client import connect
 from fedit_secure.wire.limits import Limits
@@ -109,13 +112,18 @@ async def _serve(
         contextlib.closing(Accountants()) as ask,
     ):
         policy, key = load_policy(config.policy), identity.signing
-        books = Books(journal, states, charter, config.name, key, policy, ask=ask)
+        personal = Personal.of(journal, charter, config.name, config.model)
+        terms = (journal, states, charter, config.name, key, policy)
+        books = Books(*terms, ask=ask, personal=personal)
         source = DataSource.model_validate(config.data.model_dump())
         require_persons(source.columns, charter.dp.unit)
+        evaluation = charter.plan_for(config.name).evaluation
+        require_held_out(source.held_out is not None, evaluation)
         records = load_records(source)
         books.check(commitment(records, key), Prints.of(records, key))
         del records  # tuning loads its own; the daemon stays small
 
+        evaluations = Evaluations(config.state, charter)
         hub, traffic = charter.aggregator, Traffic()
         address = config.aggregator.address or hub.address
         standing = Standing(
@@ -126,6 +134,7 @@ async def _serve(
             lambda: account_in(journal, charter.row(config.name).population, policy),
             lambda: (books.certified, books.sequence),
             ask=ask,
+            evaluated=evaluations.of,
             on_phase=watching.on_phase,
         )
 
@@ -159,8 +168,15 @@ async def _serve(
                 await course.before_charge()
                 await charge()
 
-            job = tune_job(config, charter, round, state, config.state / "tuning")
-            return await tune_in_child(job, step, before_sampling=paid)
+            def figure(own: OwnFigure) -> None:
+                evaluations.own(round, own)
+
+            folder = config.state / "tuning"
+            job = tune_job(config, charter, round, state, folder, personal)
+            keep = personal and partial(asyncio.to_thread, personal.keep, round)
+            return await tune_in_child(
+                job, step, before_sampling=paid, on_figure=figure, keep=keep
+            )
 
         daemon = SiloDaemon(
             charter,
@@ -170,6 +186,7 @@ async def _serve(
             tune,
             hours=policy.hours,
             on_event=tell,
+            on_sum=evaluations.published,
         )
         dial = Dialling(identity, connected, lambda: course.between_rounds)
         course.dialling = lambda: dial.under_way

@@ -20,6 +20,7 @@ from fedit_secure.federation.charter import Charter
 from fedit_secure.privacy.events import CapChanged, Inherited, Intent, Lost
 from fedit_secure.privacy.ledger import Aborted, Ledger, Released
 from fedit_secure.silo.accounting import Ask, Question, answer, take_caps
+from fedit_secure.silo.evaluations import Evaluated
 from fedit_secure.watch import snapshot as w
 from fedit_secure.wire.traffic import Traffic
 
@@ -34,7 +35,8 @@ class Standing:
     `account` reads the population's books, and `progress` says which round is certified
     and how long the ledger is: `refresh` reads the books when it has grown, and asks what
     they cost: computed here, that would take more memory than the daemon.
-    `on_phase(phase, seconds)` is told of each phase that has ended. `clock` is Unix time.
+    `evaluated` is what evaluations have shown of a round, and `on_phase(phase, seconds)` is
+    told of each phase that has ended. `clock` is Unix time.
     """
 
     def __init__(
@@ -47,12 +49,14 @@ class Standing:
         progress: Callable[[], tuple[int, int]],
         *,
         ask: Ask = answer,
+        evaluated: Callable[[int], Evaluated] = lambda round: Evaluated(),
         on_phase: Callable[[str, float], None] = lambda phase, seconds: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._charter, self._name, self._aggregator = charter, card.name, aggregator
         self._traffic, self._account, self._progress = traffic, account, progress
         self._ask, self._on_phase, self._clock = ask, on_phase, clock
+        self._evaluated = evaluated
         now = clock()
         self._daemon = w.Daemon(
             name=card.name, version=__version__, pid=os.getpid(), started=now, at=now,
@@ -161,7 +165,9 @@ class Standing:
                 entries=ledger.sequence,
                 hash=ledger.hash.hex(),
             ),
-            rounds=() if ledger is None else _rounds(ledger, own),
+            rounds=()
+            if ledger is None
+            else tuple(self._with_figures(ended) for ended in _rounds(ledger, own)),
             certificates=tuple(self._certificates()),
             traffic=w.Traffic(
                 sent=sum(self._traffic.sent.values()),
@@ -170,6 +176,16 @@ class Standing:
         )
 
     # -------------------------------------------------------------------------- details
+
+    def _with_figures(self, ended: w.EndedRound) -> w.EndedRound:
+        found = self._evaluated(ended.round)
+        own, read = found.own, found.federation
+        return replace(
+            ended,
+            nll=None if read is None else read.nll,
+            nll_deviation=None if read is None else read.deviation,
+            own_nll=None if own is None else own.nll,
+        )
 
     def _connection(self, up: bool) -> None:
         if up != self._connected:

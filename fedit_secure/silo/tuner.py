@@ -22,11 +22,12 @@ import numpy.typing as npt
 
 from fedit_secure.config import Torchrun
 from fedit_secure.errors import ConfigError, FeditError, TuningFailed
-from fedit_secure.tuning.job import OnProgress, Progress, TuneJob
+from fedit_secure.tuning.job import OnFigure, OnProgress, OwnFigure, Progress, TuneJob
 
 _LINE_LIMIT = 1 << 20
 _WORKER = ("-m", "fedit_secure.tuning.worker")
 _RANKED = ("-m", "fedit_secure.tuning.ranked_worker")
+Keep = Callable[[npt.NDArray[np.float32]], Awaitable[None]]
 
 
 async def tune_in_child(
@@ -34,6 +35,8 @@ async def tune_in_child(
     on_phase: OnProgress | None = None,
     *,
     before_sampling: Callable[[], Awaitable[None]] | None = None,
+    keep: Keep | None = None,
+    on_figure: OnFigure = lambda figure: None,
     errors: IO[bytes] | int = DEVNULL,
     worker: Sequence[str] | None = None,
 ) -> npt.NDArray[np.float32]:
@@ -51,12 +54,16 @@ async def tune_in_child(
         before_sampling: awaited when the child has loaded everything and passed all
             checks, and before it draws its first record: the place to write the
             charge to the ledger. A job that fails earlier costs nothing.
+        keep: awaited with what the silo keeps, float32 of shape (job.kept_length,),
+            before the update is returned. A job with `kept` needs it.
+        on_figure: told what the held-out units say of the state that the job starts from,
+            without noise: for the silo alone.
         errors: where the child's standard error goes. It may quote records.
         worker: what Python runs in the child, by default the worker. An audit watches it
             from inside, by a module of its own that runs the worker.
 
     Returns:
-        float32, shape (job.update_length,), ordered as `job.layout`.
+        float32, shape (job.update_length,), ordered as `job.layout`: what is released.
 
     Raises:
         ConfigError: the child named a wrong file, field or option.
@@ -67,7 +74,11 @@ async def tune_in_child(
             *command, stdin=PIPE, stdout=PIPE, stderr=errors, limit=_LINE_LIMIT
         )
         try:
-            return await _converse(child, job, on_phase, before_sampling)
+            update = await _converse(child, job, on_phase, before_sampling, on_figure)
+            if job.kept:
+                assert keep is not None
+                await keep(await _read_kept(child, job.kept_length))
+            return update
         finally:
             # Also when we are cancelled: nothing goes on tuning behind our back.
             if child.returncode is None:
@@ -128,6 +139,7 @@ async def _converse(
     job: TuneJob,
     on_phase: OnProgress | None,
     before_sampling: Callable[[], Awaitable[None]] | None,
+    on_figure: OnFigure,
 ) -> npt.NDArray[np.float32]:
     await _send(child, job.to_json())
     while True:
@@ -137,12 +149,22 @@ async def _converse(
             raise _failure(said)
         if phase == "done":
             return await _read_update(child, said, job.update_length)
+        if phase == "evaluated":
+            on_figure(OwnFigure(said["nll"], said["units"], said["unscored"]))
+            continue
         if on_phase is not None:
             on_phase(Progress(str(phase), said.get("step", 0), said.get("of", 0)))
         if phase == "ready":
             if before_sampling is not None:
                 await before_sampling()
             await _send(child, "sample")
+
+
+async def _read_kept(child: Process, length: int) -> npt.NDArray[np.float32]:
+    said = await _read_line(child)
+    if said.get("phase") != "kept":
+        raise TuningFailed("the tuning worker didn't yield what the silo keeps")
+    return await _read_update(child, said, length)
 
 
 async def _send(child: Process, line: str) -> None:

@@ -23,13 +23,14 @@ from fedit_secure.federation.drafting import unit_of
 from fedit_secure.federation.durable import write_durably
 from fedit_secure.federation.identity import Identity, create_identity
 from fedit_secure.federation.policy import Policy
+from fedit_secure.federation.run_plan import PlannedSilo
 from fedit_secure.federation.update import GridState
-from fedit_secure.privacy.plan import COUNTED
+from fedit_secure.privacy.plan import COUNTED, Unit
 from fedit_secure.tuning.base_model import resolve_base_model
 from fedit_secure.tuning.job import DEFAULT_TOKEN_BUDGET, DataSource
 from fedit_secure.tuning.records import load_records
 from fedit_secure.tuning.run_start import draft_run
-from fedit_secure.tuning.units import count_units
+from fedit_secure.tuning.units import count_units, held_out_units
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +94,8 @@ def found_federation(
         folder / "aggregator" / "identity", "aggregator", "aggregator", "local", now=now
     )
     cards = [identity.card for identity in (*silos.values(), aggregator)]
+    if plan.evaluation is not None and plan.dp.sizes == "public":
+        plan = _with_held_out(plan, data, unit)
     charter, initial = draft_run(plan, cards, now.date())
     granted = policy or _policy_for(plan)
     approvals = []
@@ -116,6 +119,20 @@ def found_federation(
     return federation
 
 
+def _with_held_out(
+    plan: PlanFile, data: Mapping[str, DataSource], unit: Unit
+) -> PlanFile:
+    """The plan, where it says no number, with what each silo holds out."""
+    silos = dict(plan.silos)
+    for name, source in data.items():
+        told = silos.get(name, PlannedSilo())
+        if source.held_out is not None and told.held_out is None:
+            # A silo of which nothing is held out can't be expected to have less than one.
+            count = max(1, held_out_units(load_records(source), unit))
+            silos[name] = told.model_copy(update={"held_out": count})
+    return plan.model_copy(update={"silos": silos})
+
+
 def _policy_for(plan: PlanFile) -> Policy:
     private = plan.dp.kind != "none"
     return Policy(
@@ -124,6 +141,7 @@ def _policy_for(plan: PlanFile) -> Policy:
         allow_without_dp=not private,
         allow_pair=plan.secagg.allow_pair,
         tell_record_count=plan.dp.sizes == "public",
+        allow_evaluation=plan.evaluation is not None,
     )
 
 

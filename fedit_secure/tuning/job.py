@@ -64,6 +64,21 @@ class ColumnMap(_Frozen):
     person: str | None = None
 
 
+class HeldOutSource(_Frozen):
+    """Which records are for evaluation alone: a `fraction` of the units, or those at a
+    `path` of their own, with the same columns.
+    """
+
+    fraction: float | None = Field(default=None, gt=0, lt=1)
+    path: str | None = Field(default=None, min_length=1)
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> Self:
+        if (self.fraction is None) == (self.path is None):
+            raise ValueError("held_out is either a fraction or a path")
+        return self
+
+
 class DataSource(_Frozen):
     """Where a silo's records are: a file, a saved `datasets` folder, or a hub name.
 
@@ -73,6 +88,23 @@ class DataSource(_Frozen):
     path: str = Field(min_length=1)
     columns: ColumnMap = ColumnMap()
     split: str = "train"
+    held_out: HeldOutSource | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OwnFigure:
+    """A silo's figure on its held-out units, without noise: it stays in the silo.
+
+    `nll`: the mean of the units' mean response NLL in nats, None where none has any;
+    over `units`, without those `unscored`.
+    """
+
+    nll: float | None
+    units: int
+    unscored: int
+
+
+OnFigure = Callable[[OwnFigure], None]
 
 
 class LoraConfig(_Frozen):
@@ -119,8 +151,9 @@ class TuneJob(_Frozen):
     `model` is a folder or a hub name; `model_digest` (64 hex characters, see
     `base_model.base_model_digest`) is checked when given. `plan` is
     `DpPlan.as_dict()`. `state_path` is a safetensors file whose one tensor, `adapter`,
-    is the flat float32 vector of the global adapter, ordered as `layout`; `tuned` are the
-    LoRA factors that this round tunes, null for both.
+    is the flat float32 vector of the adapter to start from, ordered as `layout`; `tuned` are
+    the LoRA factors that this round tunes, null for both, and `kept` those of them that stay
+    in the silo.
     `token_budget` null is what free memory allows; `checkpointing` recomputes layers in
     the backward pass instead of keeping their activations. `precision` and
     `quantization` are of the frozen base model; the adapter is always float32.
@@ -142,6 +175,7 @@ class TuneJob(_Frozen):
     state_path: str
     layout: Layout = Field(min_length=1)
     tuned: tuple[Factor, ...] | None = None
+    kept: tuple[Factor, ...] = ()
     token_budget: int | None = Field(default=None, ge=1)
     checkpointing: bool = False
     threads: int = Field(default=1, ge=1, le=1024)
@@ -157,8 +191,16 @@ class TuneJob(_Frozen):
 
     @property
     def update_length(self) -> int:
-        """Coordinates of the update that the job yields."""
-        return length_of(places(self.layout, self.tuned or BOTH))
+        """Coordinates of what the job yields for release: the update, and last its
+        evaluation's."""
+        released = [f for f in self.tuned or BOTH if f not in self.kept]
+        evaluates = self.plan.get("evaluation") is not None
+        return length_of(places(self.layout, released)) + evaluates
+
+    @property
+    def kept_length(self) -> int:
+        """Coordinates of what it yields beside that, for the silo alone."""
+        return length_of(places(self.layout, self.kept)) if self.kept else 0
 
     def to_json(self) -> str:
         """The job on one line of JSON."""

@@ -13,18 +13,26 @@ from fedit_secure.tuning.job import TuneJob
 if TYPE_CHECKING:
     from torch import nn
 
+    from fedit_secure.privacy.evaluation import EvaluationPlan
     from fedit_secure.tuning.batches import Slots
     from fedit_secure.tuning.examples import Example
+    from fedit_secure.tuning.held_out import HeldOut
     from fedit_secure.tuning.local_round import ReadyRound
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedJob:
-    """What `run_round` takes of a job. Nothing has been sampled yet."""
+    """What `run_round` takes of a job. Nothing has been sampled yet.
+
+    `held_out` is None where the silo holds nothing out, `evaluation` where nothing of it
+    is released.
+    """
 
     ready: ReadyRound
     examples: list[Example]
     units: tuple[Slots, ...] | None
+    held_out: HeldOut | None = None
+    evaluation: EvaluationPlan | None = None
 
 
 def load_job(
@@ -47,8 +55,13 @@ def load_job(
     from fedit_secure.privacy.plan import DpPlan
     from fedit_secure.tuning import base_model
     from fedit_secure.tuning.examples import load_template, make_examples
+    from fedit_secure.tuning.held_out import set_apart
     from fedit_secure.tuning.records import load_records
-    from fedit_secure.tuning.units import planned_units, require_persons
+    from fedit_secure.tuning.units import (
+        planned_units,
+        require_held_out,
+        require_persons,
+    )
 
     # What can be wrong without a model is looked at before its libraries are loaded,
     # which takes seconds.
@@ -57,6 +70,7 @@ def load_job(
     except ValueError as wrong:
         raise ConfigError(f"tuning job: plan: {wrong}") from None
     require_persons(job.data.columns, plan.unit)
+    require_held_out(job.data.held_out is not None, plan.evaluation)
     if plan.unit == "person" and job.unit_key is None:
         raise ConfigError("tuning job: unit_key: a plan per person needs it")
     template = load_template(job.template)
@@ -75,6 +89,9 @@ def load_job(
         job.max_tokens,
         response_only=job.train_on_response_only,
     )
+    held_out = None
+    if job.data.held_out is not None:
+        examples, held_out = set_apart(records, examples, units)
 
     import torch
 
@@ -92,7 +109,7 @@ def load_job(
         sharers=job.torchrun.processes,
         tuned=job.tuned,
     )
-    return LoadedJob(ready, examples, units)
+    return LoadedJob(ready, examples, units, held_out, plan.evaluation)
 
 
 def read_state(path: Path, length: int) -> Any:

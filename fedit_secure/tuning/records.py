@@ -7,11 +7,12 @@ looks like a date stays a text, and no cached copy of a silo's records appears o
 from __future__ import annotations
 
 import csv
+import hmac
 import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,8 @@ Row = tuple[str, Mapping[str, Any]]
 class Record:
     """One instruction record: the privacy unit "record" is exactly one of these.
 
-    `person` is None where the data set doesn't say whom the record is about.
+    `person` is None where the data set doesn't say whom the record is about. `held_out`:
+    it is for evaluation alone. That is no part of what the record says.
     """
 
     instruction: str
@@ -40,29 +42,67 @@ class Record:
     response: str
     category: str | None = None
     person: str | None = None
+    held_out: bool = field(default=False, compare=False)
 
 
 def record_bytes(record: Record) -> bytes:
-    """Every field of `record` in ASCII; equal for equal records, and for no others."""
-    return json.dumps(astuple(record)).encode("ascii")
+    """All that `record` says, in ASCII; equal for equal records, and for no others."""
+    return json.dumps(astuple(record)[:-1]).encode("ascii")
 
 
 def load_records(source: DataSource) -> list[Record]:
-    """Every record of `source`, in its order.
+    """Every record of `source`, in its order; held-out ones of another path come last.
+
+    A `fraction` holds out each person, or each record that names none, by a hash of that
+    person's identifier or of what the record says. So it doesn't depend on anybody else's
+    records, on their order, on round, run or charter: whoever is held out once always is,
+    in every silo that names the person alike, unless the fraction is lowered.
 
     Raises:
         ConfigError: one sentence that names the file, and the line and field where
             there is one: unknown or unreadable file, no records, a missing column, an
-            empty or over-long text, a value that isn't a text.
+            empty or over-long text, a value that isn't a text; or that persons or records
+            are to be tuned on and held out.
     """
     return [record for _, record in located_records(source)]
 
 
 def located_records(source: DataSource) -> list[tuple[str, Record]]:
     """Every record with its place in the file ("line 3"). Raises as `load_records`."""
+    found, apart = _located(source), source.held_out
+    if apart is None:
+        return found
+    if apart.fraction is not None:
+        least = int(apart.fraction * 2.0**64)
+        return [(at, replace(r, held_out=_draw(r) < least)) for at, r in found]
+    assert apart.path is not None
+    elsewhere = _located(source.model_copy(update={"path": apart.path}))
+    tuned_on = {_holder(record) for _, record in found}
+    if both := {_holder(record) for _, record in elsewhere} & tuned_on:
+        raise ConfigError(
+            f"{len(both)} persons or records are in {apart.path}, to be held out, and in "
+            f"{source.path}, to be tuned on"
+        )
+    return found + [(at, replace(r, held_out=True)) for at, r in elsewhere]
+
+
+def _located(source: DataSource) -> list[tuple[str, Record]]:
     where, rows, columns = source.path, _some_rows(source), source.columns
     _check_columns(where, rows, columns)
     return [(line, _record(f"{where}: {line}", row, columns)) for line, row in rows]
+
+
+def _holder(record: Record) -> bytes:
+    """Who is held out as one: a person, or a record that names none."""
+    if record.person is None:
+        return b"record" + record_bytes(record)
+    return b"person" + record.person.encode()
+
+
+def _draw(record: Record) -> int:
+    """Uniform on 64 bits, and the same for all records of a person."""
+    drawn = hmac.digest(b"fedit/held-out/v1", _holder(record), "sha256")
+    return int.from_bytes(drawn[:8], "big")
 
 
 def load_rows(source: DataSource) -> list[Mapping[str, Any]]:

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fedit_secure.errors import ConfigError
+from fedit_secure.privacy.evaluation import EvaluationPlan
 from fedit_secure.privacy.plan import DpPlan, Unit
 from fedit_secure.tuning.batches import Slots
 from fedit_secure.tuning.job import ColumnMap
@@ -89,6 +90,11 @@ def count_units(records: Sequence[Record], unit: Unit) -> int:
     return len(records) if unit == "record" else len(persons_of(records))
 
 
+def held_out_units(records: Sequence[Record], unit: Unit) -> int:
+    """How many of them are held out."""
+    return count_units([record for record in records if record.held_out], unit)
+
+
 def require_persons(columns: ColumnMap, unit: Unit) -> None:
     """Raises ConfigError for a charter per person on data that doesn't name persons.
 
@@ -99,6 +105,15 @@ def require_persons(columns: ColumnMap, unit: Unit) -> None:
         raise ConfigError(
             "the charter protects persons, and 'data.columns.person' doesn't say which "
             "column names the person that a record is about"
+        )
+
+
+def require_held_out(holds_out: bool, plan: EvaluationPlan | None) -> None:
+    """Raises ConfigError where the charter evaluates a silo that holds nothing out."""
+    if plan is not None and not holds_out:
+        raise ConfigError(
+            "the charter evaluates on this silo's held-out records, and 'data.held_out' "
+            "doesn't say which they are"
         )
 
 

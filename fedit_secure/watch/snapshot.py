@@ -1,8 +1,9 @@
 """Where a daemon stands, as plain data: all that its page, metrics and commands know.
 
-Nothing here is derived from records: it follows from the charter, the clock, the ledger and
-the messages that passed. Yet a silo's times tell how long its tuning took, which depends on
-how many records it has, so a silo's snapshot stays in the silo. Times are Unix seconds (UTC),
+But for evaluations nothing here is derived from records: it follows from the charter, the
+clock, the ledger and the messages that passed. Yet a silo's own figure on its held-out
+records has no noise, and its times tell how long its tuning took, which depends on how many
+records it has, so a silo's snapshot stays in the silo. Times are Unix seconds (UTC),
 digests hex.
 """
 
@@ -65,7 +66,9 @@ class Now:
 class EndedRound:
     """One round that is closed. `state` names the global state after it, `adapter` is where
     the adapter lies, `contributors` are the silos in the sum, where they are known here.
-    `seconds`: how long it took, if this process saw all of it."""
+    `seconds`: how long it took, if this process saw all of it. `nll`: what the sum says, with
+    noise of standard deviation `nll_deviation`, of all held-out units under the state that
+    the round began with; `own_nll`: a silo's own figure on its own, which stays there."""
 
     round: int
     outcome: Outcome
@@ -73,6 +76,9 @@ class EndedRound:
     adapter: str | None = None
     contributors: tuple[str, ...] = ()
     seconds: float | None = None
+    nll: float | None = None
+    nll_deviation: float | None = None
+    own_nll: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

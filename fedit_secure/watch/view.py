@@ -10,6 +10,7 @@ from fedit_secure.watch.snapshot import (
     AggregatorSnapshot,
     Cap,
     Certificate,
+    EndedRound,
     SiloSnapshot,
     Snapshot,
     seconds_left,
@@ -62,7 +63,21 @@ def shown(snapshot: Snapshot) -> dict[str, Any]:
         "headline": headline(snapshot),
         "now": snapshot.daemon.at,
         "left": seconds_left(snapshot),
+        "evaluated": is_evaluated(snapshot),
     }
+
+
+def is_evaluated(snapshot: Snapshot) -> bool:
+    """Whether any round that is listed has a figure of held-out records."""
+    rounds = snapshot.rounds
+    return any(r.nll is not None or r.own_nll is not None for r in rounds)
+
+
+def nll(ended: EndedRound) -> str:
+    """What a sum says of the held-out records, and where its noise lies in 19 of 20."""
+    if ended.nll is None or ended.nll_deviation is None:
+        return "-"
+    return f"{ended.nll:.3f} ± {1.96 * ended.nll_deviation:.3f}"
 
 
 def headline(snapshot: Snapshot) -> Headline:
@@ -209,4 +224,5 @@ FILTERS = {
     "percent": percent,
     "bar": bar,
     "tail": tail,
+    "nll": nll,
 }

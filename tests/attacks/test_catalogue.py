@@ -28,7 +28,7 @@ chunk_reordered chunk_duplicated chunk_truncated oversized_length ring_overflow 
 scaled_sum zero_sum forged_contributors lying_tag
 different_model crafted_model forged_history replayed_round old_attempt
 exclude_then_retry update_reused void_then_reveal void_after_sitting_out two_certificates
-epsilon_burn ledger_fork ledger_rollback
+epsilon_burn lying_figure ledger_fork ledger_rollback
 lost_ledger old_backup invented_past restore_shortens restored_silo_acts_again cheap_loss
 fresh_budget inheritance_forged key_thief rotated_elsewhere old_key two_daemons
 unknown_certificate expired_certificate role_swapped wrong_charter other_wire_version
@@ -36,6 +36,7 @@ plain_text tls_broken_open proxy_password connection_flood half_open_handshakes
 many_calls giant_message compression_bomb slow_messages http2_floods path_traversal
 crash_of_a_silo crash_of_the_aggregator killed_process power_cut failing_disk
 restored_backup damaged_journal wrong_clock masked_vectors secrets_in_texts
+own_b_sought own_b_swapped
 """.split()  # noqa: SIM905 - a list to read
 
 

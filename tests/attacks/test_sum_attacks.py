@@ -46,6 +46,11 @@ ANYONE = (FaultySiloOr, "any contributor")
 AGGREGATOR = (FaultyAggregator, "aggregator")
 SUMS = {
     "forged_sum": (lambda o: replace(o, total=nudge(o.total)), *ANYONE, "the tag"),
+    "forged_figure": (
+        lambda o: replace(o, total=nudge(o.total, at=-1)),
+        *ANYONE,
+        "the tag",
+    ),
     "forged_sum_far": (
         lambda o: replace(o, total=nudge(o.total, 2**28, 7)),
         *ANYONE,

@@ -126,7 +126,7 @@ FIELDS: dict[type, dict[str, str]] = {
     events.Intent: entry(
         public=(
             "charter run round dp sample_rate noise_multiplier clip expected_batch "
-            "steps charges weight unit sizes dtype"
+            "steps charges weight unit sizes dtype evaluation"
         ),
         bound="state_digest",
     ),
@@ -164,16 +164,20 @@ FIELDS: dict[type, dict[str, str]] = {
 PRINTED = {"round": PUBLIC, "silo": PUBLIC, "phase": PUBLIC, "run": PUBLIC} | {
     "state": BOUND
 }
-# The sum of the update stays on the machine: it is how the daemon checks the pipe.
+# The sums of the update, and of what the silo keeps, stay on the machine: they are how the
+# daemon checks the pipe.
+# The figure of what is held out is for the silo's operator, and stays, too.
+OWN = "own"
 TOLD = {"phase": PUBLIC, "step": PUBLIC, "of": PUBLIC, "length": PUBLIC} | {
-    "sha256": UPDATE
+    "sha256": UPDATE,
+    **dict.fromkeys(("nll", "units", "unscored"), OWN),
 }
 
 # What the aggregator writes. Entries and frames are those that it received or sent.
 FILES = {
     "charter.json": PUBLIC,
     "progress.json": PUBLIC,
-    "metrics.jsonl": PUBLIC,
+    "metrics.jsonl": PUBLIC,  # but for lines of the phase "evaluation": they are BOUND
     "manifest.json": BOUND,
     "approvals/*.approval": PUBLIC,
     "ledgers/*.jsonl": "entries",
@@ -200,7 +204,8 @@ STATUS = {
     "aggregator connected charges planned run_epsilon": PUBLIC,
     "caps.covers caps.delta caps.spent caps.limit": PUBLIC,
     "head.silo head.population head.entries": PUBLIC,
-    "head.hash rounds.state": BOUND,
+    "head.hash rounds.state rounds.nll rounds.nll_deviation": BOUND,
+    "rounds.own_nll": OWN,
     "rounds.round rounds.outcome rounds.adapter rounds.contributors": PUBLIC,
     "rounds.seconds": TIMES,
     "certificates.party certificates.role certificates.kind": PUBLIC,

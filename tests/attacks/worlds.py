@@ -13,7 +13,7 @@ from attacks.whole_run import watch
 
 from fedit_secure.simulation.parties import LocalFederation, found_federation
 from fedit_secure.simulation.run import run_plan
-from fedit_secure.tuning.job import DataSource
+from fedit_secure.tuning.job import DataSource, HeldOutSource
 
 NAMES = ("east", "north", "south", "west")  # as in the roster
 INDEX = NAMES.index(VICTIM)
@@ -38,7 +38,7 @@ class World:
 
 
 def make_world(folder: Path) -> World:
-    """A base model, records, and three federations in an empty folder."""
+    """A base model, records, and four federations in an empty folder."""
     base = folder / "base"
     words, overflowing = save_base(base)
 
@@ -77,9 +77,15 @@ def make_world(folder: Path) -> World:
     }
     hidden = {**plan, "dp": {**dp, "sizes": "secret", "sample_rate": 0.25}}
     plans = {"public": plan, "secret": hidden, "short": {**hidden, "rounds": 1}}
+    plans["evaluated"] = {**plan, "rounds": 2, "evaluation": {"clip": 12.0}}
+    held_out = HeldOutSource(fraction=0.25)
+    apart = {n: s.model_copy(update={"held_out": held_out}) for n, s in sources.items()}
     founded = {
         name: found_federation(
-            folder / name, run_plan(plan), sources, token_budget=2 * TOKENS
+            folder / name,
+            run_plan(plan),
+            apart if name == "evaluated" else sources,
+            token_budget=2 * TOKENS,
         )
         for name, plan in plans.items()
     }

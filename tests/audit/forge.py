@@ -227,7 +227,9 @@ class Run:
         """The state that follows from the published sum."""
         out = self.published
         assert out is not None
-        return apply_update(self.state, out.total, self.params, out.contributors)
+        charter, what = self.charter, (out.total, self.params, out.contributors)
+        released = charter.released(self.round)
+        return apply_update(self.state, *what, charter.update_rule, released)
 
     def close(self, silos: Names, blind: Names = ()) -> None:
         """They learn that the round is over: the `blind` without seeing its sum."""

@@ -10,6 +10,7 @@ from audit.forge import Evidence, Run, signed_head
 from audit.parties import drawn, found
 
 from fedit_secure.audit.bundle import SeenHead, SeenHeads
+from fedit_secure.federation.evaluation import Evaluation
 from fedit_secure.privacy import events as e
 
 Story = Callable[[], Evidence]
@@ -327,6 +328,15 @@ def sizes_are_secret() -> Evidence:
     run = Run(found(rounds=2, sizes="secret"))
     run.released()
     run.released(again=["s3"])
+    return run.end()
+
+
+@story
+def held_out_records_are_evaluated() -> Evidence:
+    """By all silos but the first; a charge that is made again counts it again."""
+    run = Run(found(rounds=2, evaluation=Evaluation(clip=10.0, noise_multiplier=6.0)))
+    run.released()
+    run.released(again=["s2"])
     return run.end()
 
 

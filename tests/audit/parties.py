@@ -24,6 +24,7 @@ from fedit_secure.federation.charter import (
     SiloRow,
     TemplateRow,
 )
+from fedit_secure.federation.evaluation import Evaluation
 from fedit_secure.federation.local_plan import Adapter, Tuning
 from fedit_secure.federation.release_sizes import release_sizes
 from fedit_secure.federation.server_rules import FedAvg
@@ -101,16 +102,18 @@ def found(
     unit: Literal["record", "person"] = "record",
     sizes: Literal["public", "secret"] = "public",
     epsilon: float = 8.0,
+    evaluation: Evaluation | None = None,
     predecessor: Charter | None = None,
 ) -> World:
     """Silos s0, s1, ... and an aggregator, before their first round.
 
-    `records`: of each silo, 100 by default, of which 10 are expected in a batch.
+    `records`: of each silo, 100 by default, of which 10 are expected in a batch. Of an
+    `evaluation` every silo but the first has 20 held out.
     """
     initial = from_float32(LAYOUT, np.zeros(LENGTH, np.float32))
     secagg = release_sizes(
         silos,
-        length=LENGTH,
+        length=LENGTH + (evaluation is not None),
         bound=0.25,
         weights=weights,
         minimum=minimum,
@@ -140,6 +143,7 @@ def found(
                     noise_multiplier=noises[i] if local else 0.0,
                     expected_batch=10,
                 ),
+                held_out=20 if evaluation is not None and i else None,
                 **size,
             )
         )
@@ -181,5 +185,6 @@ def found(
         ),
         update_rule=FedAvg(),
         schedule={},
+        evaluation=evaluation,
     )
     return World(charter, initial)

@@ -23,6 +23,7 @@ PLAN = {
     "records_per_person": None,
     "clip": 0.5,
     "spare_charges": 1,
+    "evaluation": None,
     "expires": "2030-03-01",
 }
 BESIDE = (

@@ -14,6 +14,7 @@ from pathlib import Path
 from audit import (
     tampered_charges,
     tampered_costs,
+    tampered_evaluations,
     tampered_ledgers,
     tampered_papers,
     tampered_rounds,
@@ -28,6 +29,7 @@ __all__ = [  # importing them enters their bundles in the table
     "TABLE",
     "tampered_charges",
     "tampered_costs",
+    "tampered_evaluations",
     "tampered_ledgers",
     "tampered_papers",
     "tampered_rounds",

@@ -187,3 +187,23 @@ def test_nothing_is_wider_than_the_screen(
     found = re.search(r"<title>width (\d+) of (\d+)</title>", done.stdout)
     assert found is not None, done.stdout[:300]
     assert int(found[1]) <= int(found[2])
+
+
+def test_a_run_that_evaluated_shows_each_mean_with_its_noise() -> None:
+    plain = sample_audit()
+    assert "Held-out NLL" not in render(plain)
+    terms = {"clip": 10.0, "noise_multiplier": 8.0}
+    rounds = tuple(
+        replace(ended, nll=3.0 - ended.round / 10, nll_deviation=0.05)
+        if ended.outcome == "released"
+        else ended
+        for ended in plain.rounds
+    )
+    audit = replace(plain, plan=plain.plan | {"evaluation": terms}, rounds=rounds)
+    words = " ".join(Page(render(audit)).words.split())
+    assert "each clipped to 10 nats; it is noised, and ε counts it" in words
+    assert "2.900 ± 0.098" in words
+    assert "2.800 ±" not in words  # of the round that was skipped
+    read = list(csv.DictReader(io.StringIO(tables(audit)["rounds.csv"])))
+    assert [row["held_out_nll"] for row in read[:3]] == ["2.9", "", "2.7"]
+    assert read[0]["held_out_nll_deviation"] == "0.05"

@@ -125,3 +125,22 @@ def test_bad_arguments_get_one_sentence(fedit, data, options, said):
     assert said in done.err
     assert done.err.count("\n") == 1
     assert done.out == ""
+
+
+def test_a_silo_that_holds_records_out_is_scored_on_those(fedit, federation):
+    config = federation / "clinic-a" / "silo.yaml"
+    text = config.read_text()
+    for held_out, records in (("fraction: 0.05", None), ("fraction: 1.0e-9", 0)):
+        own = f"data:\n  held_out: {{{held_out}}}\n"
+        config.write_text(text.replace("data:\n", own, 1))
+        done = fedit(
+            "evaluate", "--silo", config, "--model", federation / "base",
+            "--max-new-tokens", 0, "--format", "json",
+        )  # fmt: skip
+        if records is None:
+            tried, of = map(int, done.json["records"].split(" of "))
+            assert tried == of
+            assert 5 <= of <= 40  # of 400
+        else:
+            assert done.status == 4
+            assert "'data.held_out' holds out none" in done.err

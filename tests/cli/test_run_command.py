@@ -214,3 +214,18 @@ def test_a_terminal_gets_a_table(snapshot):
     for words in ("spring of north, epoch 3", "2 of 5", "clinic-a", "tuning"):
         assert words in shown
     assert ("epsilon left" in shown) == (snapshot.role == "silo")
+
+
+def test_a_terminal_is_told_the_last_figure_of_held_out_records():
+    from io import StringIO
+
+    from rich.console import Console
+
+    hub = an_aggregator()
+    rounds = (replace(hub.rounds[0], nll=3.14159, nll_deviation=0.1), *hub.rounds[1:])
+    out = StringIO()
+    console = Console(file=out, width=100, force_terminal=True)
+    console.print(run_watch.table(replace(hub, rounds=rounds)))
+    assert "3.142 ± 0.196 before round 1" in out.getvalue()
+    console.print(run_watch.table(hub))
+    assert out.getvalue().count("held-out NLL") == 1

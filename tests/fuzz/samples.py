@@ -19,9 +19,11 @@ from fedit_secure.federation.claim import Claim, Stated
 from fedit_secure.federation.heads import SignedHead, sign_head
 from fedit_secure.federation.update import GridState
 from fedit_secure.privacy import ledger as pl
+from fedit_secure.privacy.evaluation import EvaluationPlan
 from fedit_secure.privacy.plan import DpPlan
 from fedit_secure.secagg import messages as m
 from fedit_secure.secagg.keys import SigningKey
+from fedit_secure.silo.personal_file import Origin, packed
 from fedit_secure.storage.life import Life
 from fedit_secure.wire import bulk
 from fedit_secure.wire import frames as f
@@ -61,16 +63,20 @@ def receipts() -> tuple[bytes, ...]:
 
 
 def charters() -> tuple[bytes, ...]:
-    """The vector's charter; with an issuer of ours in it; without DP."""
+    """The vector's charter; with an issuer of ours in it; without DP; evaluating."""
     golden = (_VECTORS / "charter.json").read_bytes()
     content = json.loads(golden)
     content["roster"][0]["issuer_certificate"] = ISSUER
     ours = Charter.model_validate_json(json.dumps(content)).to_bytes()
+    evaluating = json.loads(golden)
+    evaluating["evaluation"] = {"clip": 10.0, "noise_multiplier": 8.0}
+    evaluating["roster"][1]["held_out"] = 40
     content["dp"] |= {"kind": "none", "epsilon": None, "delta": None}
     for row in content["roster"]:
         row["dp"]["noise_multiplier"] = 0.0
     content |= {"epoch": 2, "predecessor": "ab" * 32}
-    return golden, ours, Charter.model_validate_json(json.dumps(content)).to_bytes()
+    made = (Charter.model_validate_json(json.dumps(c)) for c in (content, evaluating))
+    return golden, ours, *(charter.to_bytes() for charter in made)
 
 
 def cards() -> tuple[bytes, ...]:
@@ -160,6 +166,7 @@ _PLAN = DpPlan(
     local_steps=8,
     rounds=3,
     delta=1e-6,
+    evaluation=EvaluationPlan(clip=10.0, noise_multiplier=8.0, expected=40),
 )
 
 
@@ -253,6 +260,22 @@ def lives() -> tuple[bytes, ...]:
 
 
 LENGTH = 6
+
+
+OWN_LAYOUT = (("q.lora_B.weight", (3, 2)), ("v.lora_B.weight", (2, 2)))
+
+
+def own_b() -> tuple[bytes, ...]:
+    """The file of a silo's own B."""
+    origin = Origin(
+        federation="north",
+        epoch=2,
+        charter="ab" * 32,
+        silo="clinic-a",
+        population="patients",
+        round=3,
+    )
+    return (packed(origin, OWN_LAYOUT, np.arange(10, dtype=np.float32)),)
 
 
 def tensors() -> tuple[bytes, ...]:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from asyncio.subprocess import DEVNULL
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,7 +29,13 @@ from fedit_secure.errors import ConfigError, TuningFailed
 from fedit_secure.silo import tuner
 from fedit_secure.silo.tuner import torchrun_command, tune_in_child
 from fedit_secure.tuning import worker
-from fedit_secure.tuning.job import DataSource, Progress, TuneJob
+from fedit_secure.tuning.job import (
+    DataSource,
+    HeldOutSource,
+    OwnFigure,
+    Progress,
+    TuneJob,
+)
 
 TWO = Torchrun(processes=2)
 
@@ -66,9 +73,22 @@ async def test_two_processes_make_the_update_of_one_and_none_samples_uncharged(
     notes.mkdir()
     ranked = ("-m", "watched_ranks", str(notes))
     monkeypatch.setattr(tuner, "_RANKED", ranked)
-    job = in_own_folder(job_files, tmp_path)
+    evaluation = {"clip": 10.0, "noise_multiplier": 2.0, "expected": 5}
+    held_out = HeldOutSource(fraction=0.4)  # which the first of them scores
+    job = in_own_folder(
+        job_files,
+        tmp_path,
+        kept=("B",),
+        data=DataSource(path=str(job_files.data), held_out=held_out),
+        plan=make_plan(local_steps=2).as_dict() | {"evaluation": evaluation},
+    )
     told: list[Progress] = []
+    figures: list[OwnFigure] = []
     charged: list[int] = []
+    stays: list[np.ndarray] = []
+
+    async def keep(values: np.ndarray) -> None:
+        stays.append(values)
 
     async def charge() -> None:
         started = set(family()) - set(before)
@@ -82,15 +102,21 @@ async def test_two_processes_make_the_update_of_one_and_none_samples_uncharged(
         assert not list(notes.iterdir())
         charged.append(time.monotonic_ns())
 
-    update = await tune_in_child(job, told.append, before_sampling=charge)
+    update = await tune_in_child(
+        job, told.append, before_sampling=charge, on_figure=figures.append, keep=keep
+    )
     begun = {note.name: int(note.read_text()) for note in notes.iterdir()}
     assert begun.keys() == {"0", "1"}
     assert all(at > charged[0] for at in begun.values())
     monkeypatch.setattr(worker, "os", SimpleNamespace(urandom=lambda _: KEY))
     expected, phases = tune(job)
-    assert np.array_equal(update, expected)
+    assert np.array_equal(np.concatenate([update, *stays]), expected)
+    assert len(update) + job.kept_length == job.length + 1
+    (own,) = (said for said in phases if said["phase"] == "evaluated")
+    assert [{"phase": "evaluated", **asdict(figure)} for figure in figures] == [own]
+    assert figures[0].units > 0
     assert [(at.phase, at.step) for at in told] == [
-        (said["phase"], said.get("step", 0)) for said in phases
+        (said["phase"], said.get("step", 0)) for said in phases if said != own
     ]
     assert not (tmp_path / "processes").exists()
     assert set(family()) <= set(before)

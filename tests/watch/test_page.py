@@ -320,3 +320,27 @@ async def test_an_open_connection_doesnt_hold_the_daemon_up() -> None:
             await writer.drain()
         assert await reader.read() == b""
         writer.close()
+
+
+async def test_what_held_out_records_say_is_there_where_it_was_evaluated() -> None:
+    plain = an_aggregator()
+    assert "Held-out NLL" not in (await page_of(plain)).text
+    read = replace(ended(1), nll=3.14159, nll_deviation=0.1)
+    text = (await page_of(replace(plain, rounds=(read, ended(2, "skipped"))))).text
+    assert "Held-out NLL before it" in text
+    assert "3.142 ± 0.196" in text
+    # Without noise it is for the silo's own operator.
+    assert "Own, which stays here" not in text
+    own = replace(read, adapter=None, seconds=None, own_nll=2.71828)
+    text = (await page_of(replace(a_silo(), rounds=(own,)))).text
+    assert "Own, which stays here" in text
+    assert "2.718" in text
+
+
+def test_the_metrics_of_a_silo_hold_no_figure_of_its_own() -> None:
+    own = replace(ended(1), nll=3.14159, nll_deviation=0.1, own_nll=2.71828)
+    silo, metrics = replace(a_silo(), rounds=(own,)), Metrics()
+    metrics.follow(lambda: silo)
+    told, _ = metrics.exposition("text/plain")
+    assert b"2.718" not in told
+    assert b"fedit_epsilon_spent" in told
