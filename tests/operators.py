@@ -196,6 +196,7 @@ class Operators:
         on_phase: object = None,
         *,
         before_sampling: Charge,
+        keep: Callable[[NDArray[np.float32]], Awaitable[None]] | None = None,
         **_: object,
     ) -> NDArray[np.float32]:
         await before_sampling()
@@ -203,8 +204,12 @@ class Operators:
         await self.tuned(silo)
         said = silo.encode() + await asyncio.to_thread(Path(job.state_path).read_bytes)
         seed = int.from_bytes(hashlib.sha256(said).digest()[:8], "little")
-        drawn = np.random.default_rng(seed).normal(0, 1e-3, job.length)
-        return drawn.astype(np.float32)
+        length = job.update_length + job.kept_length
+        drawn = np.random.default_rng(seed).normal(0, 1e-3, length).astype(np.float32)
+        update, kept = np.split(drawn, [job.update_length])
+        if keep is not None:
+            await keep(kept)
+        return update
 
     # ------------------------------------------------------------------------ what is left
 

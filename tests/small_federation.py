@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from fedit_secure.aggregator.events import Event
 from fedit_secure.aggregator.run_folder import RunFolder
 from fedit_secure.aggregator.service import Aggregator
+from fedit_secure.federation.aggregation import Aggregation, release_length
 from fedit_secure.federation.approval import Approval, approve
 from fedit_secure.federation.charter import (
     AggregatorRow,
@@ -36,6 +37,7 @@ from fedit_secure.federation.update import GridState, from_float32, with_moments
 from fedit_secure.silo.books import Books
 from fedit_secure.silo.daemon import Charge, SiloDaemon
 from fedit_secure.silo.ledger_opening import open_journal
+from fedit_secure.silo.personal import Personal
 from fedit_secure.storage.adapter_store import StateStore
 from fedit_secure.storage.journal import Journal
 from fedit_secure.wire.frames import Frame
@@ -87,7 +89,8 @@ class FaultyLink:
 
 @dataclass
 class SmallFederation:
-    """Its parties' files under `root`; `updates[silo, round]` are what was tuned.
+    """Its parties' files under `root`; `updates[silo, round]` are what was tuned for
+    release, and `own` what was tuned for the silo alone.
 
     `policies`: of the silos that have another one than `POLICY`.
     """
@@ -101,6 +104,7 @@ class SmallFederation:
     updates: dict[tuple[str, int], list[NDArray[np.float32]]] = field(
         default_factory=dict
     )
+    own: dict[tuple[str, int], list[NDArray[np.float32]]] = field(default_factory=dict)
     events: list[Event] = field(default_factory=list)
     policies: dict[str, Policy] = field(default_factory=dict)
 
@@ -126,6 +130,7 @@ class SmallFederation:
             silo.name,
             silo.signing,
             self.policies.get(silo.name, POLICY),
+            personal=Personal.of(journal, self.charter, silo.name, "none"),
         )
 
     async def run_silo(
@@ -155,8 +160,13 @@ class SmallFederation:
             await asyncio.sleep(tune_seconds)
             drawn = self.updates.setdefault((name, round), [])
             seed = [charter.silo_index(name), round, len(drawn)]
-            values = np.random.default_rng(seed).normal(0, 0.02, LENGTH)
+            random = np.random.default_rng(seed)
+            values = random.normal(0, 0.02, charter.release_length)
             drawn.append(values.astype(np.float32))
+            if books.personal is not None:
+                own = random.normal(0, 0.02, LENGTH - charter.release_length)
+                self.own.setdefault((name, round), []).append(own.astype(np.float32))
+                books.personal.keep(round, self.own[name, round][-1])
             return drawn[-1]
 
         serving: list[asyncio.Task[None]] = []
@@ -200,6 +210,7 @@ def found(
     rounds: int = 1,
     *,
     rule: UpdateRule = FedAvg(),  # noqa: B008
+    aggregation: Aggregation | None = None,
     **schedule: float,
 ) -> SmallFederation:
     """Identities, charter and approvals for `silos` silos named s0, s1, ..."""
@@ -212,7 +223,8 @@ def found(
     ]
     hub = create_identity(root / "hub" / "identity", "hub", "aggregator", "x", now=now)
     initial = with_moments(from_float32(LAYOUT, np.zeros(LENGTH, np.float32)), rule)
-    sizes = release_sizes(silos, length=LENGTH, bound=0.25)
+    length = release_length(LAYOUT, aggregation)
+    sizes = release_sizes(silos, length=length, bound=0.25)
     times = {"tune_deadline_seconds": 60.0, "phase_deadline_seconds": 0.5}
     times |= {"silo_deadline_seconds": 1.0, "ready_slot_seconds": 0.01} | schedule
     charter = Charter(
@@ -242,7 +254,12 @@ def found(
         base_model=BaseModelRow(name="none", digest="00" * 32),
         template=TemplateRow(name="alpaca", digest="00" * 32),
         max_tokens=64,
-        adapter=Adapter(rank=2, initial_digest=initial.digest().hex(), layout=LAYOUT),
+        adapter=Adapter(
+            rank=2,
+            initial_digest=initial.digest().hex(),
+            layout=LAYOUT,
+            aggregation=aggregation,
+        ),
         tuning=Tuning(learning_rate=1e-3, local_steps=3),
         rounds=rounds,
         dp=Dp(epsilon=8.0, delta=1e-5, clip=1.0),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from fedit_secure.federation.aggregation import kept_factors
 from fedit_secure.federation.charter import Charter
 from fedit_secure.federation.readings import reading_of
 
@@ -28,6 +29,7 @@ def charter_facts(charter: Charter) -> dict[str, Any]:
             f"{targets if isinstance(targets, str) else ' '.join(targets)}, "
             f"{charter.length} coordinates"
         ),
+        "aggregation": _aggregation(charter),
         "tuning": (
             f"{charter.rounds} rounds of {tuning.local_steps} {tuning.optimizer} steps, "
             f"learning rate {tuning.learning_rate:g}, at most {charter.max_tokens} tokens"
@@ -48,6 +50,16 @@ def charter_facts(charter: Charter) -> dict[str, Any]:
         "digest": charter.digest().hex(),
         "words": " ".join(charter.words()),
     }
+
+
+def _aggregation(charter: Charter) -> str:
+    adapter = charter.adapter
+    name = adapter.aggregation or "fedit"
+    if not kept_factors(adapter.aggregation):
+        return name
+    since = adapter.personal_since
+    begins = "the initial state's" if since is None else f"its own since epoch {since}"
+    return f"{name}: A is summed; each silo keeps a B, which begins with {begins}"
 
 
 def evaluation_words(charter: Charter) -> str:

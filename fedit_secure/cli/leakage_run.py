@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from fedit_secure.federation.durable import write_durably
 from fedit_secure.silo.books import Books
 from fedit_secure.silo.fingerprints import commitment
 from fedit_secure.silo.jobs import lora_of
+from fedit_secure.silo.personal import Personal
 from fedit_secure.storage.adapter_store import StateStore
 from fedit_secure.storage.journal import Journal
 from fedit_secure.tuning.examples import load_template
@@ -104,7 +105,9 @@ def prepared(
 
 
 def _certified(config: SiloConfig, charter: Charter) -> SavedAdapter:
-    """The last certified state of the silo's own state folder."""
+    """The last certified state of the silo's own state folder, with its own B if it keeps
+    one: that is what it would hand on.
+    """
     missing = ConfigError(
         f"{config.state} has no certified state of this charter yet: give --adapter"
     )
@@ -114,11 +117,17 @@ def _certified(config: SiloConfig, charter: Charter) -> SavedAdapter:
     key, policy = identity_of(config).signing, load_policy(config.policy)
     with Journal.open(path, read_only=True) as journal:
         states = StateStore(config.state / "states")
-        books = Books(journal, states, charter, config.name, key, policy)
+        personal = Personal.of(journal, charter, config.name, config.model)
+        terms = (journal, states, charter, config.name, key, policy)
+        books = Books(*terms, personal=personal)
         if not books.certified:
             raise missing
         name = f"the certified state of round {books.certified}"
-        return SavedAdapter.of_state(name, lora_of(charter), books.state())
+        saved = SavedAdapter.of_state(name, lora_of(charter), books.state())
+        if personal is None:
+            return saved
+        own = personal.whole(books.state())
+        return replace(saved, name=f"{name} with the silo's own B", vector=own)
 
 
 def _as_charged(

@@ -118,6 +118,42 @@ def status(
     show(silo_facts(load_silo_config(config)), format)
 
 
+@app.command("personal")
+def personal(
+    config: ConfigArgument = Path("silo.yaml"),
+    restore: Annotated[
+        Path | None, typer.Option(help="Take this earlier file of the silo's own B.")
+    ] = None,
+    start_over: Annotated[
+        bool, typer.Option("--start-over", help="Begin anew with the global state's B.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
+    format: FormatOption = OutputFormat.TABLE,
+) -> None:
+    """Show the silo's own adapter and B (aggregation fedsa), or put a lost B right.
+
+    With --restore or --start-over the daemon mustn't run. What was charged stays charged.
+    """
+    from fedit_secure.cli import personal_part
+    from fedit_secure.config import load_silo_config
+    from fedit_secure.errors import ConfigError
+
+    loaded = load_silo_config(config)
+    if restore is not None and start_over:
+        raise ConfigError("give either --restore or --start-over")
+    if restore is not None:
+        show(personal_part.restore(loaded, restore), format)
+        return
+    if not start_over:
+        show(personal_part.personal_facts(loaded), format)
+        return
+    facts = personal_part.personal_facts(loaded)
+    if not yes:
+        note(f"the B that counts now is {facts['own_b'] or 'none'}")
+        typer.confirm("Begin anew without it?", abort=True, err=True)
+    show(personal_part.start_over(loaded), format)
+
+
 @app.command("encrypt")
 def encrypt(
     config: ConfigArgument = Path("silo.yaml"),

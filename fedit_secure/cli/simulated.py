@@ -48,6 +48,7 @@ def simulated_facts(
             result.charter.counted: row.units,
             "epsilon": result.epsilons[row.name],
         }
+        | ({"adapter": result.personal[row.name]} if result.personal else {})
         for row in result.charter.roster
     ]
     return facts, rows

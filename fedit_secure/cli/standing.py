@@ -17,6 +17,7 @@ from fedit_secure.federation.identity import Identity, load_identity
 from fedit_secure.privacy.ledger import Aborted, Intent, Ledger, Released
 from fedit_secure.silo.account import account_in, ledger_in
 from fedit_secure.silo.ledger_opening import missing_journal
+from fedit_secure.silo.personal import Personal
 from fedit_secure.storage.journal import Journal
 from fedit_secure.storage.progress import Progress
 
@@ -37,7 +38,7 @@ def ledger_of(config: SiloConfig, population: str) -> Ledger | None:
 
     Raises as `account_of`, which needs the policy as well.
     """
-    with _looked_at(config) as journal:
+    with looked_at(config) as journal:
         return None if journal is None else ledger_in(journal, population)
 
 
@@ -49,14 +50,15 @@ def account_of(config: SiloConfig, population: str) -> Account:
     ledger is.
     """
     policy = load_policy(config.policy)
-    with _looked_at(config) as journal:
+    with looked_at(config) as journal:
         if journal is None:
             return Account(population, policy, None)
         return account_in(journal, population, policy)
 
 
 @contextmanager
-def _looked_at(config: SiloConfig) -> Iterator[Journal | None]:
+def looked_at(config: SiloConfig) -> Iterator[Journal | None]:
+    """The silo's journal, to read; None before its first start. Raises as `account_of`."""
     path = config.state / "journal.sqlite"
     if not path.exists():
         if path.with_name("journal.made").exists():
@@ -93,7 +95,19 @@ def silo_facts(config: SiloConfig) -> dict[str, Any]:
             facts["rounds_released"] = len(_rounds(ledger, Released, own))
             facts["rounds_without_release"] = len(_rounds(ledger, Aborted, own))
             facts["rounds_charged"] = len({i.round for i in ledger.intents(own)})
+        facts |= _personal_facts(config, charter)
     return facts | budget_facts(account)
+
+
+def _personal_facts(config: SiloConfig, charter: Charter) -> dict[str, Any]:
+    """Where the silo's own adapter is, under a charter in which it has one."""
+    with looked_at(config) as journal:
+        if journal is None:
+            return {}
+        personal = Personal.of(journal, charter, config.name, config.model)
+    if personal is None:
+        return {}
+    return {"adapter": personal.adapter if personal.adapter.is_dir() else None}
 
 
 def budget_facts(account: Account) -> dict[str, Any]:

@@ -8,8 +8,12 @@ A layer's change is B A, with A (rank, in) and B (out, rank).
   is exact, and noise isn't multiplied by noise. Half the coordinates.
 - alternating (Chen et al. 2024, RoLoRA): B in odd rounds, A in even ones: exact in each.
   B goes first: it begins at zero, where A has no gradient.
+- fedsa (Guo et al. 2024, FedSA-LoRA): A and B are tuned, A alone is released. Each silo
+  keeps a B of its own, and so an adapter of its own; the global state's B stays where
+  the run began.
 
-What isn't tuned has no gradient to clip, takes no noise and isn't sent.
+What isn't tuned has no gradient to clip, takes no noise and isn't sent. What is tuned and
+kept has had the same clip and the same noise as what is sent: it was trained on records.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ import re
 from collections.abc import Sequence
 from typing import Literal, TypeAlias, get_args
 
-Aggregation = Literal["ffa", "alternating"]
+Aggregation = Literal["ffa", "alternating", "fedsa"]
 Factor = Literal["A", "B"]
 Layout: TypeAlias = Sequence[tuple[str, Sequence[int]]]
 BOTH: tuple[Factor, ...] = get_args(Factor)
@@ -29,9 +33,20 @@ _FACTOR = re.compile(r"\.lora_([AB])(?:\.|$)")
 
 def factors(aggregation: Aggregation | None, round: int) -> tuple[Factor, ...]:
     """What a round (from 1) tunes; None is the paper's method."""
-    if aggregation is None:
+    if aggregation in (None, "fedsa"):
         return BOTH
     return ("A",) if aggregation == "alternating" and round % 2 == 0 else ("B",)
+
+
+def kept_factors(aggregation: Aggregation | None) -> tuple[Factor, ...]:
+    """Which of what a round tunes stays in the silo, as its own."""
+    return ("B",) if aggregation == "fedsa" else ()
+
+
+def released_factors(aggregation: Aggregation | None, round: int) -> tuple[Factor, ...]:
+    """Which of what a round (from 1) tunes is released and moves the global state."""
+    kept = kept_factors(aggregation)
+    return tuple(each for each in factors(aggregation, round) if each not in kept)
 
 
 def is_of(name: str, tuned: Sequence[Factor]) -> bool:
@@ -71,5 +86,5 @@ def length_of(parts: Sequence[slice]) -> int:
 
 def release_length(layout: Layout, aggregation: Aggregation | None) -> int:
     """Coordinates of every release of a run: of the round that has most."""
-    kinds = (factors(aggregation, round) for round in (1, 2))
-    return max(length_of(places(layout, tuned)) for tuned in kinds)
+    kinds = (released_factors(aggregation, round) for round in (1, 2))
+    return max(length_of(places(layout, released)) for released in kinds)

@@ -14,7 +14,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from fedit_secure.errors import ConfigError, PolicyRefusal
-from fedit_secure.federation.aggregation import factors, places, release_length
+from fedit_secure.federation.aggregation import places, release_length, released_factors
 from fedit_secure.federation.card import Card
 from fedit_secure.federation.certificates import check_issuer
 from fedit_secure.federation.document import (
@@ -169,6 +169,8 @@ class Charter(Document):
     def _holds_together(self) -> Self:
         if (self.epoch == 1) != (self.predecessor is None):
             raise ValueError("epoch 1, and no other, has no predecessor")
+        if (self.adapter.personal_since or 0) >= self.epoch:
+            raise ValueError("adapter.personal_since isn't an earlier epoch")
         self.secagg_roster()
         least = self.secagg_params().minimum
         if least != self.secagg.minimum:
@@ -248,9 +250,9 @@ class Charter(Document):
         return layout_length(self.adapter.layout)
 
     def released(self, round: int) -> tuple[slice, ...]:
-        """Where in the adapter's flat vector is what this round tunes and releases."""
+        """Where in the adapter's flat vector is what this round releases."""
         adapter = self.adapter
-        return places(adapter.layout, factors(adapter.aggregation, round))
+        return places(adapter.layout, released_factors(adapter.aggregation, round))
 
     @property
     def release_length(self) -> int:

@@ -8,7 +8,7 @@ from datetime import date
 from pydantic import ValidationError
 
 from fedit_secure.errors import BudgetExhausted, ConfigError
-from fedit_secure.federation.aggregation import release_length
+from fedit_secure.federation.aggregation import kept_factors, release_length
 from fedit_secure.federation.card import Card
 from fedit_secure.federation.charter import (
     AggregatorRow,
@@ -22,6 +22,7 @@ from fedit_secure.federation.charter import (
 )
 from fedit_secure.federation.document import describe
 from fedit_secure.federation.local_plan import Adapter
+from fedit_secure.federation.personal_line import personal_since, require_steps
 from fedit_secure.federation.release_sizes import release_sizes
 from fedit_secure.federation.run_plan import (
     DEFAULT_RECORDS_PER_PERSON,
@@ -44,14 +45,17 @@ def draft_charter(
     initial_digest: bytes,
     today: date,
     predecessor: Charter | None = None,
+    goes_on: bool = False,
 ) -> Charter:
     """The charter of a plan, its roster sorted by name, its noise calibrated.
 
-    `layout` and `initial_digest` (32 bytes) describe the initial `GridState`. Raises
-    ConfigError naming the card or field that is wrong.
+    `layout` and `initial_digest` (32 bytes) describe the initial `GridState`; `goes_on`
+    says that it isn't drawn anew. Raises ConfigError naming the card or field that is
+    wrong.
     """
     if plan.expires < today:
         raise ConfigError(f"the plan's 'expires', {plan.expires}, is in the past")
+    require_steps(plan.lora, plan.tuning)
     silos, hub = _parties(plan, cards, today)
     unit = unit_of(plan.dp, [bool(card.names_persons) for card in silos])
     sizes = {card.name: _size(plan, unit, card) for card in silos}
@@ -92,6 +96,9 @@ def draft_charter(
                 **plan.lora.model_dump(),
                 initial_digest=initial_digest.hex(),
                 layout=layout,
+                personal_since=personal_since(
+                    plan.lora, layout, base_model.digest, predecessor, goes_on
+                ),
             ),
             tuning=plan.tuning,
             rounds=plan.rounds,
@@ -216,7 +223,9 @@ def _secagg_params(
                 f"because the optimizer {plan.tuning.optimizer!r} sets none"
             )
         # AdamW moves a coordinate by about the learning rate a step.
-        rate = plan.tuning.learning_rate * max(1.0, plan.tuning.b_rate_ratio or 1.0)
+        sends_b = "B" not in kept_factors(plan.lora.aggregation)
+        ratio = (plan.tuning.b_rate_ratio or 1.0) if sends_b else 1.0
+        rate = plan.tuning.learning_rate * max(1.0, ratio)
         bound = 1.2 * rate * plan.tuning.local_steps
     try:
         return release_sizes(

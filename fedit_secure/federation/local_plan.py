@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from fedit_secure.federation.aggregation import Aggregation
 from fedit_secure.federation.document import Hex32, Line, Part, absent_if_none
@@ -22,8 +22,8 @@ def _paper(value: Any) -> Any:
 class Lora(Part):
     """The LoRA configuration. `targets` is "all-linear" or a list of module names.
 
-    `aggregation`: which factors a round tunes and releases; None, or "fedit" in a plan, is
-    the paper's: both.
+    `aggregation`: which factors a round tunes and which of them it releases; None, or
+    "fedit" in a plan, is the paper's: both.
     """
 
     rank: Annotated[int, Field(ge=1, le=4096)] = 8
@@ -38,12 +38,23 @@ class Lora(Part):
 class Adapter(Lora):
     """LoRA with the ordered (name, shape) of its tensors and its initial state's
     digest.
+
+    `personal_since`, of aggregation "fedsa": the first epoch of the line that this one
+    goes on with. A silo begins with the B that it kept in the last of these epochs in
+    which it took part. None: every silo begins with the initial state's.
     """
 
     initial_digest: Hex32
     layout: Annotated[
         tuple[tuple[Line, Shape], ...], Field(min_length=1, max_length=100_000)
     ]
+    personal_since: Count | None = absent_if_none()
+
+    @model_validator(mode="after")
+    def _personal(self) -> Self:
+        if self.personal_since is not None and self.aggregation != "fedsa":
+            raise ValueError("personal_since is for aggregation fedsa")
+        return self
 
 
 class Decay(Part):

@@ -1,4 +1,4 @@
-"""What one silo has committed to disk under one charter: ledger, rounds and fuses.
+"""What one silo has committed to disk under one charter: ledger, rounds, fuses, its own B.
 
 Every method that changes something returns only when it is durable, and changes the
 privacy ledger and the update's life in one transaction. So a crash at any point leaves
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedit_secure.errors import StorageError
+from fedit_secure.federation.aggregation import kept_factors
 from fedit_secure.federation.charter import Charter
 from fedit_secure.federation.policy import Policy
 from fedit_secure.federation.update import GridState
@@ -24,8 +25,10 @@ from fedit_secure.secagg import transcript
 from fedit_secure.secagg.keys import SigningKey
 from fedit_secure.secagg.transcript import digest
 from fedit_secure.silo.accounting import Ask, answer
+from fedit_secure.silo.fingerprints import Prints
 from fedit_secure.silo.ledger_book import LedgerBook
 from fedit_secure.silo.ledger_opening import open_journal
+from fedit_secure.silo.personal import Personal
 from fedit_secure.silo.turns import in_turn
 from fedit_secure.silo.update_digest import update_digest
 from fedit_secure.storage.adapter_store import StateStore
@@ -46,7 +49,10 @@ _EVENTS: dict[str, Callable[..., pl.Event]] = {
 
 
 class Books(LedgerBook):
-    """See the module. Also the driver's `FuseBox`."""
+    """See the module. Also the driver's `FuseBox`. `personal` is the silo's own part of
+    the adapter; it is there where the charter has silos keep one, and nowhere else, or
+    ValueError is raised.
+    """
 
     def __init__(
         self,
@@ -59,13 +65,31 @@ class Books(LedgerBook):
         clock: Callable[[], float] = time.time,
         *,
         ask: Ask = answer,
+        personal: Personal | None = None,
     ) -> None:
         super().__init__(journal, charter, name, key, policy, clock, ask=ask)
         self._states, self._digest = states, charter.digest()
+        if (personal is None) == bool(kept_factors(charter.adapter.aggregation)):
+            raise ValueError("a silo has books of its own B where it keeps one")
+        self.personal = personal
         self._limits = Limits.of(charter.secagg_params())
         kept = journal.life(self._digest)
         self._kept_life = kept
         self._life = Life() if kept is None else Life.from_bytes(kept)
+
+    def check(self, fingerprints: bytes, prints: Prints | None = None) -> None:
+        """As `LedgerBook.check`, and that the silo's own B is whole; StorageError if not."""
+        super().check(fingerprints, prints)
+        if self.personal is not None:
+            self.personal.check(self._ledger)
+
+    @in_turn
+    def open(self) -> None:
+        """As `LedgerBook.open`. What a crash kept `close_round` from is done, too."""
+        first = self.personal is not None and self._records is not None
+        super().open()
+        if first and self.certified and self.has_state(self.state_digest):
+            self._settle()
 
     # ------------------------------------------------------------------ rounds and states
 
@@ -130,11 +154,15 @@ class Books(LedgerBook):
                 if release
                 else pl.Aborted(**where)
             )
-        self._commit(
-            after,
-            notes={self._key_of("certificate"): encode(proof)},
-            over=(self._digest, proof.round),
-        )
+        notes = {self._key_of("certificate"): encode(proof)}
+        if self.personal is not None:
+            notes |= self.personal.closed(proof.round)
+        self._commit(after, notes=notes, over=(self._digest, proof.round))
+        self._settle()
+
+    def _settle(self) -> None:
+        if self.personal is not None:
+            self.personal.settle(self.state())
 
     def _seen(self, published: m.PublishedSum | None) -> dict[str, Any]:
         if published is None:
@@ -153,7 +181,10 @@ class Books(LedgerBook):
 
     @in_turn
     def commit_update(self, round: int, update: NDArray[np.float32]) -> None:
-        """Keep the tuned update, and say in the ledger that it exists."""
+        """Keep the tuned update, and say in the ledger that it exists.
+
+        Where the silo keeps a B of its own, `personal` has this round's on the disk.
+        """
         data = np.ascontiguousarray(update, dtype="<f4").tobytes()
         name = update_digest(update)
         # Salted with the signature key's own digest under this name: the ledger travels.
@@ -161,9 +192,12 @@ class Books(LedgerBook):
         event = pl.Committed(
             round=round, charter=self._digest.hex(), update_digest=salted.hex()
         )
-        # Together: an update that the ledger doesn't know of could never be masked.
+        # Together: an update that the ledger doesn't know of could never be masked, and
+        # a B without its update, or the reverse, would be of two different tunings.
         self._commit(
-            self._open_ledger().append(event), update=(self._digest, round, name, data)
+            self._open_ledger().append(event),
+            notes={} if self.personal is None else self.personal.committed(round),
+            update=(self._digest, round, name, data),
         )
 
     def _certificate(self) -> m.RoundCertificate | None:

@@ -7,36 +7,48 @@ from pathlib import Path
 from safetensors.numpy import save
 
 from fedit_secure.config import SiloConfig
-from fedit_secure.federation.aggregation import factors
+from fedit_secure.federation.aggregation import factors, kept_factors
 from fedit_secure.federation.charter import Charter
 from fedit_secure.federation.durable import make_folder, require_room, write_durably
 from fedit_secure.federation.update import GridState, to_float32
+from fedit_secure.silo.personal import Personal
 from fedit_secure.tuning.job import DataSource, LoraConfig, OptimizerConfig, TuneJob
 
 # In adapters of float32: the state to start from, the update, and the next state, which
 # has 8 bytes a coordinate and lies beside the last one.
 _WRITTEN = 1 + 1 + 2
+_PERSONAL = 1 + 1  # the silo's own B, and its adapter, beside the last ones
 _BESIDE = 1 << 20  # the ledger's few lines, and what its commits take for a moment
 
 
-def round_bytes(length: int) -> int:
-    """What a round writes to the disk, in bytes, with an adapter of `length` coordinates."""
-    return 4 * _WRITTEN * length + _BESIDE
+def round_bytes(charter: Charter) -> int:
+    """What a round of this charter writes to the disk, in bytes."""
+    personal = bool(kept_factors(charter.adapter.aggregation))
+    written = _WRITTEN + (_PERSONAL if personal else 0)
+    return 4 * written * charter.length + _BESIDE
 
 
 def tune_job(
-    config: SiloConfig, charter: Charter, round: int, state: GridState, folder: Path
+    config: SiloConfig,
+    charter: Charter,
+    round: int,
+    state: GridState,
+    folder: Path,
+    personal: Personal | None = None,
 ) -> TuneJob:
     """The job of one round: what to tune is the charter's, on which data the silo's.
 
-    `folder` takes the state that it starts from. Raises StorageError if it can't, or if
+    `folder` takes the state that it starts from, with the silo's own B where it has one.
+    Raises StorageError if it can't, or if
     the disk hasn't room for what the round will write: tuned and charged, it is too late.
     """
-    adapter, aggregation = to_float32(state), charter.adapter.aggregation
+    aggregation = charter.adapter.aggregation
+    adapter = to_float32(state) if personal is None else personal.whole(state)
     make_folder(folder)
-    require_room(folder, round_bytes(adapter.size))
+    require_room(folder, round_bytes(charter))
     state_path, budget = folder / "state.safetensors", config.token_budget
-    write_durably(state_path, save({"adapter": adapter}))
+    mode = 0o644 if personal is None else 0o600
+    write_durably(state_path, save({"adapter": adapter}), mode=mode)
     return TuneJob(
         model=config.model,
         model_digest=charter.base_model.digest,
@@ -50,6 +62,7 @@ def tune_job(
         state_path=str(state_path),
         layout=charter.adapter.layout,
         tuned=aggregation and factors(aggregation, round),
+        kept=kept_factors(aggregation),
         token_budget=budget if isinstance(budget, int) else None,
         checkpointing=config.checkpointing,
         threads=max(1, config.threads // config.torchrun.processes),

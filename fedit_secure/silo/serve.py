@@ -8,6 +8,7 @@ import logging
 import signal
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,7 @@ from fedit_secure.silo.evaluations import Evaluations
 from fedit_secure.silo.fingerprints import Prints, commitment
 from fedit_secure.silo.jobs import tune_job
 from fedit_secure.silo.ledger_opening import open_journal
+from fedit_secure.silo.personal import Personal
 from fedit_secure.silo.standing import Standing
 from fedit_secure.silo.tuner import tune_in_child
 from fedit_secure.storage.adapter_store import StateStore
@@ -110,7 +112,9 @@ async def _serve(
         contextlib.closing(Accountants()) as ask,
     ):
         policy, key = load_policy(config.policy), identity.signing
-        books = Books(journal, states, charter, config.name, key, policy, ask=ask)
+        personal = Personal.of(journal, charter, config.name, config.model)
+        terms = (journal, states, charter, config.name, key, policy)
+        books = Books(*terms, ask=ask, personal=personal)
         source = DataSource.model_validate(config.data.model_dump())
         require_persons(source.columns, charter.dp.unit)
         evaluation = charter.plan_for(config.name).evaluation
@@ -167,9 +171,11 @@ async def _serve(
             def figure(own: OwnFigure) -> None:
                 evaluations.own(round, own)
 
-            job = tune_job(config, charter, round, state, config.state / "tuning")
+            folder = config.state / "tuning"
+            job = tune_job(config, charter, round, state, folder, personal)
+            keep = personal and partial(asyncio.to_thread, personal.keep, round)
             return await tune_in_child(
-                job, step, before_sampling=paid, on_figure=figure
+                job, step, before_sampling=paid, on_figure=figure, keep=keep
             )
 
         daemon = SiloDaemon(

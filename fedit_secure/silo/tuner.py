@@ -27,6 +27,7 @@ from fedit_secure.tuning.job import OnFigure, OnProgress, OwnFigure, Progress, T
 _LINE_LIMIT = 1 << 20
 _WORKER = ("-m", "fedit_secure.tuning.worker")
 _RANKED = ("-m", "fedit_secure.tuning.ranked_worker")
+Keep = Callable[[npt.NDArray[np.float32]], Awaitable[None]]
 
 
 async def tune_in_child(
@@ -34,6 +35,7 @@ async def tune_in_child(
     on_phase: OnProgress | None = None,
     *,
     before_sampling: Callable[[], Awaitable[None]] | None = None,
+    keep: Keep | None = None,
     on_figure: OnFigure = lambda figure: None,
     errors: IO[bytes] | int = DEVNULL,
     worker: Sequence[str] | None = None,
@@ -52,6 +54,8 @@ async def tune_in_child(
         before_sampling: awaited when the child has loaded everything and passed all
             checks, and before it draws its first record: the place to write the
             charge to the ledger. A job that fails earlier costs nothing.
+        keep: awaited with what the silo keeps, float32 of shape (job.kept_length,),
+            before the update is returned. A job with `kept` needs it.
         on_figure: told what the held-out units say of the state that the job starts from,
             without noise: for the silo alone.
         errors: where the child's standard error goes. It may quote records.
@@ -59,7 +63,7 @@ async def tune_in_child(
             from inside, by a module of its own that runs the worker.
 
     Returns:
-        float32, shape (job.update_length,), ordered as `job.layout`.
+        float32, shape (job.update_length,), ordered as `job.layout`: what is released.
 
     Raises:
         ConfigError: the child named a wrong file, field or option.
@@ -70,7 +74,11 @@ async def tune_in_child(
             *command, stdin=PIPE, stdout=PIPE, stderr=errors, limit=_LINE_LIMIT
         )
         try:
-            return await _converse(child, job, on_phase, before_sampling, on_figure)
+            update = await _converse(child, job, on_phase, before_sampling, on_figure)
+            if job.kept:
+                assert keep is not None
+                await keep(await _read_kept(child, job.kept_length))
+            return update
         finally:
             # Also when we are cancelled: nothing goes on tuning behind our back.
             if child.returncode is None:
@@ -150,6 +158,13 @@ async def _converse(
             if before_sampling is not None:
                 await before_sampling()
             await _send(child, "sample")
+
+
+async def _read_kept(child: Process, length: int) -> npt.NDArray[np.float32]:
+    said = await _read_line(child)
+    if said.get("phase") != "kept":
+        raise TuningFailed("the tuning worker didn't yield what the silo keeps")
+    return await _read_update(child, said, length)
 
 
 async def _send(child: Process, line: str) -> None:

@@ -11,7 +11,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from fedit_secure.aggregator.run_folder import RunFolder
 from fedit_secure.aggregator.service import Aggregator
 from fedit_secure.config import PlanFile
 from fedit_secure.errors import ConfigError, ConnectError, FeditError
-from fedit_secure.federation.aggregation import factors
+from fedit_secure.federation.aggregation import factors, kept_factors
 from fedit_secure.federation.charter import Charter
 from fedit_secure.federation.evaluation import Reading
 from fedit_secure.federation.update import GridState, to_float32
@@ -33,6 +33,7 @@ from fedit_secure.silo.daemon import Charge, SiloDaemon
 from fedit_secure.silo.fingerprints import commitment
 from fedit_secure.silo.jobs import lora_of, optimizer_of
 from fedit_secure.silo.ledger_opening import open_journal
+from fedit_secure.silo.personal import Personal
 from fedit_secure.simulation.parties import LocalFederation, found_federation
 from fedit_secure.storage.adapter_store import StateStore
 from fedit_secure.tuning.adapter import attach_adapter
@@ -41,6 +42,7 @@ from fedit_secure.tuning.batches import Slots
 from fedit_secure.tuning.examples import Example, load_template, make_examples
 from fedit_secure.tuning.held_out import HeldOut, evaluate, set_apart
 from fedit_secure.tuning.job import DEFAULT_TOKEN_BUDGET, DataSource
+from fedit_secure.tuning.kept_part import Tuned, divide
 from fedit_secure.tuning.local_round import ReadyRound, prepare_round, run_round
 from fedit_secure.tuning.records import load_records
 from fedit_secure.tuning.units import planned_units
@@ -55,7 +57,9 @@ class Simulation:
     `adapter`: float32 of shape (m,), ordered as `charter.adapter.layout`. `epsilons`:
     per silo, what its ledger says was spent. `folder`: the run folder, with `adapter/`
     in PEFT layout. `readings`: by round, what its sum says of the held-out records under
-    the state that it began with; none where the plan evaluates nothing.
+    the state that it began with; none where the plan evaluates nothing. `personal`: with
+    aggregation "fedsa", per silo the folder of its own adapter in PEFT layout, which is the
+    global A and the silo's own B; empty else.
     """
 
     charter: Charter
@@ -64,6 +68,7 @@ class Simulation:
     epsilons: Mapping[str, float]
     folder: Path
     readings: Mapping[int, Reading]
+    personal: Mapping[str, Path] = field(default_factory=dict)
 
 
 class Tuner:
@@ -112,14 +117,26 @@ class Tuner:
         return self._units[silo]
 
     async def tune(
-        self, silo: str, round: int, state: GridState, charge: Charge
+        self,
+        silo: str,
+        round: int,
+        state: GridState,
+        charge: Charge,
+        personal: Personal | None = None,
     ) -> NDArray[np.float32]:
-        """One round of one silo: the noised update, float32, of what the round tunes."""
+        """One round of one silo: the noised update, float32, of what the round releases.
+
+        What the silo keeps goes to `personal`.
+        """
         async with self._lock:
-            initial = to_float32(state)
+            own = personal and await asyncio.to_thread(personal.whole, state)
+            initial = to_float32(state) if own is None else own
             ready = await asyncio.to_thread(self._prepare, silo, round, initial)
             await charge()
-            return await asyncio.to_thread(self._run, silo, round, ready)
+            tuned = await asyncio.to_thread(self._run, silo, round, ready)
+        if personal is not None:
+            await asyncio.to_thread(personal.keep, round, tuned.kept)
+        return tuned.update
 
     def _prepare(
         self, silo: str, round: int, initial: NDArray[np.float32]
@@ -135,7 +152,7 @@ class Tuner:
             tuned=factors(self._charter.adapter.aggregation, round),
         )
 
-    def _run(self, silo: str, round: int, ready: ReadyRound) -> NDArray[np.float32]:
+    def _run(self, silo: str, round: int, ready: ReadyRound) -> Tuned:
         examples, plan = self.examples(silo), self._charter.plan_for(silo).evaluation
         figure = evaluate(
             ready,
@@ -143,7 +160,7 @@ class Tuner:
             plan,
             noise_key=os.urandom(32),
         )
-        update = run_round(
+        change = run_round(
             ready,
             examples,
             optimizer_of(self._charter, round),
@@ -151,7 +168,11 @@ class Tuner:
             units=self.units(silo),
             threads=self._threads,
         )
-        return np.concatenate([update, figure])
+        adapter = self._charter.adapter
+        tuned = factors(adapter.aggregation, round)
+        kept = kept_factors(adapter.aggregation)
+        parts = divide(adapter.layout, tuned, kept, ready.initial, change)
+        return parts.with_figure(figure)
 
 
 def simulate(
@@ -217,7 +238,9 @@ async def run_in_memory(
             journal = stack.enter_context(open_journal(home))
             states = StateStore(home / "states")
             key = identity.signing
-            books = Books(journal, states, charter, name, key, federation.policy)
+            personal = Personal.of(journal, charter, name, str(federation.base_model))
+            terms = (journal, states, charter, name, key, federation.policy)
+            books = Books(*terms, personal=personal)
             books.admit(commitment(load_records(federation.data[name]), key))
             all_books[name] = books
             jobs.append(_silo_job(charter, name, key, books, tuner, aggregator,
@@ -230,10 +253,13 @@ async def run_in_memory(
         except BaseExceptionGroup as failures:
             # Whichever party failed first, its one sentence is what the user needs.
             raise next(_leaves(failures)) from None
+        own = {}
         for name, books in all_books.items():
             epsilons[name] = books.spent()
+            if books.personal is not None:
+                own[name] = books.personal.adapter
     adapter, readings = to_float32(state), run_folder.readings()
-    return Simulation(charter, state, adapter, epsilons, folder, readings)
+    return Simulation(charter, state, adapter, epsilons, folder, readings, own)
 
 
 async def _silo_job(
@@ -247,7 +273,7 @@ async def _silo_job(
     published: Published,
 ) -> None:
     async def tune(round: int, state: GridState, charge: Charge) -> NDArray[np.float32]:
-        return await tuner.tune(name, round, state, charge)
+        return await tuner.tune(name, round, state, charge, books.personal)
 
     serving: list[asyncio.Task[None]] = []
 

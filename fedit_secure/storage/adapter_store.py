@@ -97,6 +97,8 @@ def save_peft(
     arrays: Mapping[str, NDArray[np.float32]],
     lora: Mapping[str, Any],
     base_model: str,
+    *,
+    mode: int = 0o644,
 ) -> None:
     """Write an adapter that `PeftModel.from_pretrained(base, folder)` opens.
 
@@ -108,6 +110,7 @@ def save_peft(
             "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight".
         lora: "rank", "alpha", "dropout" and "targets" of the charter.
         base_model: the name or path of the model that it adapts.
+        mode: of the two files.
 
     Raises:
         StorageError: the folder can't be written to.
@@ -132,10 +135,12 @@ def save_peft(
         "task_type": "CAUSAL_LM",
     }
     write_durably(
-        folder / "adapter_model.safetensors", save(tensors, metadata={"format": "pt"})
+        folder / "adapter_model.safetensors",
+        save(tensors, metadata={"format": "pt"}),
+        mode=mode,
     )
     text = json.dumps(config, indent=2, sort_keys=True) + "\n"
-    write_durably(folder / "adapter_config.json", text.encode())
+    write_durably(folder / "adapter_config.json", text.encode(), mode=mode)
 
 
 def _target_modules(

@@ -151,8 +151,9 @@ class TuneJob(_Frozen):
     `model` is a folder or a hub name; `model_digest` (64 hex characters, see
     `base_model.base_model_digest`) is checked when given. `plan` is
     `DpPlan.as_dict()`. `state_path` is a safetensors file whose one tensor, `adapter`,
-    is the flat float32 vector of the global adapter, ordered as `layout`; `tuned` are the
-    LoRA factors that this round tunes, null for both.
+    is the flat float32 vector of the adapter to start from, ordered as `layout`; `tuned` are
+    the LoRA factors that this round tunes, null for both, and `kept` those of them that stay
+    in the silo.
     `token_budget` null is what free memory allows; `checkpointing` recomputes layers in
     the backward pass instead of keeping their activations. `precision` and
     `quantization` are of the frozen base model; the adapter is always float32.
@@ -174,6 +175,7 @@ class TuneJob(_Frozen):
     state_path: str
     layout: Layout = Field(min_length=1)
     tuned: tuple[Factor, ...] | None = None
+    kept: tuple[Factor, ...] = ()
     token_budget: int | None = Field(default=None, ge=1)
     checkpointing: bool = False
     threads: int = Field(default=1, ge=1, le=1024)
@@ -189,9 +191,16 @@ class TuneJob(_Frozen):
 
     @property
     def update_length(self) -> int:
-        """Coordinates of what the job yields: the update, and last its evaluation's."""
+        """Coordinates of what the job yields for release: the update, and last its
+        evaluation's."""
+        released = [f for f in self.tuned or BOTH if f not in self.kept]
         evaluates = self.plan.get("evaluation") is not None
-        return length_of(places(self.layout, self.tuned or BOTH)) + evaluates
+        return length_of(places(self.layout, released)) + evaluates
+
+    @property
+    def kept_length(self) -> int:
+        """Coordinates of what it yields beside that, for the silo alone."""
+        return length_of(places(self.layout, self.kept)) if self.kept else 0
 
     def to_json(self) -> str:
         """The job on one line of JSON."""

@@ -32,6 +32,7 @@ from fedit_secure.tuning.dp_step import out_of_memory
 from fedit_secure.tuning.held_out import evaluate
 from fedit_secure.tuning.job import TuneJob
 from fedit_secure.tuning.job_loading import load_job, read_state
+from fedit_secure.tuning.kept_part import Tuned
 from fedit_secure.tuning.local_round import run_round
 from fedit_secure.tuning.ranks import Kind, Ranks
 from fedit_secure.tuning.worker import (
@@ -39,6 +40,7 @@ from fedit_secure.tuning.worker import (
     converse,
     die_with_parent,
     keep_freed_memory,
+    parted,
     take_standard_output,
 )
 
@@ -88,7 +90,7 @@ def join(meet: Path | None, processes: int, patience: float) -> Ranks:
 
 def lead(
     ranks: Ranks, patience: float, job: TuneJob, tell: Any, start: threading.Event
-) -> bytes:
+) -> Tuned:
     """As `worker.tune`, with the help of all other processes."""
     tell(phase="loading")
     try:
@@ -103,7 +105,7 @@ def lead(
 
 def _led(
     ranks: Ranks, patience: float, job: TuneJob, tell: Any, start: threading.Event
-) -> bytes:
+) -> Tuned:
     initial = read_state(Path(job.state_path), job.length)
     ranks.send(ranks.others, Kind.JOB, job.to_json().encode())
     ranks.send(ranks.others, Kind.STATE, initial)
@@ -127,7 +129,7 @@ def _led(
         on_figure=lambda own: tell(phase="evaluated", **asdict(own)),
         on_batch=wait,
     )
-    update = run_round(
+    change = run_round(
         ready,
         examples,
         job.optimizer,
@@ -138,7 +140,7 @@ def _led(
         deal=lambda gradients: Dealer(ranks, ready, gradients).sum,
     )
     ranks.send(ranks.others, Kind.END)
-    return update.astype("<f4").tobytes() + figure.astype("<f4").tobytes()
+    return parted(job, ready.initial, change, figure)
 
 
 def help_out(ranks: Ranks) -> int:
@@ -169,7 +171,7 @@ def help_out(ranks: Ranks) -> int:
     return 0
 
 
-def _alone(patience: float, *_: object) -> bytes:
+def _alone(patience: float, *_: object) -> Tuned:
     raise TuningFailed(
         f"the processes that tune together didn't meet within {patience:g} s, or couldn't"
     )

@@ -56,6 +56,7 @@ def draft_run(
         initial_digest=state.digest(),
         today=today,
         predecessor=predecessor,
+        goes_on=given is not None,
     )
     return charter, state
 

@@ -2,13 +2,14 @@
 
 On standard input: one line of JSON, the `TuneJob`; later one line, `sample`, which the
 parent writes once the job's privacy cost is on its ledger. On standard output: lines of
-JSON, and after the last one the update:
+JSON, and after the last one the update, and what the silo keeps for itself:
 
     {"phase": "loading"}                         the model and the records
     {"phase": "ready"}                           all checks passed, nothing sampled yet
     {"phase": "evaluated", "nll": 2.1, "units": 40, "unscored": 0}   where some are held out
     {"phase": "tuning", "step": 1, "of": 6}      once a step
     {"phase": "done", "length": d, "sha256": h}  then d float32 values, little-endian
+    {"phase": "kept", "length": k, "sha256": h}  if there is some, then k such values
     {"phase": "failed", "error": sentence, "exit_status": n}
 
 Nothing else leaves: no loss of what is tuned on, no norm, no size of a batch. The figure of
@@ -32,11 +33,13 @@ from dataclasses import asdict
 from typing import IO, Any
 
 from fedit_secure.errors import FeditError, TuningFailed
+from fedit_secure.federation.aggregation import BOTH
 from fedit_secure.tuning.job import TuneJob
+from fedit_secure.tuning.kept_part import FloatVector, Tuned, divide
 
 NOISE_KEY_BYTES = 32
 START_SAMPLING = "sample"
-Tune = Callable[[TuneJob, Any, threading.Event], bytes]
+Tune = Callable[[TuneJob, Any, threading.Event], Tuned]
 _PR_SET_PDEATHSIG = 1
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _LARGEST_INT = 2**31 - 1
@@ -60,7 +63,7 @@ def converse(wire: IO[bytes], tune: Tune) -> int:
         wire.flush()
 
     try:
-        update = tune(TuneJob.from_json(job_line), tell, start)
+        tuned = tune(TuneJob.from_json(job_line), tell, start)
     except FeditError as failure:
         tell(phase="failed", error=str(failure), exit_status=failure.exit_status)
         return failure.exit_status
@@ -71,15 +74,18 @@ def converse(wire: IO[bytes], tune: Tune) -> int:
         sentence = f"the tuning worker failed ({kind})"
         tell(phase="failed", error=sentence, exit_status=status)
         raise
-    digest = hashlib.sha256(update).hexdigest()
-    tell(phase="done", length=len(update) // 4, sha256=digest)
-    wire.write(update)
-    wire.flush()
+    for phase, values in (("done", tuned.update), ("kept", tuned.kept)):
+        if phase == "done" or values.size:
+            content = values.astype("<f4").tobytes()
+            digest = hashlib.sha256(content).hexdigest()
+            tell(phase=phase, length=values.size, sha256=digest)
+            wire.write(content)
+            wire.flush()
     return 0
 
 
-def tune(job: TuneJob, tell: Any, start: threading.Event) -> bytes:
-    """The update of `job` as little-endian float32 bytes."""
+def tune(job: TuneJob, tell: Any, start: threading.Event) -> Tuned:
+    """What `job` yields."""
     tell(phase="loading")
     from fedit_secure.tuning.job_loading import load_job
 
@@ -98,7 +104,7 @@ def tune(job: TuneJob, tell: Any, start: threading.Event) -> bytes:
         noise_key=os.urandom(NOISE_KEY_BYTES),
         on_figure=lambda own: tell(phase="evaluated", **asdict(own)),
     )
-    update = run_round(
+    change = run_round(
         loaded.ready,
         loaded.examples,
         job.optimizer,
@@ -107,7 +113,19 @@ def tune(job: TuneJob, tell: Any, start: threading.Event) -> bytes:
         on_phase=lambda at: tell(phase=at.phase, step=at.step, of=at.of),
         threads=job.threads,
     )
-    return update.astype("<f4").tobytes() + figure.astype("<f4").tobytes()
+    return parted(job, loaded.ready.initial, change, figure)
+
+
+def parted(
+    job: TuneJob, initial: FloatVector, change: FloatVector, figure: FloatVector
+) -> Tuned:
+    """By how much the job's round changed what it tunes, in its two parts.
+
+    Both vectors are float32, of what the round tunes; `initial` is where it began.
+    `figure` (`held_out.evaluate`) is released with the one part.
+    """
+    parts = divide(job.layout, job.tuned or BOTH, job.kept, initial, change)
+    return parts.with_figure(figure)
 
 
 def die_with_parent(parent: int) -> None:

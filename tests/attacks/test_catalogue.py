@@ -36,6 +36,7 @@ plain_text tls_broken_open proxy_password connection_flood half_open_handshakes
 many_calls giant_message compression_bomb slow_messages http2_floods path_traversal
 crash_of_a_silo crash_of_the_aggregator killed_process power_cut failing_disk
 restored_backup damaged_journal wrong_clock masked_vectors secrets_in_texts
+own_b_sought own_b_swapped
 """.split()  # noqa: SIM905 - a list to read
 
 

@@ -164,7 +164,8 @@ FIELDS: dict[type, dict[str, str]] = {
 PRINTED = {"round": PUBLIC, "silo": PUBLIC, "phase": PUBLIC, "run": PUBLIC} | {
     "state": BOUND
 }
-# The sum of the update stays on the machine: it is how the daemon checks the pipe.
+# The sums of the update, and of what the silo keeps, stay on the machine: they are how the
+# daemon checks the pipe.
 # The figure of what is held out is for the silo's operator, and stays, too.
 OWN = "own"
 TOLD = {"phase": PUBLIC, "step": PUBLIC, "of": PUBLIC, "length": PUBLIC} | {

@@ -49,6 +49,7 @@ from fedit_secure.silo.accounting import Question, answer
 from fedit_secure.simulation.parties import LocalFederation
 from fedit_secure.tuning import worker
 from fedit_secure.tuning.job import OnFigure, OnProgress, OwnFigure, Progress, TuneJob
+from fedit_secure.tuning.kept_part import Tuned
 from fedit_secure.wire import frames as f
 from fedit_secure.wire import link
 from fedit_secure.wire.codec import decode, encode
@@ -241,6 +242,7 @@ class Run:
         *,
         before_sampling: Callable[[], Any] | None = None,
         on_figure: OnFigure = lambda figure: None,
+        keep: Callable[[NDArray[np.float32]], Any] | None = None,
     ) -> NDArray[np.float32]:
         """As `tune_in_child`, whose standard error goes nowhere: the victim's update is
         tuned, the others' are drawn."""
@@ -261,7 +263,7 @@ class Run:
                 self.seen.workers.append((name, json.dumps(said)))
                 if said["phase"] == "evaluated":
                     on_figure(OwnFigure(said["nll"], said["units"], said["unscored"]))
-                elif on_phase is not None and said["phase"] != "done":
+                elif on_phase is not None and said["phase"] not in ("done", "kept"):
                     step, of = said.get("step", 0), said.get("of", 0)
                     on_phase(Progress(said["phase"], step, of))
             lines.clear()
@@ -283,16 +285,20 @@ class Run:
         await asyncio.sleep(tuning)
         if isinstance(done[0], BaseException):
             raise done[0]
-        content: bytes = done[0]
-        sha256 = hashlib.sha256(content).hexdigest()
-        lines.append({"phase": "done", "length": len(content) // 4, "sha256": sha256})
+        tuned: Tuned = done[0]
+        for phase, values in (("done", tuned.update), ("kept", tuned.kept)):
+            if phase == "done" or job.kept:
+                sha256 = hashlib.sha256(values.astype("<f4").tobytes()).hexdigest()
+                lines.append({"phase": phase, "length": values.size, "sha256": sha256})
         relay()
-        return np.frombuffer(content, "<f4").astype(np.float32)
+        if keep is not None:
+            await keep(tuned.kept)
+        return tuned.update
 
-    def _tuned(self, job: TuneJob, tell: Any, gate: Gate) -> bytes:
+    def _tuned(self, job: TuneJob, tell: Any, gate: Gate) -> Tuned:
         return worker.tune(job, tell, gate)  # type: ignore[arg-type]
 
-    def _drawn(self, job: TuneJob, tell: Any, gate: Gate) -> bytes:
+    def _drawn(self, job: TuneJob, tell: Any, gate: Gate) -> Tuned:
         steps = job.plan["local_steps"]
         tell(phase="loading")
         tell(phase="ready")
@@ -300,8 +306,9 @@ class Run:
         for step in range(1, steps + 1):
             tell(phase="tuning", step=step, of=steps)
         seed = int.from_bytes(self.chance.bytes("drawn", 8), "little")
-        drawn = np.random.default_rng(seed).normal(0, 1e-4, job.update_length)
-        return drawn.astype("<f4").tobytes()
+        length = job.update_length + job.kept_length
+        drawn = np.random.default_rng(seed).normal(0, 1e-4, length).astype(np.float32)
+        return Tuned(*np.split(drawn, [job.update_length]))
 
 
 class Gate:

@@ -112,6 +112,8 @@ ELSEWHERE = {
     "judge": "tests/cli/test_judge_command.py::test_a_whole_trial_and_its_resumption",
     "merge": "tests/cli/test_merge_command.py::"
     "test_a_runs_adapter_is_merged_into_the_charters_base",
+    "silo personal": "tests/integration/test_own_b_epochs.py::"
+    "test_it_goes_on_from_epoch_to_epoch_and_a_lost_one_needs_a_word",
     "simulate": "tests/cli/test_commands.py::test_what_a_simulation_came_to_is_json",
     "demo": "tests/cli/test_commands.py::test_the_summary_of_the_demo_is_json",
 }
@@ -233,7 +235,11 @@ def test_what_a_simulation_came_to_is_json(fedit, here, monkeypatch):
         state = GridState.from_bytes((here / "initial-state.bin").read_bytes())
         spent = {row.name: 1.5 for row in charter.roster}
         return SimpleNamespace(
-            folder=options["folder"], charter=charter, state=state, epsilons=spent
+            folder=options["folder"],
+            charter=charter,
+            state=state,
+            epsilons=spent,
+            personal={},
         )
 
     monkeypatch.setattr("fedit_secure.simulation.run.simulate", simulated)

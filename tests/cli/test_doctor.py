@@ -22,8 +22,8 @@ from fedit_secure.tuning.trial_job import STEPS
 
 CHECKS = (
     "python", "packages", "configuration", "identity", "charter", "certificates",
-    "permissions", "clock", "disk", "policy", "approval", "ledger", "epsilon", "data",
-    "admission", "address", "aggregator", "accepted", "base-model", *STEPS,
+    "permissions", "clock", "disk", "policy", "approval", "ledger", "own-b", "epsilon",
+    "data", "admission", "address", "aggregator", "accepted", "base-model", *STEPS,
 )  # fmt: skip
 
 

@@ -359,3 +359,14 @@ def test_serve_refuses_a_charter_that_was_not_approved(fedit, silo):
 def test_options_beat_the_file(silo):
     config = load_silo_config(silo / "silo.yaml", {"threads": 1})
     assert config.threads == 1
+
+
+def test_under_a_charter_in_which_silos_keep_nothing_there_is_no_own_adapter(
+    fedit, silo
+):
+    for options in ((), ("--start-over", "--yes"), ("--restore", silo / "silo.yaml")):
+        done = fedit("silo", "personal", silo / "silo.yaml", *options)
+        assert done.status == 4
+        assert "a silo keeps no B of its own" in done.err
+    status = fedit("silo", "status", silo / "silo.yaml", "--format", "json")
+    assert "adapter" not in status.json

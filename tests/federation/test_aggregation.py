@@ -10,8 +10,10 @@ from fedit_secure.federation.aggregation import (
     BOTH,
     Aggregation,
     factors,
+    kept_factors,
     places,
     release_length,
+    released_factors,
 )
 from fedit_secure.federation.release_sizes import release_sizes
 from fedit_secure.federation.server_rules import FedAvgM
@@ -50,10 +52,26 @@ def test_alternating_begins_with_b_which_has_a_gradient() -> None:
     assert places(LAYOUT, ("A",)) == (slice(0, 10), slice(16, 26))
 
 
+def test_fedsa_tunes_both_and_releases_a_alone() -> None:
+    assert {factors("fedsa", round) for round in range(1, 9)} == {BOTH}
+    assert {released_factors("fedsa", round) for round in range(1, 9)} == {("A",)}
+    assert kept_factors("fedsa") == ("B",)
+
+
+@pytest.mark.parametrize("aggregation", [None, "ffa", "alternating"])
+def test_of_the_others_all_that_is_tuned_is_released(
+    aggregation: Aggregation | None,
+) -> None:
+    assert kept_factors(aggregation) == ()
+    for round in (1, 2, 3):
+        assert released_factors(aggregation, round) == factors(aggregation, round)
+
+
 def test_releases_are_as_long_as_the_longest_of_a_run() -> None:
     assert release_length(LAYOUT, None) == 34
     assert release_length(LAYOUT, "ffa") == LENGTHS["B"]
     assert release_length(LAYOUT, "alternating") == LENGTHS["A"]
+    assert release_length(LAYOUT, "fedsa") == LENGTHS["A"]
 
 
 def test_a_tensor_that_is_neither_is_named() -> None:
@@ -79,7 +97,7 @@ def released(
     aggregation: Aggregation | None, round: int, updates: list[np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
     """The adapter after the sum, and each silo's own adapter, (silos, m)."""
-    parts = places(LAYOUT, factors(aggregation, round))
+    parts = places(LAYOUT, released_factors(aggregation, round))
     length, bound = release_length(LAYOUT, aggregation), 0.05
     params = release_sizes(SILOS, length=length, bound=bound, ring_bits=32)
     draw = np.random.default_rng(3)
@@ -116,6 +134,23 @@ def test_the_mean_of_products_is_the_product_of_means(
     means = [np.mean(each, axis=0) for each in zip(*map(products, own), strict=True)]
     for mean, found in zip(means, products(after), strict=True):
         np.testing.assert_allclose(found, mean, atol=1e-6)
+
+
+def test_fedsa_means_a_exactly_and_leaves_every_b_alone() -> None:
+    """Under the secure sum, to its quantisation: each silo's product has the mean A."""
+    after, own = released("fedsa", 1, drawn_updates())
+    of_a, of_b = (places(LAYOUT, (factor,)) for factor in BOTH)
+    mean = np.mean(own, axis=0)
+    for part in of_a:
+        np.testing.assert_allclose(after[part], mean[part], atol=1e-7)
+    # B of the global state is where it began, whatever the silos' are.
+    before = to_float32(
+        from_float32(
+            LAYOUT, np.random.default_rng(3).normal(0, 0.3, 34).astype(np.float32)
+        )
+    )
+    for part in of_b:
+        np.testing.assert_array_equal(after[part], before[part])
 
 
 def test_of_the_papers_method_it_is_not() -> None:

@@ -23,6 +23,7 @@ from fedit_secure.privacy.evaluation import EvaluationPlan
 from fedit_secure.privacy.plan import DpPlan
 from fedit_secure.secagg import messages as m
 from fedit_secure.secagg.keys import SigningKey
+from fedit_secure.silo.personal_file import Origin, packed
 from fedit_secure.storage.life import Life
 from fedit_secure.wire import bulk
 from fedit_secure.wire import frames as f
@@ -259,6 +260,22 @@ def lives() -> tuple[bytes, ...]:
 
 
 LENGTH = 6
+
+
+OWN_LAYOUT = (("q.lora_B.weight", (3, 2)), ("v.lora_B.weight", (2, 2)))
+
+
+def own_b() -> tuple[bytes, ...]:
+    """The file of a silo's own B."""
+    origin = Origin(
+        federation="north",
+        epoch=2,
+        charter="ab" * 32,
+        silo="clinic-a",
+        population="patients",
+        round=3,
+    )
+    return (packed(origin, OWN_LAYOUT, np.arange(10, dtype=np.float32)),)
 
 
 def tensors() -> tuple[bytes, ...]:

@@ -43,6 +43,7 @@ from fedit_secure.federation.claim import Claim
 from fedit_secure.federation.heads import SignedHead, check_head
 from fedit_secure.federation.update import GridState
 from fedit_secure.privacy import events, ledger
+from fedit_secure.silo.personal_file import unpacked
 from fedit_secure.storage.life import Life
 from fedit_secure.tuning.job_loading import read_state
 from fedit_secure.wire import bulk
@@ -343,6 +344,13 @@ FILES = (
         "adapter tensor",
         samples.tensors(),
         _through_file(lambda path: read_state(path, samples.LENGTH), "state"),
+        (ConfigError,),
+        (*BYTES, *(damage_more.framed(b""),) * 20),
+    ),
+    Target(
+        "own b",
+        samples.own_b(),
+        lambda data: unpacked(data, samples.OWN_LAYOUT, Path("own.safetensors")),
         (ConfigError,),
         (*BYTES, *(damage_more.framed(b""),) * 20),
     ),

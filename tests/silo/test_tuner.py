@@ -32,6 +32,9 @@ def make_job() -> TuneJob:
     )
 
 
+KEPT_SAID = "say(phase='kept', length=6, sha256=kept); send(half)"
+
+
 def child_does(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
     """Start this code in the worker's place: a worker that misbehaves."""
     prelude = (
@@ -41,8 +44,49 @@ def child_does(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
         "job = json.loads(sys.stdin.readline())\n"
         "data = struct.pack('<12f', *range(12))\n"
         "digest = hashlib.sha256(data).hexdigest()\n"
+        "half = data[24:]; kept = hashlib.sha256(half).hexdigest()\n"
     )
     monkeypatch.setattr(tuner, "_WORKER", ("-c", prelude + code))
+
+
+async def test_what_the_silo_keeps_comes_after_the_update_and_apart(
+    monkeypatch,
+) -> None:
+    first = "say(phase='done', length=6, sha256=hashlib.sha256(data[:24]).hexdigest())"
+    child_does(monkeypatch, f"{first}; send(data[:24]); {KEPT_SAID}")
+    told: list[np.ndarray] = []
+
+    async def keep(values: np.ndarray) -> None:
+        told.append(values)
+
+    job = make_job().model_copy(update={"kept": ("B",)})
+    update = await tune_in_child(job, keep=keep)
+    assert update.tolist() == list(range(6))
+    assert [values.tolist() for values in told] == [list(range(6, 12))]
+
+
+@pytest.mark.parametrize(
+    ("said", "sentence"),
+    [
+        ("", "the tuning worker ended early"),
+        ("say(phase='ready')", "didn't yield what the silo keeps"),
+        (KEPT_SAID.replace("length=6", "length=5"), "has 5 coordinates instead of 6"),
+        (KEPT_SAID.replace("sha256=kept", "sha256=digest"), "was damaged on its way"),
+    ],
+)
+async def test_without_what_the_silo_keeps_there_is_no_update(
+    monkeypatch, said: str, sentence: str
+) -> None:
+    """An update without its B would be half of a tuning."""
+    first = "say(phase='done', length=6, sha256=hashlib.sha256(data[:24]).hexdigest())"
+    child_does(monkeypatch, f"{first}; send(data[:24])\n{said}")
+    job = make_job().model_copy(update={"kept": ("B",)})
+
+    async def keep(values: np.ndarray) -> None:
+        pytest.fail("something else was kept")
+
+    with pytest.raises(TuningFailed, match=sentence):
+        await tune_in_child(job, keep=keep)
 
 
 async def test_the_update_and_every_phase_come_through(monkeypatch) -> None:

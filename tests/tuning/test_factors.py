@@ -9,6 +9,7 @@ from tiny_models import Sums, make_plan, random_examples, tuned_model
 from fedit_secure.federation.aggregation import BOTH, Factor, places
 from fedit_secure.tuning.adapter import adapter_layout, read_adapter, tune_only
 from fedit_secure.tuning.job import OptimizerConfig
+from fedit_secure.tuning.kept_part import divide
 from fedit_secure.tuning.local_round import prepare_round, run_round
 
 CLIP, SIZE, KEY = 0.05, 12, b"k" * 32
@@ -46,6 +47,43 @@ def test_a_record_more_moves_the_sum_by_the_clip_at_most(factor: Factor) -> None
         others = np.delete(np.arange(SIZE), left_out)
         moved = np.linalg.norm(everyone - sums.sum(others))
         assert moved == pytest.approx(CLIP, rel=1e-3)
+
+
+def test_a_record_more_moves_what_is_released_and_what_is_kept_by_one_clip() -> None:
+    """Neighbour replay where silos keep a B of their own: one clip covers A and B, and so
+    the release alone, or the B alone, moves by no more."""
+    examples = random_examples(SIZE)
+    model = tuned_model()
+    places_of = [parts_of(model, factor) for factor in BOTH]
+    sums = Sums(model, examples, clip=CLIP)
+    everyone = sums.sum(np.arange(SIZE))
+    for left_out in range(SIZE):
+        moved = everyone - sums.sum(np.delete(np.arange(SIZE), left_out))
+        assert np.linalg.norm(moved) == pytest.approx(CLIP, rel=1e-3)
+        norms = [np.linalg.norm(taken(moved, parts)) for parts in places_of]
+        assert 0 < min(norms) <= max(norms) < CLIP * (1 + 1e-4)
+        assert np.hypot(*norms) == pytest.approx(CLIP, rel=1e-3)
+
+
+def test_both_parts_have_the_noise_of_the_one_clip() -> None:
+    """Its deviation is the plan's over A and over B alike: neither goes without."""
+    model, clip, sigma = tuned_model(), 0.1, 3.0
+    plan = make_plan(
+        sample_rate=1e-9, local_steps=1, clip=clip, noise_multiplier=sigma
+    )  # nobody is drawn: what moves is noise
+    before, places_of = read_adapter(model), [parts_of(model, f) for f in BOTH]
+    ready = prepare_round(
+        model, plan, initial=before, max_tokens=64, token_budget=256, tuned=BOTH
+    )
+    config = OptimizerConfig(name="sgd", learning_rate=1.0)
+    change = run_round(ready, random_examples(SIZE), config, noise_key=KEY)
+    layout = adapter_layout(model)
+    tuned = divide(layout, BOTH, ("B",), ready.initial, change)
+    moved_b = tuned.kept - taken(before, places_of[1])
+    expected = sigma * clip / plan.expected_batch
+    for part in (tuned.update, moved_b):
+        assert part.size > 200
+        assert np.std(part) == pytest.approx(expected, rel=0.2)
 
 
 @one_factor

@@ -78,12 +78,17 @@ async def test_two_processes_make_the_update_of_one_and_none_samples_uncharged(
     job = in_own_folder(
         job_files,
         tmp_path,
+        kept=("B",),
         data=DataSource(path=str(job_files.data), held_out=held_out),
         plan=make_plan(local_steps=2).as_dict() | {"evaluation": evaluation},
     )
     told: list[Progress] = []
     figures: list[OwnFigure] = []
     charged: list[int] = []
+    stays: list[np.ndarray] = []
+
+    async def keep(values: np.ndarray) -> None:
+        stays.append(values)
 
     async def charge() -> None:
         started = set(family()) - set(before)
@@ -98,15 +103,15 @@ async def test_two_processes_make_the_update_of_one_and_none_samples_uncharged(
         charged.append(time.monotonic_ns())
 
     update = await tune_in_child(
-        job, told.append, before_sampling=charge, on_figure=figures.append
+        job, told.append, before_sampling=charge, on_figure=figures.append, keep=keep
     )
     begun = {note.name: int(note.read_text()) for note in notes.iterdir()}
     assert begun.keys() == {"0", "1"}
     assert all(at > charged[0] for at in begun.values())
     monkeypatch.setattr(worker, "os", SimpleNamespace(urandom=lambda _: KEY))
     expected, phases = tune(job)
-    assert np.array_equal(update, expected)
-    assert len(update) == job.length + 1
+    assert np.array_equal(np.concatenate([update, *stays]), expected)
+    assert len(update) + job.kept_length == job.length + 1
     (own,) = (said for said in phases if said["phase"] == "evaluated")
     assert [{"phase": "evaluated", **asdict(figure)} for figure in figures] == [own]
     assert figures[0].units > 0

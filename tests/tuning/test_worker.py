@@ -16,14 +16,16 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 from tiny_models import make_plan
 
 from fedit_secure.errors import ConfigError
+from fedit_secure.federation.aggregation import places
 from fedit_secure.federation.base_model import base_model_digest
 from fedit_secure.tuning import examples, local_round, worker
 from fedit_secure.tuning.examples import Example
 from fedit_secure.tuning.job import ColumnMap, DataSource, OptimizerConfig, TuneJob
+from fedit_secure.tuning.kept_part import taken
 
 WORKER = [sys.executable, "-m", "fedit_secure.tuning.worker"]
 
@@ -47,8 +49,10 @@ def tune(job: TuneJob) -> tuple[np.ndarray, list[dict[str, object]]]:
     told: list[dict[str, object]] = []
     go = threading.Event()
     go.set()
-    content = worker.tune(job, lambda **fields: told.append(fields), go)
-    return np.frombuffer(content, "<f4"), told
+    tuned = worker.tune(job, lambda **fields: told.append(fields), go)
+    kept = job.kept_length
+    assert (tuned.update.shape, tuned.kept.shape) == ((job.update_length,), (kept,))
+    return np.concatenate([tuned.update, tuned.kept]), told
 
 
 def test_a_job_yields_an_update_and_tells_only_the_steps(job_files) -> None:
@@ -64,6 +68,26 @@ def test_a_job_yields_an_update_and_tells_only_the_steps(job_files) -> None:
         {"phase": "tuning", "step": 1, "of": 2},
         {"phase": "tuning", "step": 2, "of": 2},
     ]
+
+
+def test_what_stays_in_the_silo_is_the_same_tunings_and_apart(
+    job_files, monkeypatch
+) -> None:
+    """One clip and one noise over A and B: then each goes its own way."""
+    monkeypatch.setattr(worker, "os", SimpleNamespace(urandom=lambda _: bytes(32)))
+    change, told = tune(make_job(job_files))
+    job = make_job(job_files, kept=("B",))
+    both, told_again = tune(job)
+    assert told_again == told
+    initial = load_file(job_files.state)["adapter"]
+    released, stays = both[: job.update_length], both[job.update_length :]
+    for factor, found in (("A", released), ("B", stays)):
+        parts = places(job.layout, (factor,))
+        expected = taken(change, parts)
+        if factor == "B":
+            expected = taken(initial, parts) + expected
+        assert expected.any()
+        np.testing.assert_array_equal(found, expected)
 
 
 def person_plan(**changes: Any) -> dict[str, Any]:

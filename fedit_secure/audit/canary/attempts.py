@@ -128,8 +128,7 @@ async def _refusal_holds(tune: Tune, job: TuneJob, folder: Path) -> bool:
 def _tuned_here(job: TuneJob) -> npt.NDArray[np.float32]:
     may = threading.Event()
     may.set()
-    update: bytes = worker_module.tune(job, lambda **_: None, may)
-    return np.frombuffer(update, "<f4")
+    return worker_module.tune(job, lambda **_: None, may).update
 
 
 class _Refused(BudgetExhausted):

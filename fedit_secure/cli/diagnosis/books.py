@@ -10,7 +10,9 @@ from fedit_secure.cli.approving import check_charter
 from fedit_secure.cli.diagnosis.checks import Case, Check, Skip, Warn
 from fedit_secure.cli.standing import account_of, population_of
 from fedit_secure.errors import BudgetExhausted
+from fedit_secure.federation.aggregation import kept_factors
 from fedit_secure.silo.ledger_opening import stored_ledger
+from fedit_secure.silo.personal import Personal
 from fedit_secure.storage.journal import Journal
 from fedit_secure.tuning.job import DataSource
 from fedit_secure.tuning.records import load_records
@@ -36,6 +38,21 @@ def _ledger(case: Case) -> str | Warn:
         ) as journal:
             stored_ledger(journal, case.charter, case.silo.name)
     return f"{account.ledger.sequence} entries, whole, in order and signed for"
+
+
+def _own_b(case: Case) -> str:
+    charter, journal_path = case.charter, case.silo.state / "journal.sqlite"
+    if charter is None or not kept_factors(charter.adapter.aggregation):
+        return "no charter here has silos keep one"
+    if not journal_path.exists():
+        return "there is none yet"
+    with Journal.open(journal_path, read_only=True) as journal:
+        own = Personal(journal, charter, case.silo.name, case.silo.model)
+        own.check(case.account.ledger)
+        held = own.begins_with
+    if held is None:
+        return "there is none yet"
+    return f"whole, after round {held.round} of epoch {held.epoch}"
 
 
 def _epsilon(case: Case) -> str | Warn:
@@ -76,6 +93,12 @@ LEDGER = Check(
     _ledger,
     "Don't touch it; put the aggregator's copy back with fedit budget restore.",
     needs=("identity", "policy"),
+)
+OWN_B = Check(
+    "own-b",
+    _own_b,
+    "Restore it, or start over, with fedit silo personal.",
+    needs=("ledger",),
 )
 EPSILON = Check(
     "epsilon",

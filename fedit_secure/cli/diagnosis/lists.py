@@ -22,6 +22,7 @@ def silo_checks(trial: Trial) -> tuple[Check, ...]:
         papers.POLICY,
         papers.APPROVAL,
         books.LEDGER,
+        books.OWN_B,
         books.EPSILON,
         books.DATA,
         books.ADMISSION,

@@ -101,7 +101,7 @@ def _disk(case: Case) -> str | Warn:
 
 def _needed(case: Case, charter: Charter) -> int:
     if case.role == "silo":
-        return round_bytes(charter.length)
+        return round_bytes(charter)
     payload = Limits.of(charter.secagg_params()).payload_bytes
     return 2 * len(charter.roster) * payload
 
