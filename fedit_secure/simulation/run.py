@@ -86,11 +86,11 @@ class Tuner:
     def examples(self, silo: str) -> Sequence[Example]:
         """The silo's records as tokens, read once."""
         if silo not in self._examples:
-            charter = self._charter
+            charter, agreed = self._charter, self._charter.template
             self._examples[silo] = make_examples(
                 load_records(self._data[silo]),
                 self._tokenizer,
-                load_template(charter.template.name),
+                load_template(agreed.name, self._tokenizer, agreed.digest),
                 max_tokens=charter.max_tokens,
             )
         return self._examples[silo]

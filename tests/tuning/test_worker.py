@@ -22,8 +22,9 @@ from tiny_models import make_plan
 from fedit_secure.errors import ConfigError
 from fedit_secure.federation.base_model import base_model_digest
 from fedit_secure.tuning import examples, local_round, worker
-from fedit_secure.tuning.examples import Example
+from fedit_secure.tuning.examples import Example, load_template
 from fedit_secure.tuning.job import ColumnMap, DataSource, OptimizerConfig, TuneJob
+from fedit_secure.tuning.job_loading import load_job
 
 WORKER = [sys.executable, "-m", "fedit_secure.tuning.worker"]
 
@@ -64,6 +65,13 @@ def test_a_job_yields_an_update_and_tells_only_the_steps(job_files) -> None:
         {"phase": "tuning", "step": 1, "of": 2},
         {"phase": "tuning", "step": 2, "of": 2},
     ]
+
+
+def test_another_template_than_was_agreed_on_is_refused(job_files) -> None:
+    agreed = load_template("alpaca").digest.hex()
+    load_job(make_job(job_files, template_digest=agreed))
+    with pytest.raises(ConfigError, match="template 'vicuna' isn't the one that was"):
+        load_job(make_job(job_files, template="vicuna", template_digest=agreed))
 
 
 def person_plan(**changes: Any) -> dict[str, Any]:
