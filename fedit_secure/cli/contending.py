@@ -38,10 +38,14 @@ CharterOption = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """The models, and what a charter says of prompts (or the usual, without one)."""
+    """The models, and what a charter says of prompts (or the usual, without one).
+
+    `template_digest` is the charter's, unless an option named another template.
+    """
 
     contenders: Contenders
     template: str
+    template_digest: str | None
     max_tokens: int
     charter: Path | None
 
@@ -93,6 +97,7 @@ def chosen_models(
     return Chosen(
         contenders,
         template or (agreed.template.name if agreed else DEFAULT_TEMPLATE),
+        agreed.template.digest if agreed and not template else None,
         max_tokens or (agreed.max_tokens if agreed else DEFAULT_MAX_TOKENS),
         charter,
     )

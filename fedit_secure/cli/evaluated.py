@@ -131,10 +131,13 @@ def on_records(
 ) -> None:
     """Scores every model on the records and prints it. Raises ConfigError."""
     from fedit_secure.evaluation.side_by_side import Settings, side_by_side
+    from fedit_secure.tuning.base_model import load_tokenizer
     from fedit_secure.tuning.examples import load_template
 
     chosen = asked.chosen()
-    template = load_template(chosen.template)
+    template = load_template(
+        chosen.template, load_tokenizer(chosen.contenders.base), chosen.template_digest
+    )
     records = load_records(source)
     if source.held_out is not None:  # the others were tuned on
         records = [record for record in records if record.held_out]

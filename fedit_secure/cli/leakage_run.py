@@ -29,7 +29,6 @@ from fedit_secure.silo.jobs import lora_of
 from fedit_secure.silo.personal import Personal
 from fedit_secure.storage.adapter_store import StateStore
 from fedit_secure.storage.journal import Journal
-from fedit_secure.tuning.examples import load_template
 from fedit_secure.tuning.job import DataSource
 from fedit_secure.tuning.records import located_records
 from fedit_secure.tuning.saved_adapter import SavedAdapter, read_peft_adapter
@@ -63,8 +62,9 @@ class Prepared:
             self.config,
             charter.base_model.digest,
             self.adapter,
-            load_template(charter.template.name),
+            charter.template.name,
             charter.max_tokens,
+            template_digest=charter.template.digest,
         )
         plan = charter.plan_for(self.config.name)
         key = charter.digest()
