@@ -200,9 +200,13 @@ def found(
     rounds: int = 1,
     *,
     rule: UpdateRule = FedAvg(),  # noqa: B008
+    drawn: int | None = None,
+    run: str = "run",
     **schedule: float,
 ) -> SmallFederation:
-    """Identities, charter and approvals for `silos` silos named s0, s1, ..."""
+    """Identities, charter and approvals for `silos` silos named s0, s1, ...; so many of
+    them are `drawn` for each round, None for all.
+    """
     now = datetime.now(UTC)
     parties = [
         create_identity(
@@ -212,14 +216,14 @@ def found(
     ]
     hub = create_identity(root / "hub" / "identity", "hub", "aggregator", "x", now=now)
     initial = with_moments(from_float32(LAYOUT, np.zeros(LENGTH, np.float32)), rule)
-    sizes = release_sizes(silos, length=LENGTH, bound=0.25)
+    sizes = release_sizes(silos, drawn=drawn, length=LENGTH, bound=0.25)
     times = {"tune_deadline_seconds": 60.0, "phase_deadline_seconds": 0.5}
     times |= {"silo_deadline_seconds": 1.0, "ready_slot_seconds": 0.01} | schedule
     charter = Charter(
         federation="small",
         epoch=1,
         predecessor=None,
-        run="run",
+        run=run,
         expires=date(2100, 1, 1),
         roster=tuple(
             SiloRow(
@@ -245,6 +249,7 @@ def found(
         adapter=Adapter(rank=2, initial_digest=initial.digest().hex(), layout=LAYOUT),
         tuning=Tuning(learning_rate=1e-3, local_steps=3),
         rounds=rounds,
+        silos_per_round=drawn,
         dp=Dp(epsilon=8.0, delta=1e-5, clip=1.0),
         secagg=SecAgg(
             corrupt=sizes.corrupt,
