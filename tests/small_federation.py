@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -201,11 +202,12 @@ def found(
     *,
     rule: UpdateRule = FedAvg(),  # noqa: B008
     drawn: int | None = None,
-    run: str = "run",
+    fits: Callable[[Charter], bool] = lambda charter: True,
     **schedule: float,
 ) -> SmallFederation:
     """Identities, charter and approvals for `silos` silos named s0, s1, ...; so many of
-    them are `drawn` for each round, None for all.
+    them are `drawn` for each round, None for all. The run has a name with which the charter
+    `fits`: another name draws others.
     """
     now = datetime.now(UTC)
     parties = [
@@ -223,7 +225,7 @@ def found(
         federation="small",
         epoch=1,
         predecessor=None,
-        run=run,
+        run="run",
         expires=date(2100, 1, 1),
         roster=tuple(
             SiloRow(
@@ -261,6 +263,10 @@ def found(
         update_rule=rule,
         schedule=Schedule(**times),
     )
+    for number in count(2):
+        if fits(charter):
+            break
+        charter = charter.model_copy(update={"run": f"run-{number}"})
     # Accounting takes seconds the first time; no test's deadline should wait for it.
     charter.plan_for("s0").epsilons()
     approvals = [approve(charter, party.name, party.signing) for party in parties]

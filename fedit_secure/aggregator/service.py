@@ -226,6 +226,10 @@ class Aggregator:
         if not self._drawn(link):
             self._teller.tell(link.name, "undrawn")
             return
+        if (
+            self._charter.silos_per_round is not None
+        ):  # it may have sat the last one out
+            self._teller.tell(link.name, "idle")
         where = (progress.round, progress.attempt + 1, self._folder.state().digest())
         offer = checks.sign(self._key, m.Offer(self._digest, *where))
         certificate = self._folder.certificate(progress.certified)

@@ -5,11 +5,16 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
+from fedit_secure.cli.charter_facts import charter_facts
+from fedit_secure.cli.runs import _last_round
+from fedit_secure.cli.standing import _drawn_for
 from fedit_secure.errors import ConfigError, PlanMisfit, PolicyRefusal
 from fedit_secure.federation.charter import Charter
+from fedit_secure.federation.cohort import Cohorts
 from fedit_secure.federation.participation import silos_per_round
 from fedit_secure.federation.policy import Policy, check_terms
 from fedit_secure.federation.release_sizes import release_sizes
+from fedit_secure.storage.progress import Progress
 
 
 @pytest.mark.parametrize(
@@ -29,6 +34,7 @@ def test_who_may_collude_stays_and_the_rest_is_the_cohorts():
     the range of a coordinate follow from the cohort."""
     sizes = release_sizes(10, drawn=5, length=1000, bound=1.0)
     assert (sizes.silos, sizes.corrupt, sizes.threshold, sizes.minimum) == (5, 3, 5, 5)
+    assert release_sizes(10, drawn=8, length=1000, bound=1.0).minimum == 6
     assert sizes.magnitude == (2**23 - 1) // 5
     assert sizes.weights == (1,) * 10
     for silos in range(4, 60):
@@ -132,3 +138,29 @@ def test_a_silos_own_minimum_is_of_the_cohort(make_plan, make_charter, cards):
         "the charter lets 3 silos make a sum, of 3 a round, and this silo's policy asks "
         "for at least 4 (minimum_silos)"
     )
+
+
+def test_an_operator_reads_it_in_the_charter(make_plan, make_charter, cards, charter):
+    some = make_charter(make_plan(participation=0.75), cards)
+    said = charter_facts(some)["secure_sum"]
+    assert said.startswith(
+        "4 silos, 3 of them drawn for each round, 1 may be corrupt, 3 "
+    )
+    assert charter_facts(charter)["secure_sum"].startswith("4 silos, 1 may be corrupt")
+
+
+def test_an_aggregator_says_for_whom_a_round_is_drawn(make_plan, make_charter, cards):
+    some = make_charter(make_plan(participation=0.75), cards)
+    cohorts = Cohorts(some)
+    assert _drawn_for(some, None) == list(cohorts.names(1))
+    assert _drawn_for(some, Progress(round=3, certified=2)) == list(cohorts.names(3))
+    assert _drawn_for(some, Progress(round=4, certified=3)) is None
+
+
+def test_a_silos_run_is_over_with_its_last_drawn_round(make_plan, make_charter, cards):
+    some = make_charter(make_plan(participation=0.75, rounds=6), cards)
+    cohorts = Cohorts(some)
+    for row in some.roster:
+        mine = [n for n in range(1, 7) if row.name in cohorts.names(n)]
+        assert _last_round(some, row.name) == max(mine, default=0)
+    assert _last_round(some, "stranger") == 0

@@ -13,7 +13,13 @@ from small_federation import LENGTH, Killed, SmallFederation, found
 
 from fedit_secure.aggregator.run_folder import RunFolder
 from fedit_secure.aggregator.service import Aggregator
+from fedit_secure.audit.bundle import Maker
+from fedit_secure.audit.evidence.export import export_bundle
+from fedit_secure.audit.evidence.run_evidence import run_evidence
+from fedit_secure.audit.facts import Audit
+from fedit_secure.audit.verify import audit_bundle
 from fedit_secure.errors import QuorumLost
+from fedit_secure.federation.charter import Charter
 from fedit_secure.federation.cohort import Cohorts
 from fedit_secure.federation.update import GridState, to_float32
 from fedit_secure.privacy import ledger as pl
@@ -53,6 +59,12 @@ async def run(
         )
 
 
+def all_differ(charter: Charter) -> bool:
+    """Whether each round is of other silos."""
+    cohorts, rounds = Cohorts(charter), range(1, charter.rounds + 1)
+    return len({cohorts.of(now) for now in rounds}) == charter.rounds
+
+
 def charged(federation: SmallFederation, name: str) -> list[int]:
     """The rounds that a silo's ledger has a charge for."""
     silo = next(s for s in federation.silos if s.name == name)
@@ -71,7 +83,7 @@ async def test_each_round_is_of_the_silos_that_it_is_drawn_for(tmp_path: Path) -
     """Five silos, of which three are drawn for each of three rounds: only they tune, are
     charged and are in the sum, whose mean is over them. The rest sits the round out, and
     ends in the same state as everybody."""
-    federation, told = found(tmp_path, 5, rounds=3, drawn=3), {}
+    federation, told = found(tmp_path, 5, rounds=3, drawn=3, fits=all_differ), {}
     cohorts = Cohorts(federation.charter)
     final, *states = await run(federation, told=told)
     assert isinstance(final, GridState), final
@@ -96,6 +108,28 @@ async def test_each_round_is_of_the_silos_that_it_is_drawn_for(tmp_path: Path) -
         shown = {e.round for e in federation.events
                  if e.silo == silo.name and e.phase == "undrawn"}  # fmt: skip
         assert shown == out
+    audit = audited(federation)
+    assert [fault for verdict in audit.verdicts for fault in verdict.faults] == []
+    assert audit.passed
+    assert audit.plan["silos_per_round"] == 3
+    for ended in audit.rounds:
+        assert ended.drawn == ended.contributors == cohorts.names(ended.round)
+
+
+def audited(federation: SmallFederation) -> Audit:
+    """What an auditor finds in the bundle of the run."""
+    cards = [party.card for party in (*federation.silos, federation.aggregator)]
+    evidence = run_evidence(federation.root / "run", federation.charter, cards=cards)
+    path = federation.root / "bundle.zip"
+    export_bundle(
+        path,
+        evidence.pieces,
+        maker=Maker(role="aggregator", name="hub"),
+        charter=federation.charter.digest(),
+        key=federation.aggregator.signing,
+        replace=False,
+    )
+    return audit_bundle(path)
 
 
 async def test_a_failed_attempt_is_made_again_by_the_same_silos(tmp_path: Path) -> None:
@@ -157,7 +191,7 @@ async def test_a_restarted_aggregator_goes_on_with_the_same_silos(
 ) -> None:
     """It dies between two rounds; some silos are away at first, and it matters only whether
     they are drawn."""
-    federation = found(tmp_path, 5, rounds=2, drawn=3)
+    federation = found(tmp_path, 5, rounds=2, drawn=3, fits=all_differ)
     cohorts = Cohorts(federation.charter)
     left: list[Aggregator] = []
 
