@@ -61,8 +61,7 @@ class SiloDaemon:
     `tune(round, state, charge)` runs DP-SGD and returns the noised update, float32 of
     shape (length,); it awaits `charge()` when everything that can fail has been tried,
     and before it draws the first record. It is called in the policy's `hours` only.
-    `on_event(round, phase)` is for a display and must not block; `on_sum(round, sum)` is
-    told the sum of a certified round that this silo has verified, in a worker thread.
+    `on_event(round, phase)`, which must not block, and `on_sum(round, sum)` are for displays.
     """
 
     def __init__(
@@ -75,7 +74,7 @@ class SiloDaemon:
         *,
         hours: Hours | None = None,
         on_event: Callable[[int, str], None] = lambda round, phase: None,
-        on_sum: Callable[[int, m.PublishedSum], None] = lambda round, published: None,
+        on_sum: Callable[[int, m.PublishedSum | None], None] = lambda round, sum: None,
     ) -> None:
         check_float_mode()
         self._charter, self._digest, self._name = charter, charter.digest(), name
@@ -376,8 +375,7 @@ class SiloDaemon:
         await self._stop_tuning()
         published = self._attempts.published
         await asyncio.to_thread(self._books.close_round, proof, published)
-        if published is not None:
-            await asyncio.to_thread(self._on_sum, proof.round, published)
+        await asyncio.to_thread(self._on_sum, proof.round, published)
         self._attempts.round_closed()
         self._skip = None
         self._on_event(proof.round, "applied" if release else "skipped")

@@ -55,8 +55,10 @@ class Evaluations:
         self._found[round] = replace(self.of(round), own=figure)
         self._write(round, "own", asdict(figure))
 
-    def published(self, round: int, sum_of: PublishedSum) -> None:
-        """A sum that this silo has verified was certified."""
+    def published(self, round: int, sum_of: PublishedSum | None) -> None:
+        """A round was certified, with a sum if this silo has verified it."""
+        if sum_of is None:
+            return
         last = int(sum_of.total[-1])
         found = reading_of(self._charter, last, sum_of.contributors)
         if found is not None:
