@@ -68,10 +68,13 @@ def test_show_says_what_is_released_and_what_it_costs(fedit, silo) -> None:
 
 
 def test_approve_counts_what_is_held_out(fedit, silo) -> None:
-    facts = approve(fedit, silo).json
+    approved = approve(fedit, silo)
+    assert approved.status == 0, approved.err
+    facts = approved.json
     assert facts["held_out_records"] == held_out(silo)
     assert facts["run_costs_epsilon"] > 8.0 - 0.1
     assert "epsilon counts it" in facts["evaluation"]
+    edit(silo / "silo.yaml", "model: model", f"model: {silo.parent / 'base'}")
     checked = fedit("data", "check", silo / "silo.yaml", "--format", "json").json
     assert checked["held_out_records"] == held_out(silo)
     assert checked["held_out_persons"] is None
