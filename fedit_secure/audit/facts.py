@@ -59,7 +59,8 @@ class SiloFacts:
 
 @dataclass(frozen=True, slots=True)
 class RoundFacts:
-    """How a round ended: `outcome` is "released", "skipped" or "unknown".
+    """How a round ended: `outcome` is "released", "skipped" or "unknown". `drawn` are the
+    silos that it was drawn for, by the charter.
 
     `nll`: what its sum says, with noise of standard deviation `nll_deviation`, of the
     held-out units' mean response NLL in nats, under the state that it began with.
@@ -67,6 +68,7 @@ class RoundFacts:
 
     round: int
     outcome: str
+    drawn: tuple[str, ...]
     contributors: tuple[str, ...]
     signers: int
     state: str

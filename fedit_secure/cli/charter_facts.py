@@ -43,7 +43,7 @@ def charter_facts(charter: Charter) -> dict[str, Any]:
         ),
         "evaluation": evaluation_words(charter),
         "secure_sum": (
-            f"{params.silos} silos, {params.corrupt} may be corrupt, "
+            f"{_taking_part(charter)}, {params.corrupt} may be corrupt, "
             f"{params.threshold} open a secret, at least {params.minimum} in a sum, "
             f"{params.ring_bits} bits, bound {params.bound:g}"
         ),
@@ -96,6 +96,13 @@ def _evaluation_epsilon(charter: Charter) -> float:
     times = charter.rounds + charter.dp.spare_charges
     event = evaluation_event(charter.evaluation.noise_multiplier, times)
     return epsilons(event, charter.dp.delta).published
+
+
+def _taking_part(charter: Charter) -> str:
+    silos, drawn = len(charter.roster), charter.silos_per_round
+    return f"{silos} silos" + (
+        f", {drawn} of them drawn for each round" if drawn else ""
+    )
 
 
 def _capped(records: int | None) -> str:

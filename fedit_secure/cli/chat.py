@@ -71,6 +71,6 @@ def chat(
         quantization=quantization,
     )
     chosen = asked.chosen()
-    wording = wording_of(chosen.template)
+    wording = wording_of(chosen.template, chosen.template_digest)
     with closing(speakers_of(chosen.contenders, compare=compare)) as loaded:
         converse(next(loaded), wording, max_new_tokens, once, format)

@@ -14,6 +14,7 @@ from fedit_secure.errors import ConfigError
 if TYPE_CHECKING:
     from fedit_secure.config import Device, Precision, Quantization
     from fedit_secure.evaluation.contenders import Contenders
+    from fedit_secure.tuning.saved_adapter import SavedAdapter
 
 DEFAULT_TEMPLATE = "alpaca"
 DEFAULT_MAX_TOKENS = 256
@@ -38,10 +39,14 @@ CharterOption = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """The models, and what a charter says of prompts (or the usual, without one)."""
+    """The models, and what a charter says of prompts (or the usual, without one).
+
+    `template_digest` is the charter's, unless an option named another template.
+    """
 
     contenders: Contenders
     template: str
+    template_digest: str | None
     max_tokens: int
     charter: Path | None
 
@@ -52,6 +57,7 @@ def chosen_models(
     merged: Sequence[Path],
     charter: Path | None = None,
     *,
+    own: Sequence[SavedAdapter] = (),
     template: str | None = None,
     max_tokens: int | None = None,
     device: Device = "cpu",
@@ -59,6 +65,8 @@ def chosen_models(
     quantization: Quantization = "none",
 ) -> Chosen:
     """Reads adapters and charter, and finds the base model. Loads no weights.
+
+    `own` are adapters that were read elsewhere, of the charter's base model.
 
     Raises ConfigError naming what is missing or doesn't belong together.
     """
@@ -83,7 +91,7 @@ def chosen_models(
             raise ConfigError(f"{folder}: no such folder of a merged model")
     contenders = Contenders(
         base=resolve_base_model(name),
-        adapters=tuple(saved),
+        adapters=(*saved, *own),
         merged=tuple(merged),
         base_digest=next(iter(digests - {None}), None),
         device=device,
@@ -93,6 +101,7 @@ def chosen_models(
     return Chosen(
         contenders,
         template or (agreed.template.name if agreed else DEFAULT_TEMPLATE),
+        agreed.template.digest if agreed and not template else None,
         max_tokens or (agreed.max_tokens if agreed else DEFAULT_MAX_TOKENS),
         charter,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,7 @@ def converse(
     Raises ConfigError for a line that the models can't take, if it is the only one.
     """
     from fedit_secure.errors import ConfigError
-    from fedit_secure.evaluation.chat import Turn
+    from fedit_secure.evaluation.chat import Turn, answer
 
     past: dict[str, list[Turn]] = {speaker.name: [] for speaker in speakers}
     for line in [once] if once is not None else _lines():
@@ -39,7 +39,10 @@ def converse(
                 for speaker in speakers:
                     turns = past[speaker.name]
                     prompt = wording.prompt(speaker, turns, line, max_new_tokens)
-                    said = _said(speaker, prompt, max_new_tokens, screen)
+                    pieces = answer(
+                        speaker, prompt, max_new_tokens, wording.stops(speaker)
+                    )
+                    said = _said(speaker.name, pieces, screen)
                     turns.append(Turn(line, said))
                 screen.ended(line)
         except ConfigError as wrong:
@@ -73,21 +76,19 @@ def _lines() -> Iterator[str]:
 
 
 def _said(
-    speaker: Speaker, prompt: list[int], max_new_tokens: int, screen: Plain | Columns
+    name: str, answered: Generator[str, None, None], screen: Plain | Columns
 ) -> str:
     """One answer; Ctrl-C ends it, and what was said until then counts."""
-    from fedit_secure.evaluation.chat import answer
-
     said = ""
-    screen.begins(speaker.name)
-    with closing(answer(speaker, prompt, max_new_tokens)) as pieces:
+    screen.begins(name)
+    with closing(answered) as pieces:
         try:
             for piece in pieces:
                 clean = shown(piece)
                 said += clean
-                screen.says(speaker.name, clean)
+                screen.says(name, clean)
         except KeyboardInterrupt:
-            screen.says(speaker.name, " [...]")
+            screen.says(name, " [...]")
     return said.strip()
 
 

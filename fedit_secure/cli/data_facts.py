@@ -138,7 +138,8 @@ def _cuts(
     if charter is None:
         return dict.fromkeys(_CUTS)
     tokenizer = load_tokenizer(resolve_base_model(config.model))
-    template = load_template(charter.template.name)
+    agreed = charter.template
+    template = load_template(agreed.name, tokenizer, agreed.digest)
     examples = make_examples(records, tokenizer, template, charter.max_tokens)
     prompts, responses = uncut_lengths(records, tokenizer, template)
     rows = list(zip(examples, prompts, responses, strict=True))

@@ -33,7 +33,8 @@ def evaluate(
     ] = "",
     split: Annotated[str, typer.Option(help="Of a data set with several.")] = "train",
     template: Annotated[
-        str | None, typer.Option(help="Default: the charter's, or alpaca.")
+        str | None,
+        typer.Option(help="Default: the charter's, or alpaca; chat: the tokenizer's."),
     ] = None,
     max_tokens: Annotated[
         int | None,

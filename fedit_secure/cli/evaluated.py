@@ -10,14 +10,17 @@ from typing import Any, TypeVar, get_args
 
 import numpy as np
 
+from fedit_secure.cli.certified_adapter import certified_adapter
 from fedit_secure.cli.contending import Chosen, chosen_models
 from fedit_secure.cli.output import TableFormat, note, show
 from fedit_secure.cli.steps import Steps
 from fedit_secure.config import Device, Precision, Quantization, load_silo_config
 from fedit_secure.errors import ConfigError
+from fedit_secure.federation.charter import Charter
 from fedit_secure.federation.durable import write_durably
 from fedit_secure.tuning.job import ColumnMap, DataSource
 from fedit_secure.tuning.records import Record, load_records
+from fedit_secure.tuning.saved_adapter import SavedAdapter
 
 OWN = (
     "a silo's own records: these figures depend on them without any privacy, and are for "
@@ -40,14 +43,24 @@ class Asked:
     device: str
     precision: str
     quantization: str
+    own: SavedAdapter | None = None
 
     def at_silo(self, config: Path) -> Asked:
-        """With the silo's model, charter and device; what an option names, it keeps."""
+        """With the silo's model, charter and device; what an option names, it keeps.
+
+        Where it names no model but the base, with the adapter that the silo has after the
+        last certified round, if there is one.
+        """
         silo = load_silo_config(config)
+        charter = self.charter or (silo.charter if silo.charter.exists() else None)
+        own = None
+        if charter is not None and not self.adapters and not self.merged:
+            own = certified_adapter(silo, Charter.load(charter))
         return replace(
             self,
             model=self.model or silo.model,
-            charter=self.charter or (silo.charter if silo.charter.exists() else None),
+            charter=charter,
+            own=own,
             device=silo.device,
             precision=silo.precision,
             quantization=silo.quantization,
@@ -68,6 +81,7 @@ class Asked:
             self.adapters,
             self.merged,
             self.charter,
+            own=() if self.own is None else (self.own,),
             template=self.template,
             max_tokens=self.max_tokens,
             device=self.device,  # type: ignore[arg-type]
@@ -131,10 +145,13 @@ def on_records(
 ) -> None:
     """Scores every model on the records and prints it. Raises ConfigError."""
     from fedit_secure.evaluation.side_by_side import Settings, side_by_side
+    from fedit_secure.tuning.base_model import load_tokenizer
     from fedit_secure.tuning.examples import load_template
 
     chosen = asked.chosen()
-    template = load_template(chosen.template)
+    template = load_template(
+        chosen.template, load_tokenizer(chosen.contenders.base), chosen.template_digest
+    )
     records = load_records(source)
     if source.held_out is not None:  # the others were tuned on
         records = [record for record in records if record.held_out]

@@ -158,7 +158,7 @@ def _answers(
     said = local_answers(
         chosen.contenders,
         questions,
-        wording_of(chosen.template),
+        wording_of(chosen.template, chosen.template_digest),
         judging.max_new_tokens,
         steps,
     )

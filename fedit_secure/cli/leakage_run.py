@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,19 +17,14 @@ from fedit_secure.audit.leakage.names import read_secrets
 from fedit_secure.audit.leakage.sampled_units import Located
 from fedit_secure.audit.leakage.trial import Leakage, Trial, leakage
 from fedit_secure.cli.caps_table import figure
+from fedit_secure.cli.certified_adapter import certified_adapter
 from fedit_secure.cli.output import OutputFormat
 from fedit_secure.cli.standing import account_of, identity_of
-from fedit_secure.config import SiloConfig, load_policy
+from fedit_secure.config import SiloConfig
 from fedit_secure.errors import ConfigError, StorageError
 from fedit_secure.federation.charter import Charter
 from fedit_secure.federation.durable import write_durably
-from fedit_secure.silo.books import Books
 from fedit_secure.silo.fingerprints import commitment
-from fedit_secure.silo.jobs import lora_of
-from fedit_secure.silo.personal import Personal
-from fedit_secure.storage.adapter_store import StateStore
-from fedit_secure.storage.journal import Journal
-from fedit_secure.tuning.examples import load_template
 from fedit_secure.tuning.job import DataSource
 from fedit_secure.tuning.records import located_records
 from fedit_secure.tuning.saved_adapter import SavedAdapter, read_peft_adapter
@@ -63,8 +58,9 @@ class Prepared:
             self.config,
             charter.base_model.digest,
             self.adapter,
-            load_template(charter.template.name),
+            charter.template.name,
             charter.max_tokens,
+            template_digest=charter.template.digest,
         )
         plan = charter.plan_for(self.config.name)
         key = charter.digest()
@@ -105,29 +101,12 @@ def prepared(
 
 
 def _certified(config: SiloConfig, charter: Charter) -> SavedAdapter:
-    """The last certified state of the silo's own state folder, with its own B if it keeps
-    one: that is what it would hand on.
-    """
-    missing = ConfigError(
-        f"{config.state} has no certified state of this charter yet: give --adapter"
-    )
-    path = config.state / "journal.sqlite"
-    if not path.exists() or not (config.state / "states").is_dir():
-        raise missing
-    key, policy = identity_of(config).signing, load_policy(config.policy)
-    with Journal.open(path, read_only=True) as journal:
-        states = StateStore(config.state / "states")
-        personal = Personal.of(journal, charter, config.name, config.model)
-        terms = (journal, states, charter, config.name, key, policy)
-        books = Books(*terms, personal=personal)
-        if not books.certified:
-            raise missing
-        name = f"the certified state of round {books.certified}"
-        saved = SavedAdapter.of_state(name, lora_of(charter), books.state())
-        if personal is None:
-            return saved
-        own = personal.whole(books.state())
-        return replace(saved, name=f"{name} with the silo's own B", vector=own)
+    found = certified_adapter(config, charter)
+    if found is None:
+        raise ConfigError(
+            f"{config.state} has no certified state of this charter yet: give --adapter"
+        )
+    return found
 
 
 def _as_charged(

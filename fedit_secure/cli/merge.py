@@ -51,6 +51,7 @@ def merge(
     from fedit_secure.evaluation.merge import (
         Merge,
         agreed_digest,
+        agreed_stops,
         charter_of_run,
         refuse_output,
     )
@@ -62,13 +63,15 @@ def merge(
     name = base or saved.base_model
     if name is None:
         raise ConfigError(f"{adapter}: names no base model: give --base")
-    digest = agreed_digest(charter or charter_of_run(adapter), saved)
+    charter = charter or charter_of_run(adapter)
+    digest, folder = agreed_digest(charter, saved), resolve_base_model(name)
     what = Merge(
-        resolve_base_model(name),
+        folder,
         saved,
         output,
         digest,
         precision=precision.value,
+        stops=agreed_stops(charter, folder),
         force=force,
     )
     refuse_output(what)

@@ -10,7 +10,7 @@ from fedit_secure.tuning.job import DataSource
 
 _PLAN_KEYS = frozenset(
     {"base_model", "template", "max_tokens", "lora", "tuning", "rounds", "dp"}
-    | {"secagg", "weights", "evaluation", "seed"}
+    | {"secagg", "weights", "participation", "evaluation", "seed"}
 )
 
 

@@ -20,7 +20,12 @@ from peft import PeftModel
 from safetensors.numpy import load_file
 
 from fedit_secure.demo.material import Material
-from fedit_secure.evaluation.score import generate, rate_answers, score
+from fedit_secure.evaluation.score import (
+    continue_prompts,
+    cut_prompts,
+    rate_answers,
+    score,
+)
 from fedit_secure.federation.update import to_float32
 from fedit_secure.privacy.plan import DpPlan
 from fedit_secure.silo.jobs import lora_of, optimizer_of
@@ -68,7 +73,7 @@ class Baselines:
         )
         self._spare: SimpleQueue[PeftModel] = SimpleQueue()
         self._tokenizer = load_tokenizer(federation.base_model)
-        self._template = load_template(charter.template.name)
+        self._template = load_template(charter.template.name, self._tokenizer)
         self._initial = to_float32(federation.initial)
         step = max(1, len(material.held_out) // ANSWERS)
         self._asked = list(material.held_out)[::step]
@@ -167,8 +172,10 @@ class Baselines:
 
     def _answers(self, adapter: Adapter, records: Sequence[Record]) -> list[str]:
         write_adapter(self._model, adapter)
-        prompts = [self._template.prompt(record) for record in records]
-        return generate(self._model, self._tokenizer, prompts, ANSWER_TOKENS)
+        parts = (self._model, self._tokenizer)
+        prompts = cut_prompts(*parts, records, self._template, ANSWER_TOKENS)
+        stops = self._template.stops(self._tokenizer)
+        return continue_prompts(*parts, prompts, ANSWER_TOKENS, stops=stops)
 
     def _tuned(self, examples: Sequence[Example], plan: DpPlan) -> Adapter:
         """As many rounds and steps as a silo takes in the federation."""

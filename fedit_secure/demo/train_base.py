@@ -27,7 +27,12 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from fedit_secure.demo.base_model_files import MANIFEST, base_model_path
 from fedit_secure.demo.public_text import PublicText, public_texts
-from fedit_secure.tuning.examples import Example, Template, load_template, make_examples
+from fedit_secure.tuning.examples import (
+    Example,
+    PackagedTemplate,
+    make_examples,
+    packaged_template,
+)
 from fedit_secure.tuning.records import Record
 
 PAD, BEGIN, END = "<pad>", "<s>", "</s>"
@@ -54,7 +59,7 @@ class BaseModelSizes:
 
 
 def train_tokenizer(
-    texts: Sequence[PublicText], template: Template, vocabulary: int
+    texts: Sequence[PublicText], template: PackagedTemplate, vocabulary: int
 ) -> PreTrainedTokenizerFast:
     """Byte-level BPE over `texts`, digits apart; `<pad>`=0, `<s>`=1, `</s>`=2.
 
@@ -90,7 +95,7 @@ def train_tokenizer(
     )
 
 
-def _passages(template: Template) -> list[str]:
+def _passages(template: PackagedTemplate) -> list[str]:
     """What stands before, between and after the fields of both of its wordings."""
     passages: list[str] = []
     for wording in (template.with_input, template.without_input):
@@ -105,7 +110,7 @@ def _passages(template: Template) -> list[str]:
 def encode(
     texts: Sequence[PublicText],
     tokenizer: PreTrainedTokenizerFast,
-    template: Template,
+    template: PackagedTemplate,
     max_tokens: int,
 ) -> list[Example]:
     """Instructions in the template, passages as they are; one example per text."""
@@ -218,7 +223,7 @@ def train_base(folder: Path, sizes: BaseModelSizes | None = None) -> None:
     sizes = sizes or BaseModelSizes()
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
-    template = load_template("alpaca")
+    template = packaged_template("alpaca")
     texts = public_texts(sizes.seed, sizes.texts)
     tokenizer = train_tokenizer(texts, template, sizes.vocabulary)
     examples = encode(texts, tokenizer, template, sizes.max_tokens)

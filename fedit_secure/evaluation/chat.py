@@ -12,12 +12,10 @@ from fedit_secure.errors import ConfigError
 from fedit_secure.evaluation.contenders import BASE, Contenders
 from fedit_secure.evaluation.score import cut_prompts, positions_of
 from fedit_secure.tuning.base_model import load_tokenizer
-from fedit_secure.tuning.examples import load_template
+from fedit_secure.tuning.chat_template import CHAT, ChatTemplate
+from fedit_secure.tuning.examples import load_template, require_template
 from fedit_secure.tuning.record_loss import device_of
 from fedit_secure.tuning.records import Record
-
-CHAT_TEMPLATE = "chat"
-"""The name that stands for the tokenizer's own chat template."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +34,15 @@ class Wording(Protocol):
     ) -> list[int]:
         """The prompt of `line`; `room` is the longest answer in tokens."""
 
+    def stops(self, speaker: Speaker) -> list[int]:
+        """The tokens at which an answer is over."""
+
 
 class Instruction:
-    """Each line is an instruction by itself, in a template that tuning knows."""
+    """Each line is an instruction by itself, in a template that any tokenizer takes."""
 
-    def __init__(self, template: str) -> None:
-        self._template = load_template(template)
+    def __init__(self, template: str, agreed: str | None = None) -> None:
+        self._template = load_template(template, agreed=agreed)
 
     def prompt(
         self, speaker: Speaker, past: Sequence[Turn], line: str, room: int
@@ -52,45 +53,56 @@ class Instruction:
         parts = (speaker.model, speaker.tokenizer, [record], self._template, room)
         return cut_prompts(*parts)[0]
 
+    def stops(self, speaker: Speaker) -> list[int]:
+        """The tokens at which an answer is over."""
+        return self._template.stops(speaker.tokenizer)
+
 
 class Conversation:
     """The tokenizer's own chat template, with all turns that fit."""
+
+    def __init__(self, agreed: str | None = None) -> None:
+        self._agreed = agreed
 
     def prompt(
         self, speaker: Speaker, past: Sequence[Turn], line: str, room: int
     ) -> list[int]:
         """The conversation so far and `line`; the oldest turns go first.
 
-        Raises ConfigError: the tokenizer has no chat template, or `line` alone is too
-        long.
+        Raises ConfigError: the tokenizer has no chat template, or one that can't be used,
+        or `line` alone is too long.
         """
-        if not speaker.tokenizer.chat_template:
-            raise ConfigError(
-                f"the tokenizer of {speaker.name} has no chat template: give another "
-                "--template"
-            )
+        template = self._template(speaker)
+        turns = [(turn.asked, turn.answered) for turn in past]
         positions = positions_of(speaker.model)
         for dropped in range(len(past) + 1):
-            messages = []
-            for turn in past[dropped:]:
-                messages.append({"role": "user", "content": turn.asked})
-                messages.append({"role": "assistant", "content": turn.answered})
-            messages.append({"role": "user", "content": line})
-            # Rendered in transformers' sandbox.
-            found = speaker.tokenizer.apply_chat_template(
-                messages, add_generation_prompt=True, return_dict=False
-            )
+            found = template.conversation(speaker.tokenizer, turns[dropped:], line)
             if positions is None or len(found) + room <= positions:
-                return [int(token) for token in found]
+                return found
         raise ConfigError(
             f"{len(found)} tokens and an answer of {room} don't fit into the model's "
             f"{positions} positions"
         )
 
+    def stops(self, speaker: Speaker) -> list[int]:
+        """The tokens at which an answer is over."""
+        return self._template(speaker).stops(speaker.tokenizer)
 
-def wording_of(template: str) -> Wording:
-    """The wording with that name. Raises ConfigError if there is none."""
-    return Conversation() if template == CHAT_TEMPLATE else Instruction(template)
+    def _template(self, speaker: Speaker) -> ChatTemplate:
+        found = load_template(CHAT, speaker.tokenizer, self._agreed)
+        assert isinstance(found, ChatTemplate)
+        return found
+
+
+def wording_of(template: str, agreed: str | None = None) -> Wording:
+    """The wording with that name; `agreed` is a charter's digest of it.
+
+    Raises ConfigError if there is none.
+    """
+    require_template(template)
+    if template == CHAT:
+        return Conversation(agreed)
+    return Instruction(template, agreed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,11 +149,15 @@ def speakers_of(
 
 
 def answer(
-    speaker: Speaker, prompt: list[int], max_new_tokens: int
+    speaker: Speaker,
+    prompt: list[int],
+    max_new_tokens: int,
+    stops: Sequence[int] | None = None,
 ) -> Generator[str, None, None]:
     """The greedy answer, piece by piece. Closing the iterator ends it at the next token.
 
-    Whatever the model raises is raised here.
+    `stops` are the tokens that end it; None for the tokenizer's end of sequence. Whatever
+    the model raises is raised here.
     """
     import torch
     from transformers import StoppingCriteria, TextIteratorStreamer
@@ -168,7 +184,7 @@ def answer(
                     max_new_tokens=max_new_tokens,
                     do_sample=False,
                     pad_token_id=speaker.tokenizer.pad_token_id,
-                    eos_token_id=speaker.tokenizer.eos_token_id,
+                    eos_token_id=list(stops or [speaker.tokenizer.eos_token_id]),
                     streamer=streamer,
                     stopping_criteria=[Stopped()],
                 )

@@ -19,6 +19,8 @@ from fedit_secure.federation.base_model import base_model_digest
 from fedit_secure.federation.charter import Charter
 from fedit_secure.federation.durable import make_folder, sync_folder, write_durably
 from fedit_secure.tuning.base_model import check_digest, load_base_model, load_tokenizer
+from fedit_secure.tuning.chat_template import CHAT
+from fedit_secure.tuning.examples import load_template
 from fedit_secure.tuning.quantization import stored_quantization
 from fedit_secure.tuning.saved_adapter import SavedAdapter, put_on
 
@@ -39,6 +41,8 @@ class Merge:
             that the adapter's tensors fit.
         precision: of the weights that are written.
         device: where they are added.
+        stops: tokens that end an answer, for whoever generates with the merged model;
+            none: as the base model says.
         force: replace `output` if it is an earlier merge.
     """
 
@@ -48,6 +52,7 @@ class Merge:
     base_digest: str | None = None
     precision: Precision = "float32"
     device: Device = "cpu"
+    stops: tuple[int, ...] = ()
     force: bool = False
 
 
@@ -76,6 +81,19 @@ def agreed_digest(charter: Path | None, adapter: SavedAdapter) -> str | None:
             "are others"
         )
     return agreed.base_model.digest
+
+
+def agreed_stops(charter: Path | None, base: Path) -> tuple[int, ...]:
+    """The tokens that end an answer, where a charter's template ends it by its own.
+
+    Without them, other programs would let the merged model talk on. Raises ConfigError
+    if the charter can't be read, or its template isn't the base model's.
+    """
+    agreed = None if charter is None else Charter.load(charter).template
+    if agreed is None or agreed.name != CHAT:
+        return ()
+    tokenizer = load_tokenizer(base)
+    return tuple(load_template(CHAT, tokenizer, agreed.digest).stops(tokenizer))
 
 
 def merge(what: Merge) -> dict[str, Any]:
@@ -150,6 +168,8 @@ def _write(what: Merge, merged: Any, tokenizer: Any, folder: Path) -> dict[str, 
 
     if what.precision != "float32":
         merged = merged.to(torch.bfloat16)
+    if what.stops:
+        merged.generation_config.eos_token_id = list(what.stops)
     merged.save_pretrained(str(folder))
     tokenizer.save_pretrained(str(folder))
     told = {

@@ -123,29 +123,6 @@ def score(
     )
 
 
-def generate(
-    model: nn.Module,
-    tokenizer: Any,
-    prompts: Sequence[str],
-    max_new_tokens: int,
-    *,
-    batch: int = 64,
-) -> list[str]:
-    """Greedy answers to `prompts`, in their order, without special tokens.
-
-    Args:
-        model: a causal language model of transformers, with or without an adapter.
-        prompts: whole prompts, such as `Template.prompt` makes them.
-        max_new_tokens: longest answer, in tokens.
-        batch: prompts that go through the model together.
-
-    Raises:
-        ConfigError: a prompt and its answer don't fit into the model's positions.
-    """
-    tokens = tokenizer(list(prompts))["input_ids"]
-    return continue_prompts(model, tokenizer, tokens, max_new_tokens, batch=batch)
-
-
 def cut_prompts(
     model: nn.Module,
     tokenizer: Any,
@@ -180,13 +157,25 @@ def continue_prompts(
     prompts: Sequence[Sequence[int]],
     max_new_tokens: int,
     *,
+    stops: Sequence[int] | None = None,
     batch: int = 64,
     on_progress: OnProgress | None = None,
 ) -> list[str]:
-    """`generate` for prompts that are tokens already.
+    """Greedy answers to `prompts`, in their order, without special tokens.
 
     Prompts of similar lengths go through the model together, padded on the left; the
     padding is masked.
+
+    Args:
+        model: a causal language model of transformers, with or without an adapter.
+        prompts: whole prompts as tokens, such as `cut_prompts` makes them.
+        max_new_tokens: longest answer, in tokens.
+        stops: tokens that end an answer; None for the tokenizer's end of sequence.
+        batch: prompts that go through the model together.
+
+    Raises:
+        ConfigError: a prompt and its answer don't fit into the model's positions, or the
+            tokenizer has no padding.
     """
     if tokenizer.pad_token_id is None:
         raise ConfigError(f"the tokenizer {tokenizer.name_or_path!r} has no padding")
@@ -209,7 +198,7 @@ def continue_prompts(
                 max_new_tokens=max_new_tokens,
                 do_sample=False,
                 pad_token_id=tokenizer.pad_token_id,
-                eos_token_id=tokenizer.eos_token_id,
+                eos_token_id=list(stops or [tokenizer.eos_token_id]),
             )
             new = said[:, asked["input_ids"].shape[1] :]
             texts = tokenizer.batch_decode(new, skip_special_tokens=True)

@@ -116,6 +116,7 @@ def side_by_side(
                 tokenizer,
                 prompts,
                 settings.max_new_tokens,
+                stops=settings.template.stops(tokenizer),
                 batch=settings.batch,
                 on_progress=partial(on_step, f"{name}: answers"),
             )

@@ -159,6 +159,8 @@ class Charter(Document):
     adapter: Adapter
     tuning: Tuning
     rounds: Annotated[int, Field(ge=1, le=100_000)]
+    # Drawn for each round by `cohort.draw`; absent where all take part in all.
+    silos_per_round: Annotated[int, Field(ge=3)] | None = absent_if_none()
     dp: Dp
     secagg: SecAgg
     update_rule: UpdateRule
@@ -172,6 +174,8 @@ class Charter(Document):
         if (self.adapter.personal_since or 0) >= self.epoch:
             raise ValueError("adapter.personal_since isn't an earlier epoch")
         self.secagg_roster()
+        if (self.silos_per_round or 0) >= len(self.roster):
+            raise ValueError("silos_per_round is left out where all silos take part")
         least = self.secagg_params().minimum
         if least != self.secagg.minimum:
             raise ValueError(f"secagg.minimum must be m_min, which is {least} here")
@@ -272,6 +276,7 @@ class Charter(Document):
         """The sizes of every release. Raises ValueError naming a broken inequality."""
         return release_sizes(
             len(self.roster),
+            drawn=self.silos_per_round,
             length=self.release_length,
             bound=self.secagg.bound,
             ring_bits=self.secagg.ring_bits,

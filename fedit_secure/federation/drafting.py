@@ -22,6 +22,7 @@ from fedit_secure.federation.charter import (
 )
 from fedit_secure.federation.document import describe
 from fedit_secure.federation.local_plan import Adapter
+from fedit_secure.federation.participation import silos_per_round
 from fedit_secure.federation.personal_line import personal_since, require_steps
 from fedit_secure.federation.release_sizes import release_sizes
 from fedit_secure.federation.run_plan import (
@@ -102,6 +103,7 @@ def draft_charter(
             ),
             tuning=plan.tuning,
             rounds=plan.rounds,
+            silos_per_round=None if params.silos == len(rows) else params.silos,
             dp=Dp(
                 kind=plan.dp.kind,
                 epsilon=plan.dp.epsilon,
@@ -227,9 +229,11 @@ def _secagg_params(
         ratio = (plan.tuning.b_rate_ratio or 1.0) if sends_b else 1.0
         rate = plan.tuning.learning_rate * max(1.0, ratio)
         bound = 1.2 * rate * plan.tuning.local_steps
+    rules = (plan.secagg.corrupt, plan.secagg.minimum)
     try:
         return release_sizes(
             len(sizes),
+            drawn=silos_per_round(plan.participation, len(sizes), *rules),
             length=release_length(layout, plan.lora.aggregation)
             + (plan.evaluation is not None),
             bound=bound,

@@ -11,6 +11,7 @@ from fedit_secure.federation.charter import Schedule
 from fedit_secure.federation.document import Address, Line, Name, Part
 from fedit_secure.federation.evaluation import Evaluation, PlannedEvaluation, plan_of
 from fedit_secure.federation.local_plan import Count, Lora, Tuning
+from fedit_secure.federation.participation import Participation
 from fedit_secure.federation.server_rules import FedAvg, UpdateRule
 from fedit_secure.privacy.evaluation import EvaluationPlan
 from fedit_secure.privacy.plan import Unit
@@ -74,6 +75,7 @@ class RunPlan(Part):
     lora: Lora = Lora()
     tuning: Tuning
     rounds: Count
+    participation: Participation = 1.0
     dp: PlannedDp
     secagg: PlannedSecAgg = PlannedSecAgg()
     weights: Weights = "equal"

@@ -54,6 +54,7 @@ def tune_job(
         model_digest=charter.base_model.digest,
         data=DataSource.model_validate(config.data.model_dump()),
         template=charter.template.name,
+        template_digest=charter.template.digest,
         max_tokens=charter.max_tokens,
         lora=lora_of(charter),
         optimizer=optimizer_of(charter, round),

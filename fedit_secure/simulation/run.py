@@ -96,11 +96,12 @@ class Tuner:
     def examples(self, silo: str) -> Sequence[Example]:
         """The silo's records as tokens, read once; held-out ones have no label."""
         if silo not in self._examples:
-            charter, records = self._charter, load_records(self._data[silo])
+            charter, agreed = self._charter, self._charter.template
+            records = load_records(self._data[silo])
             examples = make_examples(
                 records,
                 self._tokenizer,
-                load_template(charter.template.name),
+                load_template(agreed.name, self._tokenizer, agreed.digest),
                 max_tokens=charter.max_tokens,
             )
             self._examples[silo], self._held_out[silo] = set_apart(

@@ -149,7 +149,7 @@ class TuneJob(_Frozen):
     """Everything that one round of local tuning needs, but the noise key.
 
     `model` is a folder or a hub name; `model_digest` (64 hex characters, see
-    `base_model.base_model_digest`) is checked when given. `plan` is
+    `base_model.base_model_digest`) and `template_digest` are checked when given. `plan` is
     `DpPlan.as_dict()`. `state_path` is a safetensors file whose one tensor, `adapter`,
     is the flat float32 vector of the adapter to start from, ordered as `layout`; `tuned` are
     the LoRA factors that this round tunes, null for both, and `kept` those of them that stay
@@ -164,6 +164,7 @@ class TuneJob(_Frozen):
     model_digest: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
     data: DataSource
     template: str = "alpaca"
+    template_digest: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
     max_tokens: int = Field(default=512, ge=8)
     train_on_response_only: bool = True
     lora: LoraConfig = LoraConfig()

@@ -54,7 +54,11 @@ def load_job(
     """
     from fedit_secure.privacy.plan import DpPlan
     from fedit_secure.tuning import base_model
-    from fedit_secure.tuning.examples import load_template, make_examples
+    from fedit_secure.tuning.examples import (
+        load_template,
+        make_examples,
+        require_template,
+    )
     from fedit_secure.tuning.held_out import set_apart
     from fedit_secure.tuning.records import load_records
     from fedit_secure.tuning.units import (
@@ -73,7 +77,7 @@ def load_job(
     require_held_out(job.data.held_out is not None, plan.evaluation)
     if plan.unit == "person" and job.unit_key is None:
         raise ConfigError("tuning job: unit_key: a plan per person needs it")
-    template = load_template(job.template)
+    require_template(job.template)
     records = load_records(job.data)
     units = planned_units(records, plan, bytes.fromhex(job.unit_key or ""))
     if initial is None:
@@ -85,7 +89,7 @@ def load_job(
     examples = make_examples(
         records,
         tokenizer,
-        template,
+        load_template(job.template, tokenizer, job.template_digest),
         job.max_tokens,
         response_only=job.train_on_response_only,
     )

@@ -38,11 +38,12 @@ def draft_run(
     """The charter of `plan` for the parties of `cards`, and the state it starts from.
 
     `predecessor` is the epoch before, and `given` the state to start from instead of a
-    drawn one. Raises ConfigError: a bad plan or card, an unknown model or template, a cut
-    beyond the model's positions, a given state of another adapter.
+    drawn one. Raises ConfigError: a bad plan or card, an unknown model, a template that
+    there isn't or that can't be used with the model's tokenizer, a cut beyond the model's
+    positions, a given state of another adapter.
     """
     folder = resolve_base_model(plan.base_model)
-    template = load_template(plan.template)
+    template = load_template(plan.template, load_tokenizer(folder))
     base = BaseModelRow(
         name=_name(plan.base_model), digest=base_model_digest(folder).hex()
     )

@@ -129,7 +129,8 @@ class Cap:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServedSilo:
-    """One silo as the aggregator sees it. `ready`: its update of this round is tuned."""
+    """One silo as the aggregator sees it. `ready`: its update of this round is tuned.
+    `drawn`: the round under way is drawn for it."""
 
     name: str
     connected: bool
@@ -137,6 +138,7 @@ class ServedSilo:
     since: float
     ready: bool
     traffic: Traffic
+    drawn: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,6 +166,11 @@ class AggregatorSnapshot:
     def connected(self) -> int:
         """How many silos are connected."""
         return sum(silo.connected for silo in self.silos)
+
+    @property
+    def drawn(self) -> tuple[ServedSilo, ...]:
+        """The silos that take part in the round under way."""
+        return tuple(silo for silo in self.silos if silo.drawn)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

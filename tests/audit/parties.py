@@ -104,15 +104,18 @@ def found(
     epsilon: float = 8.0,
     evaluation: Evaluation | None = None,
     predecessor: Charter | None = None,
+    per_round: int | None = None,
 ) -> World:
     """Silos s0, s1, ... and an aggregator, before their first round.
 
     `records`: of each silo, 100 by default, of which 10 are expected in a batch. Of an
-    `evaluation` every silo but the first has 20 held out.
+    `evaluation` every silo but the first has 20 held out. `per_round`: silos that are
+    drawn for each round, None for all.
     """
     initial = from_float32(LAYOUT, np.zeros(LENGTH, np.float32))
     secagg = release_sizes(
         silos,
+        drawn=per_round,
         length=LENGTH + (evaluation is not None),
         bound=0.25,
         weights=weights,
@@ -166,6 +169,7 @@ def found(
         adapter=Adapter(rank=2, initial_digest=initial.digest().hex(), layout=LAYOUT),
         tuning=Tuning(learning_rate=1e-3, local_steps=3),
         rounds=rounds,
+        silos_per_round=per_round,
         dp=Dp(
             kind=kind,
             epsilon=epsilon if local else None,

@@ -89,7 +89,7 @@ def load_model(adapter: SavedAdapter) -> ModelUnderTest:
         threads=1,
         token_budget=2048,
     )
-    return ModelUnderTest.load(config, None, adapter, TEMPLATE, MAX_TOKENS)
+    return ModelUnderTest.load(config, None, adapter, TEMPLATE.name, MAX_TOKENS)
 
 
 def save(adapter: SavedAdapter, folder: Path) -> Path:

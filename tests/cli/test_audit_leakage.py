@@ -192,6 +192,19 @@ def test_the_last_certified_state_is_what_is_tested_by_default(fedit, silo):
     assert len(list((silo / "state" / "leakage").iterdir())) == 2
 
 
+def test_evaluate_scores_it_beside_the_base(fedit, silo):
+    options = ("--max-new-tokens", 0, "--limit", 5, "--format", "json")
+    shown = ["base"]
+    for round in (0, 1):
+        if round:
+            certify(silo, 1, seed=0)
+            shown.append("the certified state of round 1")
+        done = fedit("evaluate", "--silo", silo / "silo.yaml", *options)
+        assert done.status == 0, done.err
+        whole = [row for row in done.json["scores"] if row["category"] is None]
+        assert [row["model"] for row in whole] == shown
+
+
 def test_records_that_changed_since_they_were_charged_are_noticed(fedit, silo):
     identity = load_identity(silo / "identity")
     records = load_records(DataSource(path=str(silo / "records.jsonl")))

@@ -49,7 +49,7 @@ def test_lines_come_from_a_pipe(fedit, monkeypatch):
 
 
 def test_an_interrupt_ends_an_answer_and_not_the_chat(fedit, adapter, monkeypatch):
-    def interrupted(speaker, prompt, length):
+    def interrupted(speaker, prompt, length, stops):
         yield "so far"
         if speaker.name == "base":
             raise KeyboardInterrupt

@@ -20,7 +20,7 @@ from fedit_secure.evaluation.chat import (
 )
 from fedit_secure.evaluation.contenders import Contenders
 from fedit_secure.evaluation.merge import Merge, merge
-from fedit_secure.evaluation.score import generate
+from fedit_secure.evaluation.score import continue_prompts
 from fedit_secure.tuning.base_model import load_base_model, load_tokenizer
 from fedit_secure.tuning.examples import load_template
 from fedit_secure.tuning.records import Record
@@ -55,8 +55,9 @@ def expected(adapter=None):
     model = load_base_model(base_model_path())
     if adapter is not None:
         model = put_on(model, adapter)
-    prompt = load_template("alpaca").prompt(Record(LINE, "", ""))
-    return generate(model, load_tokenizer(base_model_path()), [prompt], 8)[0]
+    tokenizer = load_tokenizer(base_model_path())
+    prompts = load_template("alpaca").prompts(tokenizer, [Record(LINE, "", "")])
+    return continue_prompts(model, tokenizer, prompts, 8)[0]
 
 
 def said(speaker):

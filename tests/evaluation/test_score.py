@@ -12,7 +12,6 @@ from fedit_secure.errors import ConfigError
 from fedit_secure.evaluation.score import (
     continue_prompts,
     cut_prompts,
-    generate,
     rate_answers,
     score,
 )
@@ -122,7 +121,7 @@ def test_batching_and_order_change_no_score(model, tokenizer):
 def test_scoring_leaves_the_mode_of_the_model_alone(model, tokenizer):
     model.train()
     score(model, tokenizer, RECORDS, TEMPLATE, 200)
-    generate(model, tokenizer, ["one"], 2)
+    continue_prompts(model, tokenizer, [[5, 6]], 2)
     assert model.training
     model.eval()
 
@@ -133,10 +132,10 @@ def test_nothing_to_score_is_said(model, tokenizer):
 
 
 def test_generated_answers_equal_a_greedy_loop_prompt_by_prompt(model, tokenizer):
-    prompts = [TEMPLATE.prompt(record) for record in RECORDS]
-    found = generate(model, tokenizer, prompts, 12, batch=3)
+    prompts = TEMPLATE.prompts(tokenizer, RECORDS)
+    found = continue_prompts(model, tokenizer, prompts, 12, batch=3)
     for prompt, answer in zip(prompts, found, strict=True):
-        tokens = tokenizer(prompt)["input_ids"]
+        tokens = list(prompt)
         start = len(tokens)
         while len(tokens) < start + 12:
             with torch.no_grad():
@@ -151,7 +150,7 @@ def test_generated_answers_equal_a_greedy_loop_prompt_by_prompt(model, tokenizer
 
 def test_a_prompt_beyond_the_positions_is_refused(model, tokenizer):
     with pytest.raises(ConfigError, match="256 positions"):
-        generate(model, tokenizer, ["three " * 100], 200)
+        continue_prompts(model, tokenizer, [[5] * 100], 200)
 
 
 def test_long_prompts_are_cut_so_that_an_answer_fits(model, tokenizer):

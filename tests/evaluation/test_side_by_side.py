@@ -14,7 +14,7 @@ from fedit_secure.errors import ConfigError
 from fedit_secure.evaluation.contenders import Contenders
 from fedit_secure.evaluation.intervals import interval
 from fedit_secure.evaluation.merge import Merge, merge
-from fedit_secure.evaluation.score import generate, rate_answers, score
+from fedit_secure.evaluation.score import continue_prompts, rate_answers, score
 from fedit_secure.evaluation.side_by_side import Settings, side_by_side
 from fedit_secure.federation.base_model import base_model_digest
 from fedit_secure.tuning.base_model import load_base_model, load_tokenizer
@@ -55,7 +55,8 @@ def alone(adapter):
         model = put_on(model, adapter)
     prompts = [SETTINGS.template.prompt(record) for record in RECORDS]
     scores = score(model, tokenizer, RECORDS, SETTINGS.template, 200)
-    return scores.record_nlls, generate(model, tokenizer, prompts, 6)
+    tokens = [tokenizer(prompt)["input_ids"] for prompt in prompts]
+    return scores.record_nlls, continue_prompts(model, tokenizer, tokens, 6)
 
 
 @pytest.mark.parametrize("number", [0, 1, 2, 3])

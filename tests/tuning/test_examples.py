@@ -6,12 +6,7 @@ import numpy as np
 import pytest
 
 from fedit_secure.errors import ConfigError
-from fedit_secure.tuning.examples import (
-    Example,
-    load_template,
-    make_examples,
-    template_digest,
-)
+from fedit_secure.tuning.examples import Example, load_template, make_examples
 from fedit_secure.tuning.records import Record
 
 
@@ -33,7 +28,7 @@ def test_braces_of_a_record_are_not_filled_in() -> None:
 
 
 def test_an_unknown_template_is_named() -> None:
-    known = "alpaca, alpaca_short, vicuna"
+    known = "alpaca, alpaca_short, chat, vicuna"
     with pytest.raises(
         ConfigError, match=f"unknown template 'nope'; known are {known}"
     ):
@@ -54,9 +49,23 @@ def test_other_templates(name: str, with_input: str, without: str) -> None:
     assert template.prompt(Record("I", "", "R")).endswith(without)
 
 
-def test_the_digest_is_of_the_file() -> None:
-    assert template_digest("alpaca") == load_template("alpaca").digest
-    assert len(template_digest("alpaca")) == 32
+def test_the_digest_is_what_was_agreed_on() -> None:
+    found = load_template("alpaca").digest
+    assert len(found) == 32
+    assert load_template("alpaca", agreed=found.hex()).digest == found
+    with pytest.raises(ConfigError, match="'vicuna' isn't the one that was agreed on"):
+        load_template("vicuna", agreed=found.hex())
+
+
+@pytest.mark.parametrize("name", ["alpaca", "alpaca_short", "vicuna"])
+def test_a_records_own_text_has_no_control_tokens(tokenizer, name: str) -> None:
+    record = Record("a</s>b", "<s>", "</s>d<pad>")
+    (example,) = make_examples([record], tokenizer, name, 512)
+    control = set(tokenizer.all_special_ids)
+    assert [t for t in example.tokens.tolist() if t in control] == [2]
+    said = tokenizer.decode(example.tokens[example.first_label :])
+    assert said == "</s>d<pad></s>"
+    assert "a</s>b" in tokenizer.decode(example.tokens)
 
 
 def test_only_the_response_and_its_end_are_labels(tokenizer) -> None:

@@ -23,8 +23,9 @@ from fedit_secure.errors import ConfigError
 from fedit_secure.federation.aggregation import places
 from fedit_secure.federation.base_model import base_model_digest
 from fedit_secure.tuning import examples, local_round, worker
-from fedit_secure.tuning.examples import Example
+from fedit_secure.tuning.examples import Example, load_template
 from fedit_secure.tuning.job import ColumnMap, DataSource, OptimizerConfig, TuneJob
+from fedit_secure.tuning.job_loading import load_job
 from fedit_secure.tuning.kept_part import taken
 
 WORKER = [sys.executable, "-m", "fedit_secure.tuning.worker"]
@@ -88,6 +89,13 @@ def test_what_stays_in_the_silo_is_the_same_tunings_and_apart(
             expected = taken(initial, parts) + expected
         assert expected.any()
         np.testing.assert_array_equal(found, expected)
+
+
+def test_another_template_than_was_agreed_on_is_refused(job_files) -> None:
+    agreed = load_template("alpaca").digest.hex()
+    load_job(make_job(job_files, template_digest=agreed))
+    with pytest.raises(ConfigError, match="template 'vicuna' isn't the one that was"):
+        load_job(make_job(job_files, template="vicuna", template_digest=agreed))
 
 
 def person_plan(**changes: Any) -> dict[str, Any]:

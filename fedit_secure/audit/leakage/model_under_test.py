@@ -17,7 +17,7 @@ from fedit_secure.tuning.batches import (
     physical_batch,
     split_by_length,
 )
-from fedit_secure.tuning.examples import Example, Template, make_examples
+from fedit_secure.tuning.examples import Example, Template, load_template, make_examples
 from fedit_secure.tuning.job import DEFAULT_TOKEN_BUDGET
 from fedit_secure.tuning.records import Record
 from fedit_secure.tuning.saved_adapter import SavedAdapter, put_on
@@ -59,13 +59,15 @@ class ModelUnderTest:
         config: SiloConfig,
         digest: str | None,
         adapter: SavedAdapter,
-        template: Template,
+        template: str,
         max_tokens: int,
+        *,
+        template_digest: str | None = None,
     ) -> ModelUnderTest:
         """The silo's base model, as its configuration says, with this adapter.
 
-        Raises ConfigError: the base model can't be loaded or isn't the one with `digest`
-        (hexadecimal; None: any), or the adapter doesn't fit it.
+        Raises ConfigError: the base model can't be loaded, it or the template isn't the
+        one with that digest (hexadecimal; None: any), or the adapter doesn't fit it.
         """
         import torch
 
@@ -84,9 +86,10 @@ class ModelUnderTest:
         )
         base_model.refuse_too_long(model, tokenizer, max_tokens)
         tuned = put_on(model, adapter)
+        wording = load_template(template, tokenizer, template_digest)
         budget = config.token_budget
         budget = budget if isinstance(budget, int) else DEFAULT_TOKEN_BUDGET
-        return cls(tuned, tokenizer, template, max_tokens, budget)
+        return cls(tuned, tokenizer, wording, max_tokens, budget)
 
     def score(self, records: Sequence[Record]) -> list[RecordScores | None]:
         """Both models' scores of each record; None where the cut left no response."""

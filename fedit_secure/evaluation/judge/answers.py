@@ -45,6 +45,7 @@ def local_answers(
                 tokenizer,
                 prompts,
                 max_new_tokens,
+                stops=wording.stops(speaker),
                 batch=16,
                 on_progress=lambda done, of, name=name: on_progress(  # type: ignore[misc]
                     f"{name}: answers", done, of
