@@ -3,13 +3,13 @@
     REPLAY_PLAN=FILE REPLAY_SAID=FILE [REPLAY_TO=SILO] \
         python replaying_daemon.py silo|aggregator serve CONFIG
 
-The plan is JSON: for each round, the type of a message. Before the daemon sends the first
-one of that type in that round, it sends what is stale of that type: what it sent in the
-round before ("round"), and, signed anew with its own key as it would have been then, what
-it would have said in another attempt of this round ("attempt") and in the same attempt of
-another run ("run"). Whatever was sent, and refused if it was refused at once, is a line of
-the other file. An aggregator says it to one silo. Everything else is the daemon's own; a
-silo's tuning is a draw, as in `marked_silo.py`.
+The plan is JSON: types of messages, one after the other, each in a round of its own. Before
+the daemon sends one of that type, having sent one in an earlier round, it sends what is
+stale of it: that earlier one ("round"), and, signed anew with its own key as it would have
+been then, what it would have said in another attempt of this round ("attempt") and in the
+same attempt of another run ("run"). Whatever was sent, and refused if it was refused at
+once, is a line of the other file. An aggregator says it to one silo. Everything else is the
+daemon's own; a silo's tuning is a draw, as in `marked_silo.py`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import hashlib
 import json
 import os
 import sys
-from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -47,10 +46,9 @@ class Stale:
 
     def __init__(self, charter: Charter, key: SigningKey) -> None:
         self._charter, self._key = charter, key
-        plan = json.loads(Path(os.environ["REPLAY_PLAN"]).read_text())
-        self._due = {int(round): kind for round, kind in plan.items()}
-        self._sent: dict[str, list[f.Frame]] = defaultdict(list)
-        self._round = 0
+        self._due = json.loads(Path(os.environ["REPLAY_PLAN"]).read_text())
+        self._sent: dict[str, tuple[int, f.Frame]] = {}
+        self._round = self._last = 0
 
     def before(self, frame: f.Frame) -> Iterator[tuple[str, f.Frame]]:
         """Each stale message, with what it is stale by, that goes before this one."""
@@ -59,12 +57,13 @@ class Stale:
             self._round = frame.round
         elif isinstance(frame, f.RoundOffer):
             self._round = frame.offer.round
-        earlier = self._sent[kind]
-        if self._due.get(self._round) == kind:
-            del self._due[self._round]
-            yield "round", earlier[-1]
+        when, earlier = self._sent.get(kind, (self._round, frame))
+        if [kind] == self._due[:1] and when < self._round and self._last < self._round:
+            del self._due[0]
+            self._last = self._round
+            yield "round", earlier
             yield from self._elsewhere(frame)
-        self._sent[kind] = [frame]
+        self._sent[kind] = self._round, frame
 
     def said(self, kind: str, stale: str, refusal: str) -> None:
         """Write it down."""

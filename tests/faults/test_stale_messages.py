@@ -15,12 +15,15 @@ from pathlib import Path
 import pytest
 from faults.real_federation import HUB, TESTS, RealFederation
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(500)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(800)]
 
-SECONDS = 400.0
+SECONDS = 700.0
 SILOS = 4
 VICTIM = "silo-1"
-SCHEDULE = {"phase_deadline_seconds": 20.0, "silo_deadline_seconds": 40}
+# Nobody is given up for being slow: whose update is in a sum is what is tested.
+SCHEDULE = {"tune_deadline_seconds": 600, "phase_deadline_seconds": 200}
+SCHEDULE |= {"silo_deadline_seconds": 400}
+SPARE = 3  # rounds: a message is stale only where one of its kind came before
 EVERYWHERE = ("attempt", "round", "run")  # what each message can be stale by
 ELSEWHERE = ("round", "run")  # what names no attempt
 
@@ -32,7 +35,6 @@ BY_A_SILO = {
     "Agreement": EVERYWHERE,
     "Reveal": EVERYWHERE,
     "Confirmation": ELSEWHERE,
-    "Claim": ("round",),
 }
 # What the aggregator sends, and whether the silo's update is in the sum all the same; None
 # where it may be: an attempt that it left may have been closed before it entered again.
@@ -50,10 +52,11 @@ BY_THE_AGGREGATOR: dict[str, tuple[tuple[str, ...], bool | None]] = {
 
 
 def replaying(folder: Path, party: str, kinds: list[str]) -> RealFederation:
-    """In round 2 this party says the first of these kinds again, and so on."""
-    federation = RealFederation(folder, len(kinds) + 2, SILOS, schedule=SCHEDULE)
+    """From round 2 on this party says these kinds again, one a round."""
+    rounds = 1 + len(kinds) + SPARE
+    federation = RealFederation(folder, rounds, SILOS, schedule=SCHEDULE)
     plan = folder / "plan.json"
-    plan.write_text(json.dumps(dict(enumerate(kinds, 2))))
+    plan.write_text(json.dumps(kinds))
     program = str(TESTS / "faults" / "replaying_daemon.py")
     federation.programs[party] = (program,)
     federation.environments[party] = {
@@ -83,15 +86,15 @@ def said(folder: Path) -> dict[tuple[str, str], tuple[int, str]]:
 
 
 async def test_stale_messages_to_the_aggregator(tmp_path: Path) -> None:
-    kinds = [kind for kind in BY_A_SILO if kind != "Claim"]
+    kinds = list(BY_A_SILO)
     federation = replaying(tmp_path / "all", VICTIM, kinds)
     await ended(federation)
     heard = said(federation.folder)
     assert set(heard) == {(kind, stale) for kind in kinds for stale in BY_A_SILO[kind]}
     for (kind, _), (_, error) in heard.items():
         # An upload has an answer; any other message is one among many.
-        taken = "that attempt takes no uploads" if kind == "MaskedUpload" else ""
-        assert taken in error if taken else not error
+        refused = "that attempt takes no uploads" in error
+        assert refused if kind == "MaskedUpload" else not error
     folder, everyone = federation.run_folder(), tuple(range(SILOS))
     for round in range(1, federation.rounds + 1):
         assert folder.contributors(round) == everyone, round
@@ -109,12 +112,13 @@ async def test_stale_messages_to_a_silo(tmp_path: Path) -> None:
     log, folder = federation.log(VICTIM).read_text(), federation.run_folder()
     blamed = [json.loads(line)["text"] for line in log.splitlines()]
     victim = federation.charter.silo_index(VICTIM)
-    for round, kind in enumerate(kinds, 2):
+    rounds = {kind: round for (kind, _), (round, _) in heard.items()}
+    for kind, round in rounds.items():
         counted = BY_THE_AGGREGATOR[kind][1]
         if counted is not None:
             assert (victim in folder.contributors(round)) == counted, kind
         others = {*range(SILOS)} - {victim}
         assert others <= set(folder.contributors(round)), kind
-        if kind not in ("RoundCertificate",):
+        if kind != "RoundCertificate":  # the last round's changes nothing
             begins = f"round {round}: the aggregator is faulty: "
             assert any(text.startswith(begins) for text in blamed), kind
