@@ -3,17 +3,21 @@
     python benchmarks/daemons.py [--quick]
 
 Idle: one `fedit silo serve` of three, its records read, its budget accounted for and its
-round tuned by the real worker; then it waits for the others, who never come. Held: a
-hundred silo daemons, 25 a process, each with a connection of its own (gRPC, mutual TLS,
-loopback) to `fedit aggregator serve`, with a small adapter, from the first connection to
-the end of a round; their updates are drawn and not tuned. Claims: the idle daemon has no
-torch mapped, less than 150 MB resident and less than 1 % of a core; all hundred are in
-the round's sum.
+round tuned by the real worker; then it waits for the others, who never come. Beside it a
+second one with its page on, which a Prometheus asks every 15 seconds and a health check
+every 30: what the page costs is the ratio of the two, in one run. Held: a hundred silo
+daemons, 25 a process, each with a connection of its own (gRPC, mutual TLS, loopback) to
+`fedit aggregator serve`, with a small adapter, from the first connection to the end of a
+round; their updates are drawn and not tuned. Claims: an idle daemon has no torch mapped,
+less than 150 MB resident and less than 1 % of a core, with its page and without; all
+hundred are in the round's sum.
 """
 
 from __future__ import annotations
 
 import asyncio
+import http.client
+import itertools
 import json
 import sys
 import tempfile
@@ -34,7 +38,8 @@ RECORDS = 20_000
 SETTLE_SECONDS = 3.0
 LIMIT_SECONDS = 600
 MOST_MIB, MOST_SHARE = 150e6 / 2**20, 0.01  # 150 MB
-NAMES = ("north", "south", "west")
+NAMES = PLAIN, PAGED, ABSENT = ("north", "south", "west")
+SCRAPE_SECONDS = 15.0
 
 
 def _plan() -> dict[str, object]:
@@ -54,7 +59,8 @@ def _plan() -> dict[str, object]:
 
 async def idle(seconds: float) -> dict[str, float | bool]:
     """Resident memory, share of a core, and whether torch is mapped, of a silo's daemon
-    that waits for the others so many seconds."""
+    that waits for the others so many seconds; and of one with its page on, which is asked
+    meanwhile."""
     folder = Path(tempfile.mkdtemp(prefix="fedit-daemons-"))
     records = folder / "records.jsonl"
     with records.open("w", encoding="utf-8") as file:
@@ -63,34 +69,74 @@ async def idle(seconds: float) -> dict[str, float | bool]:
             file.write(json.dumps(line) + "\n")
     data = dict.fromkeys(NAMES, DataSource(path=str(records)))
     federation = found_federation(folder / "federation", run_plan(_plan()), data)
+    shown = free_address()
+    config = federation.config_path(PAGED)
+    config.write_text(f"{config.read_text()}page: {{listen: '{shown}'}}\n")
+    waiting = {PLAIN, PAGED}
     tuned = asyncio.Event()
 
     def take(event: ProcessEvent) -> None:
-        if (event.party, event.phase) == (NAMES[0], "tuned"):
+        if event.phase == "tuned":
+            waiting.discard(event.party)
+        if not waiting:
             tuned.set()
 
     daemons = Processes(federation, take)
     try:
         async with asyncio.timeout(LIMIT_SECONDS):
             await daemons.start("aggregator")
-            daemon = psutil.Process(await daemons.start(NAMES[0]))
+            silos = [psutil.Process(await daemons.start(n)) for n in (PLAIN, PAGED)]
             await tuned.wait()
-            while daemon.children():  # noqa: ASYNC110 - the worker's, the accountants'
-                await asyncio.sleep(1.0)
+            while any(silo.children() for silo in silos):  # noqa: ASYNC110
+                await asyncio.sleep(1.0)  # the workers, the accountants
             await asyncio.sleep(SETTLE_SECONDS)
-            before, began = sum(daemon.cpu_times()[:2]), time.monotonic()
-            await asyncio.sleep(seconds)
-            used = sum(daemon.cpu_times()[:2]) - before
-            took = time.monotonic() - began
-            rss = daemon.memory_info().rss
-            maps = " ".join(row.path for row in daemon.memory_maps())
+            plain, paged = await _watched(silos, seconds, shown)
     finally:
         await daemons.end()
-    return {
-        "idle_rss_mib": rss / 2**20,
-        "idle_core_share": used / took,
-        "idle_maps_torch": "torch" in maps,
+    return {f"idle_{name}": value for name, value in plain.items()} | {
+        **{f"paged_{name}": value for name, value in paged.items()},
+        "page_rss_ratio": paged["rss_mib"] / plain["rss_mib"],
     }
+
+
+async def _watched(
+    silos: list[psutil.Process], seconds: float, page: str
+) -> list[dict[str, float | bool]]:
+    """What each of them takes in so many seconds, in which the page is asked."""
+    before, began = [sum(silo.cpu_times()[:2]) for silo in silos], time.monotonic()
+    asking = asyncio.create_task(_ask(page))
+    await asyncio.sleep(seconds)
+    used = [
+        sum(silo.cpu_times()[:2]) - was for silo, was in zip(silos, before, strict=True)
+    ]
+    took = time.monotonic() - began
+    asking.cancel()
+    return [
+        {
+            "rss_mib": silo.memory_info().rss / 2**20,
+            "core_share": share / took,
+            "maps_torch": any("torch" in row.path for row in silo.memory_maps()),
+        }
+        for silo, share in zip(silos, used, strict=True)
+    ]
+
+
+async def _ask(page: str) -> None:
+    """As a Prometheus and a container's health check do, for ever."""
+    for turn in itertools.count():
+        paths = ["/metrics", "/healthz"] if turn % 2 == 0 else ["/metrics"]
+        for path in paths:
+            await asyncio.to_thread(_get, page, path)
+        await asyncio.sleep(SCRAPE_SECONDS)
+
+
+def _get(page: str, path: str) -> None:
+    connection = http.client.HTTPConnection(page, timeout=30)
+    connection.request("GET", path)
+    answer = connection.getresponse()
+    answer.read()
+    connection.close()
+    assert answer.status == http.HTTPStatus.OK, f"{path}: {answer.status}"
 
 
 def held(silos: int) -> dict[str, float]:
@@ -121,10 +167,21 @@ def main() -> None:
         "daemons",
         {n: v if isinstance(v, bool) else round(v, 4) for n, v in figures.items()},
         sizes={"records": RECORDS, "idle_seconds": seconds, "silos": silos},
-        packages=("grpcio", "cryptography", "numpy", "pydantic"),
+        packages=(
+            "grpcio",
+            "cryptography",
+            "numpy",
+            "pydantic",
+            "starlette",
+            "uvicorn",
+        ),
     )
-    fits = figures["idle_rss_mib"] < MOST_MIB and not figures["idle_maps_torch"]
-    fits = fits and figures["idle_core_share"] < MOST_SHARE
+    fits = all(
+        figures[f"{kind}_rss_mib"] < MOST_MIB
+        and figures[f"{kind}_core_share"] < MOST_SHARE
+        and not figures[f"{kind}_maps_torch"]
+        for kind in ("idle", "paged")
+    )
     if not fits or figures["connected_silos"] < silos:
         sys.exit("a claim isn't held")
 

@@ -100,6 +100,38 @@ def test_no_pitfall_of_privacy_is_left_out() -> None:
     assert len(PITFALLS) == len(rows("pitfall", "privacy")) == 29
 
 
+FAULTS_HELD = """
+a silo dies while it tunes
+a silo dies in the masking window
+the aggregator dies
+power goes
+the network is lost for minutes, or half-open
+a silo is slow, or stands still
+two daemons with one identity
+stale and replayed messages
+a clock is wrong, a certificate expired
+another charter
+the disk is full
+the state folder is read-only
+the disk breaks
+the ledger is damaged, cut short or old
+SIGTERM, and a daemon that is drained
+""".strip().splitlines()
+OF_PROCESSES = (
+    "real_federation", "process_federation", "simulation.processes", "subprocess_exec"
+)  # fmt: skip
+
+
+def test_every_fault_befalls_real_processes_in_tests_that_are_there() -> None:
+    told = {fault: tests.split("<br>") for fault, tests in rows("fault", "attacks")}
+    assert list(told) == FAULTS_HELD
+    for fault, tests in told.items():
+        texts = [file_of(test.strip("`")).read_text(encoding="utf-8") for test in tests]
+        assert len(tests) == len(set(tests)), fault
+        for test, text in zip(tests, texts, strict=True):
+            assert any(word in text for word in OF_PROCESSES), f"{test}: no process"
+
+
 def test_the_auditors_guide_names_every_claim_and_every_fault() -> None:
     claims = {claim.strip("`") for claim, _ in rows("claim", "auditor")}
     assert claims == set(CLAIMS)

@@ -18,7 +18,7 @@ RUN python -m venv /opt/fedit \
 COPY pyproject.toml README.md LICENSE ./
 COPY fedit_secure fedit_secure
 RUN /opt/fedit/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /wheel . \
-    && /opt/fedit/bin/pip install -c constraints.txt /wheel/*.whl \
+    && /opt/fedit/bin/pip install -c constraints.txt "$(echo /wheel/*.whl)[web]" \
     && /opt/fedit/bin/pip uninstall --yes setuptools pip
 
 FROM ${BASE}

@@ -28,7 +28,7 @@ RUN python -m venv /opt/fedit \
     && /opt/fedit/bin/pip install -c constraints.txt setuptools
 COPY pyproject.toml README.md LICENSE ./
 COPY fedit_secure fedit_secure
-RUN if [ "${FLAVOUR}" = cuda ]; then extras=silo,quantised; else extras=silo; fi \
+RUN if [ "${FLAVOUR}" = cuda ]; then extras=silo,web,quantised; else extras=silo,web; fi \
     && /opt/fedit/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /wheel . \
     && /opt/fedit/bin/pip install -c constraints.txt "$(echo /wheel/*.whl)[${extras}]" \
     && /opt/fedit/bin/pip uninstall --yes pip
@@ -58,8 +58,11 @@ USER 10001:10001
 WORKDIR /fedit
 VOLUME /var/lib/fedit
 STOPSIGNAL SIGTERM
-# It opens no port. Its books can be read, and are whole.
-HEALTHCHECK --interval=2m --timeout=60s --start-period=5m --retries=3 \
-    CMD ["fedit", "silo", "status", "/fedit/silo.yaml"]
+# It opens no port to anybody else. Where FEDIT_PAGE__LISTEN has the page on, its /healthz is
+# asked, which costs next to nothing; else its books can be read, and are whole.
+HEALTHCHECK --interval=1m --timeout=60s --start-period=30m --retries=3 \
+    CMD ["/bin/sh", "-c", "test -z \"${FEDIT_PAGE__LISTEN:-}\" \
+        || exec python -m fedit_secure.watch.ask_healthz \"${FEDIT_PAGE__LISTEN}\"; \
+        exec fedit silo status /fedit/silo.yaml"]
 ENTRYPOINT ["fedit"]
 CMD ["silo", "serve", "/fedit/silo.yaml"]

@@ -24,7 +24,13 @@ from fedit_secure.aggregator.ledger_copies import LedgerCopies
 from fedit_secure.aggregator.run_folder import RunFolder
 from fedit_secure.aggregator.skipping import skip_certificate
 from fedit_secure.aggregator.sums import Sums
-from fedit_secure.errors import ConnectError, PolicyRefusal, ProtocolError, QuorumLost
+from fedit_secure.errors import (
+    ConnectError,
+    PolicyRefusal,
+    ProtocolError,
+    QuorumLost,
+    StorageError,
+)
 from fedit_secure.federation.approval import Approval, verify_approvals
 from fedit_secure.federation.charter import Charter
 from fedit_secure.federation.cohort import Cohorts
@@ -77,6 +83,8 @@ class Aggregator:
         told = (self._sums, self._teller, uploads)
         self._attempts = Attempts(charter, key, folder, self._here, *told)
         self._ended, self._dismissed = False, ""
+        self._running: asyncio.Task[object] | None = None
+        self._failure: StorageError | None = None
 
     # -------------------------------------------------------------------- the connections
 
@@ -86,6 +94,17 @@ class Aggregator:
 
     async def on_connect(self, link: PeerLink, hello: f.Hello) -> None:
         """Serve one silo until its connection ends."""
+        try:
+            await self._serve(link, hello)
+        except StorageError as error:
+            # Of our own disk. No silo is turned away for it: the run ends, and when it is
+            # started again all of them are still there.
+            _log.error("silo %r can't be served: %s", link.name, error)
+            self._failure = self._failure or error
+            if self._running is not None:
+                self._running.cancel()
+
+    async def _serve(self, link: PeerLink, hello: f.Hello) -> None:
         if hello.charter != self._digest:
             raise self._charter.refusal_of(link.name, hello.charter)
         if self._dismissed:
@@ -162,8 +181,20 @@ class Aggregator:
     async def run(self, may_go_on: Callable[[], bool] = lambda: True) -> GridState:
         """All rounds that are left, while one `may_go_on`; returns the last state.
 
-        Raises QuorumLost when too few silos can or will go on.
+        Raises QuorumLost when too few silos can or will go on, StorageError when the disk
+        refuses what has to be there.
         """
+        self._running = asyncio.current_task()
+        try:
+            if self._failure is not None:
+                raise self._failure
+            return await self._rounds(may_go_on)
+        except asyncio.CancelledError:
+            if self._failure is not None:
+                raise self._failure from None
+            raise
+
+    async def _rounds(self, may_go_on: Callable[[], bool]) -> GridState:
         # Started after its end, the run is there for the silos that were away.
         names = [row.name for row in self._charter.roster]
         late = self._folder.progress.certified == self._charter.rounds

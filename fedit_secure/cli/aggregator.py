@@ -100,12 +100,10 @@ def encrypt(
     format: FormatOption = OutputFormat.TABLE,
 ) -> None:
     """Encrypt the aggregator's keys, change their passphrase, or remove it."""
-    from fedit_secure.cli.encrypting import encrypt_keys, next_step
+    from fedit_secure.cli.encrypting import encrypt_keys
     from fedit_secure.config import load_aggregator_config
 
-    facts = encrypt_keys(load_aggregator_config(config), passphrase_file, remove=remove)
-    show(facts, format)
-    note(next_step(facts))
+    encrypt_keys(load_aggregator_config(config), passphrase_file, remove, format)
 
 
 @app.command("rotate")
@@ -119,16 +117,10 @@ def rotate(
     First it makes an identity beside the one in use, whose card goes into the next charter.
     With that charter here, --finish puts the new identity in use.
     """
-    from fedit_secure.cli import rotating
+    from fedit_secure.cli.rotating import rotate as rotate_keys
     from fedit_secure.config import load_aggregator_config
 
-    loaded = load_aggregator_config(config)
-    if finish:
-        show(rotating.finish(loaded), format)
-        note("keep the retired folder until the first round of the new epoch is over")
-        return
-    show(rotating.begin(loaded), format)
-    note("give the new card to the coordinator, for the next charter epoch")
+    rotate_keys(load_aggregator_config(config), finish, format)
 
 
 @app.command("drain")

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from fedit_secure.cli.output import OutputFormat, note, show
+
 PassphraseOption = Annotated[
     Path | None,
     typer.Option(
@@ -19,8 +21,11 @@ RemoveOption = Annotated[
 ]
 
 
-def encrypt_keys(config: Any, given: Path | None, *, remove: bool) -> dict[str, Any]:
-    """Change what the keys of a SiloConfig or an AggregatorConfig are encrypted under.
+def encrypt_keys(
+    config: Any, given: Path | None, remove: bool, format: OutputFormat
+) -> None:
+    """Change what the keys of a SiloConfig or an AggregatorConfig are encrypted under, and
+    say what comes next.
 
     The passphrase that they have now is the configuration's. Raises ConfigError unless
     exactly one of the two options is given; StorageError if the keys can't be written.
@@ -34,19 +39,16 @@ def encrypt_keys(config: Any, given: Path | None, *, remove: bool) -> dict[str, 
         raise ConfigError("give either --passphrase-file or --remove")
     new = None if given is None else read_new_passphrase(given)
     identity = change_passphrase(config.identity, passphrase_of(config), new)
-    return {
+    facts = {
         "name": identity.name,
         "identity": identity.folder,
         "encrypted": new is not None,
         "passphrase_file": None if given is None else given.resolve(),
     }
-
-
-def next_step(facts: dict[str, Any]) -> str:
-    """What the operator does after it."""
-    if facts["encrypted"]:
-        return (
-            "name that file as passphrase_file in the configuration, or hand it over as the "
-            "systemd credential fedit-passphrase"
-        )
-    return "take passphrase_file out of the configuration"
+    show(facts, format)
+    note(
+        "take passphrase_file out of the configuration"
+        if new is None
+        else "name that file as passphrase_file in the configuration, or hand it over as "
+        "the systemd credential fedit-passphrase"
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+from fedit_secure.cli.output import OutputFormat, note, show
 from fedit_secure.config import AggregatorConfig, SiloConfig, passphrase_of
 from fedit_secure.errors import ConfigError, StorageError
 from fedit_secure.federation.approval import check_approved
@@ -23,9 +24,23 @@ from fedit_secure.storage.journal_file import JournalInUse
 Config = SiloConfig | AggregatorConfig
 
 
-def begin(
-    config: Config, records: int | None = None, persons: int | None = None
-) -> dict[str, Any]:
+def rotate(
+    config: Config,
+    finish: bool,
+    format: OutputFormat,
+    records: int | None = None,
+    persons: int | None = None,
+) -> None:
+    """One of the two steps, with what it made and what comes next."""
+    if finish:
+        show(_finish(config), format)
+        note("keep the retired folder until the first round of the new epoch is over")
+        return
+    show(_begin(config, records, persons), format)
+    note("give the new card to the coordinator, for the next charter epoch")
+
+
+def _begin(config: Config, records: int | None, persons: int | None) -> dict[str, Any]:
     """Makes the next identity; the one in use, and a daemon under it, go on."""
     passphrase = passphrase_of(config)
     current = load_identity(config.identity, passphrase)
@@ -44,7 +59,7 @@ def begin(
     }
 
 
-def finish(config: Config) -> dict[str, Any]:
+def _finish(config: Config) -> dict[str, Any]:
     """Puts the next identity in use, under a charter that pins it.
 
     A silo's ledgers go over first, signed by the old key. Raises ConfigError if no rotation

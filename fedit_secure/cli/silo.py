@@ -162,12 +162,10 @@ def encrypt(
     format: FormatOption = OutputFormat.TABLE,
 ) -> None:
     """Encrypt the silo's keys, change their passphrase, or remove it."""
-    from fedit_secure.cli.encrypting import encrypt_keys, next_step
+    from fedit_secure.cli.encrypting import encrypt_keys
     from fedit_secure.config import load_silo_config
 
-    facts = encrypt_keys(load_silo_config(config), passphrase_file, remove=remove)
-    show(facts, format)
-    note(next_step(facts))
+    encrypt_keys(load_silo_config(config), passphrase_file, remove, format)
 
 
 @app.command("rotate")
@@ -188,16 +186,10 @@ def rotate(
     Once that is approved here, --finish enters the change in the ledger, signed by the old
     key, and puts the new identity in use; the daemon has to be stopped.
     """
-    from fedit_secure.cli import rotating
+    from fedit_secure.cli.rotating import rotate as rotate_keys
     from fedit_secure.config import load_silo_config
 
-    loaded = load_silo_config(config)
-    if finish:
-        show(rotating.finish(loaded), format)
-        note("keep the retired folder until the first round of the new epoch is over")
-        return
-    show(rotating.begin(loaded, tell_records, tell_persons), format)
-    note("give the new card to the coordinator, for the next charter epoch")
+    rotate_keys(load_silo_config(config), finish, format, tell_records, tell_persons)
 
 
 @app.command("drain")

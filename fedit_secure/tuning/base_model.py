@@ -164,6 +164,20 @@ def chosen_device(device: Device) -> torch.device:
     return torch.device("cuda", torch.cuda.current_device())
 
 
+def check_devices(device: Device, processes: int) -> None:
+    """Of a host's CUDA devices, each of its `processes` has one, unless they are to use
+    none. Raises ConfigError.
+    """
+    import torch
+
+    if device == "cpu" or processes == 1 or not torch.cuda.is_available():
+        return
+    if (devices := torch.cuda.device_count()) < processes:
+        raise ConfigError(
+            f"torchrun.processes is {processes}, but this host has {devices} CUDA devices"
+        )
+
+
 def needs_fixed_shapes(model: nn.Module) -> bool:
     """Whether a batch's shape moves gradients too far for the noise to cover it.
 

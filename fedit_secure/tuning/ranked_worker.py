@@ -25,8 +25,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from fedit_secure.errors import ConfigError, FeditError, TuningFailed
+from fedit_secure.errors import FeditError, TuningFailed
 from fedit_secure.tuning.agreement import settle
+from fedit_secure.tuning.base_model import check_devices
 from fedit_secure.tuning.dealing import Dealer, help_round
 from fedit_secure.tuning.dp_step import out_of_memory
 from fedit_secure.tuning.held_out import evaluate
@@ -179,13 +180,9 @@ def _alone(patience: float, *_: object) -> Tuned:
 
 def _take_own_device(job: TuneJob) -> None:
     """Of a host's CUDA devices, each of its processes has one. Raises ConfigError."""
+    check_devices(job.device, job.torchrun.processes)
     if job.device == "cpu" or not torch.cuda.is_available():
         return
-    devices, processes = torch.cuda.device_count(), job.torchrun.processes
-    if devices < processes:
-        raise ConfigError(
-            f"torchrun.processes is {processes}, but this host has {devices} CUDA devices"
-        )
     torch.cuda.set_device(dist.get_node_local_rank())
 
 

@@ -100,9 +100,10 @@ def tried(job: TrialJob) -> Iterator[Told]:
 def _torch(job: TrialJob) -> Told:
     import torch
 
-    from fedit_secure.tuning.base_model import chosen_device
+    from fedit_secure.tuning.base_model import check_devices, chosen_device
 
     place = chosen_device(job.device)
+    check_devices(job.device, job.processes)
     about = f"torch {torch.__version__} on {place}"
     if place.type == "cuda":
         return f"{about}, {torch.cuda.get_device_name(place)}", None

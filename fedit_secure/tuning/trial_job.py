@@ -20,7 +20,8 @@ class TrialJob(BaseModel):
 
     `layout` None is before there is a charter: then nothing is held against it, and
     `max_tokens` is at most what the model has positions for. `unit_rows` are the most
-    records of one unit.
+    records of one unit. `processes` is how many of a job this host has: the trial is one
+    alone.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -35,6 +36,7 @@ class TrialJob(BaseModel):
     token_budget: int | None = Field(default=None, ge=1)
     checkpointing: bool = False
     threads: int = Field(default=1, ge=1, le=1024)
+    processes: int = Field(default=1, ge=1)
     device: Device = "cpu"
     precision: Precision = "float32"
     quantization: Quantization = "none"

@@ -15,6 +15,7 @@ import yaml
 from deploy.deployed import DEPLOY, ROOT
 
 from fedit_secure.config import AggregatorConfig, SiloConfig
+from fedit_secure.federation.page import PageConfig
 
 CHART = DEPLOY / "helm" / "fedit-secure"
 # Helm's library is a runtime of its own, with its own signal handlers: in a process of
@@ -56,7 +57,17 @@ OPEN = HUB | {
     "networkPolicy": {"siloCIDRs": ["198.51.100.0/24"]},
     "service": {"type": "LoadBalancer", "port": 443, "annotations": {"a": "b"}},
 }
-CASES = {"silo": SILO, "aggregator": HUB, "whole": WHOLE, "setup": SETUP, "open": OPEN}
+SEEN = SILO | {"page": True}
+SEEN_HUB = HUB | {"page": True}
+CASES = {
+    "seen": SEEN,
+    "seen-hub": SEEN_HUB,
+    "silo": SILO,
+    "aggregator": HUB,
+    "whole": WHOLE,
+    "setup": SETUP,
+    "open": OPEN,
+}
 Objects = dict[str, dict[str, Any]]
 
 
@@ -173,7 +184,24 @@ def test_a_pods_environment_names_keys_of_the_configuration(case: str) -> None:
     (container,) = pod(case)["containers"]
     model = AggregatorConfig if CASES[case]["role"] == "aggregator" else SiloConfig
     names = [e["name"] for e in container["env"] if e["name"].startswith("FEDIT_")]
-    assert {n.removeprefix("FEDIT_").lower() for n in names} <= set(model.model_fields)
+    keys = {n.removeprefix("FEDIT_").partition("__")[0].lower() for n in names}
+    assert keys <= set(model.model_fields)
+
+
+def test_where_the_page_is_on_a_silo_is_asked_there_and_nobody_else_can() -> None:
+    """Kubernetes runs the probe inside of the pod."""
+    (silo,) = pod("seen")["containers"]
+    (listen,) = [e["value"] for e in silo["env"] if e["name"] == "FEDIT_PAGE__LISTEN"]
+    assert PageConfig(listen=listen).public is False  # it takes loopback alone
+    for probe in ("startupProbe", "livenessProbe"):
+        python, dash_m, module, address = silo[probe]["exec"]["command"]
+        assert (python, dash_m, address) == ("python", "-m", listen)
+        assert find_spec(module)
+    assert "ports" not in silo
+    assert rendered("seen")["NetworkPolicy"]["spec"]["ingress"] == []
+    (hub,) = pod("seen-hub")["containers"]
+    assert {"name": "FEDIT_PAGE__LISTEN", "value": listen} in hub["env"]
+    assert hub["livenessProbe"]["grpc"] == {"port": 7444}
 
 
 def test_secrets_are_named_and_never_in_a_value() -> None:
@@ -194,6 +222,8 @@ def test_secrets_are_named_and_never_in_a_value() -> None:
         (SILO | {"image": {"digest": "sha256:0"}}, "/image/digest"),
         (SILO | {"replicas": 2}, "replicas"),
         (HUB | {"service": {"port": 7444}}, "/service/port"),
+        (HUB | {"service": {"port": 9464}}, "/service/port"),
+        (SILO | {"page": "yes"}, "/page"),
         (SILO | {"files": {"identity.key": "00"}}, "'identity.key'"),
         (SILO | {"networkPolicy": {"siloCIDRs": ["everywhere"]}}, "/networkPolicy"),
         (SILO | {"files": {"policy.yaml": "x: 1\n"}}, "files lacks silo.yaml"),

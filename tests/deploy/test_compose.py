@@ -13,6 +13,7 @@ from deploy.deployed import DEPLOY
 from pydantic import TypeAdapter
 
 from fedit_secure.config import AggregatorConfig, SiloConfig
+from fedit_secure.federation.page import PageConfig
 
 FILE = DEPLOY / "compose" / "compose.yaml"
 
@@ -69,6 +70,13 @@ def test_state_is_each_ones_own_and_secrets_are_files(compose: dict[str, Any]) -
     assert all("file" in secret for secret in compose["secrets"].values())
     given = [s["source"] for x in compose["services"].values() for s in x["secrets"]]
     assert sorted(given) == sorted(compose["secrets"])
+
+
+def test_a_silos_page_is_its_own_containers(compose: dict[str, Any]) -> None:
+    """The image's health check asks it where this says."""
+    for name in ("north", "south"):
+        listen = compose["services"][name]["environment"]["FEDIT_PAGE__LISTEN"]
+        assert PageConfig(listen=listen).public is False
 
 
 @pytest.mark.parametrize("name", ["aggregator", "north"])

@@ -61,13 +61,51 @@ def test_an_image_runs_the_daemon_without_root(
     assert Path(config).name in capsys.readouterr().out
     assert Path(config).parent.as_posix() == said["WORKDIR"]
     assert said["STOPSIGNAL"] == "SIGTERM"
-    check = json.loads(said["HEALTHCHECK"].partition(" CMD ")[2])
-    if check[0] == "fedit":
-        assert main([*check[1:3], "--help"]) == 0
-    else:
-        assert check[:2] == ["python", "-m"]
-        assert find_spec(check[2])
-        assert check[3] == re.findall(r"FEDIT_HEALTH=(\S+)", said["ENV"])[0]
+
+
+def test_an_aggregator_is_asked_where_it_answers_health_checks() -> None:
+    said = dict(final(DEPLOY / "docker" / "aggregator.Dockerfile"))
+    python, dash_m, module, address = json.loads(
+        said["HEALTHCHECK"].partition(" CMD ")[2]
+    )
+    assert (python, dash_m) == ("python", "-m")
+    assert find_spec(module)
+    assert address == re.findall(r"FEDIT_HEALTH=(\S+)", said["ENV"])[0]
+
+
+@pytest.mark.parametrize("page", ["", "127.0.0.1:9464"])
+def test_a_silo_is_asked_at_its_page_or_its_books_are_read(
+    page: str, tmp_path: Path
+) -> None:
+    """It is run as the container's shell runs it, with programs that say their name."""
+    said = dict(final(DEPLOY / "docker" / "silo.Dockerfile"))
+    command = json.loads(said["HEALTHCHECK"].partition(" CMD ")[2])
+    for name in ("python", "fedit"):
+        program = tmp_path / name
+        program.write_text('#!/bin/sh\necho "${0##*/} $*"\nexit 1\n')
+        program.chmod(0o755)
+    done = subprocess.run(
+        command,
+        env={"PATH": str(tmp_path), "FEDIT_PAGE__LISTEN": page},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1  # that of the program
+    asked = f"python -m fedit_secure.watch.ask_healthz {page}"
+    assert done.stdout.strip() == (
+        asked if page else "fedit silo status /fedit/silo.yaml"
+    )
+    assert find_spec(asked.split()[2])
+    assert main(["silo", "status", "--help"]) == 0
+
+
+@pytest.mark.parametrize("image", IMAGES, ids=lambda path: path.stem)
+def test_an_image_has_what_the_page_needs(image: Path) -> None:
+    commands = " ".join(rest for word, rest in instructions(image) if word == "RUN")
+    extras = re.findall(r"(?:extras=|\[)([a-z,]+)", commands)
+    assert extras
+    assert all("web" in each.split(",") for each in extras if each != "extras")
 
 
 @pytest.mark.parametrize("image", IMAGES, ids=lambda path: path.stem)

@@ -5,15 +5,19 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from deploy.deployed import DEPLOY, EXAMPLES, tool
+from deploy.deployed import DEPLOY, EXAMPLES, ROOT, tool
 
 from fedit_secure import errors
 from fedit_secure.cli.main import main
+from fedit_secure.config import Torchrun
 
 UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
+DAEMONS = [unit for unit in UNITS if "@" not in unit.name]
+RANK = DEPLOY / "systemd" / "fedit-rank@.service"
 DROP_INS = [path for silo in EXAMPLES for path in silo.glob("*.service.d/*.conf")]
 EXPOSURE = 15  # tenths, of at most 100
 TRANSIENT = {0, 1, 2, 3, 5}  # what a restart may cure
@@ -36,7 +40,7 @@ def laid_out(unit: Path, into: Path) -> Path:
         r"(?m)^ExecStart=\S+", f"ExecStart={shutil.which('true')}", text
     )
     assert found == 1
-    copy = into / unit.name
+    copy = into / unit.name.replace("@", "@1")
     copy.write_text(text, encoding="utf-8")
     for conf in DROP_INS:
         if conf.parent.name == f"{unit.name}.d":
@@ -49,6 +53,7 @@ def laid_out(unit: Path, into: Path) -> Path:
 def test_there_are_units_and_drop_ins() -> None:
     assert [unit.name for unit in UNITS] == [
         "fedit-aggregator.service",
+        "fedit-rank@.service",
         "fedit-silo.service",
     ]
     assert {conf.parent.parent for conf in DROP_INS} == set(EXAMPLES)
@@ -80,19 +85,24 @@ def test_a_unit_is_hardly_exposed(unit: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("unit", UNITS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("unit", DAEMONS, ids=lambda path: path.stem)
 def test_a_unit_is_told_of_readiness_and_life(unit: Path) -> None:
     said = settings(unit)
     assert said["Type"] == ["notify"]
     assert said["WatchdogSec"]
     # By a name and not a path, so that keys without a passphrase need no file.
     assert said["LoadCredential"] == [f"fedit-passphrase:{unit.stem}-passphrase"]
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda path: path.stem)
+def test_a_unit_keeps_what_it_writes_and_holds_to_itself(unit: Path) -> None:
+    said = settings(unit)
     assert said["UMask"] == ["0077"]
     assert said["LimitCORE"] == ["0"]
     assert said["CapabilityBoundingSet"] == [""]
 
 
-@pytest.mark.parametrize("unit", UNITS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("unit", DAEMONS, ids=lambda path: path.stem)
 def test_a_restart_is_for_what_it_may_cure(unit: Path) -> None:
     known = {
         kind.exit_status
@@ -103,7 +113,7 @@ def test_a_restart_is_for_what_it_may_cure(unit: Path) -> None:
     assert {*map(int, prevented.split())} == {*known, 9} - TRANSIENT
 
 
-@pytest.mark.parametrize("unit", UNITS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("unit", DAEMONS, ids=lambda path: path.stem)
 def test_a_unit_runs_a_command_that_exists(
     unit: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -116,6 +126,31 @@ def test_a_unit_runs_a_command_that_exists(
     assert Path(config).parent.name == folder
     accounts = (DEPLOY / "systemd" / "fedit.sysusers.conf").read_text(encoding="utf-8")
     assert re.search(rf"^u {settings(unit)['User'][0]} ", accounts, re.MULTILINE)
+
+
+def test_a_further_hosts_unit_runs_the_command_of_the_operators_guide() -> None:
+    """With the values of the file beside it; and it is shut in as the silo's daemon is."""
+    said, silo = settings(RANK), settings(RANK.with_name("fedit-silo.service"))
+    values = settings(RANK.with_name("fedit-rank.conf"))
+    (line,) = said["ExecStart"]
+    line = re.sub(r"\$\{(\w+)\}", lambda name: values[name[1]][0], line)
+    program, *words = line.replace("%i", "1").split()
+    page = (ROOT / "docs" / "operator.md").read_text(encoding="utf-8")
+    (told,) = re.findall(r"(?m)^torchrun .*$", page)
+    default = Torchrun().patience_seconds
+    assert Path(program).name == "torchrun"
+    assert words == [*told.split()[1:], "--patience", str(default)]
+    assert find_spec(words[words.index("-m") + 1])
+    assert said["Restart"] == ["always"]
+    daemons_own = {
+        "NotifyAccess", "TimeoutStartSec", "WatchdogSec", "RestartPreventExitStatus",
+        "LoadCredential", "StartLimitBurst",
+    }  # fmt: skip
+    assert set(silo) - set(said) == daemons_own
+    differ = {key for key in set(said) & set(silo) if said[key] != silo[key]}
+    assert differ == {
+        "Description", "StartLimitIntervalSec", "Type", "ExecStart", "Restart", "RestartSec"
+    }  # fmt: skip
 
 
 def test_the_fixture_notices_a_setting_that_systemd_doesnt_know(tmp_path: Path) -> None:

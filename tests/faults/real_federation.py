@@ -100,6 +100,9 @@ class RealFederation:
         self.events: Counter[str] = Counter()
         self.certified: set[int] = set()
         self.skipped: set[int] = set()
+        self.programs: dict[str, tuple[str, ...]] = {}
+        """What a party runs instead of its role's program, from its next start on."""
+        self.environments: dict[str, dict[str, str]] = {}
         self.moved = time.monotonic()
         """When the aggregator last ended a round, or a process was last started."""
         self.on_event: Callable[[str, dict[str, Any]], None] = lambda party, event: None
@@ -131,9 +134,13 @@ class RealFederation:
         """One daemon (again)."""
         role = HUB if party == HUB else "silo"
         config = str(self.federation.config_path(party))
-        command = [sys.executable, *PROGRAMS[role], role, "serve", config]
+        program = self.programs.get(party, PROGRAMS[role])
+        command = [sys.executable, *program, role, "serve", config]
         one_core = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-        environment = {**os.environ, **one_core, "SOAK_MARKS": str(self.marks(party))}
+        path = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
+        ours = {"SOAK_MARKS": str(self.marks(party)), "PYTHONPATH": path}
+        environment = {**os.environ, **one_core, **ours}
+        environment |= self.environments.get(party, {})
         with self.log(party).open("ab") as log:
             process = await asyncio.create_subprocess_exec(
                 *command,
@@ -175,6 +182,19 @@ class RealFederation:
         await process.wait()
         if party != HUB:
             self.look(party)
+
+    async def ended(self, seconds: float) -> None:
+        """Every process has. Where the run was over before a silo was back, its aggregator
+        is started again, as an operator would: the run is there for those that were away.
+        """
+        silos = [party for party in self.running if party != HUB]
+        async with asyncio.timeout(seconds):
+            while not all(map(self.stopped, silos)):
+                await asyncio.sleep(3.0)
+                left = not all(map(self.stopped, silos))
+                if left and self.stopped(HUB) and self.ends[HUB][-1] == 0:
+                    await self.start(HUB)
+            await self.running[HUB].wait()
 
     def stopped(self, party: str) -> bool:
         """Whether its process has ended."""

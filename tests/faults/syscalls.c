@@ -57,6 +57,7 @@ HAVE(int, fsync, int);
 HAVE(int, fdatasync, int);
 HAVE(int, ftruncate, int, off_t);
 HAVE(int, ftruncate64, int, off64_t);
+HAVE(int, posix_fallocate, int, off_t, off_t);
 HAVE(int, rename, const char *, const char *);
 HAVE(int, link, const char *, const char *);
 HAVE(int, unlink, const char *);
@@ -273,6 +274,14 @@ ON_FD(fsync, (int fd), (fd), SYNC, 0)
 ON_FD(fdatasync, (int fd), (fd), SYNC, 0)
 ON_FD(ftruncate, (int fd, off_t length), (fd, length), TRUNCATE, length)
 ON_FD(ftruncate64, (int fd, off64_t length), (fd, length), TRUNCATE, length)
+
+/* Room asked for ahead: a full disk says so here. It isn't recorded: who is recorded asks for none. */
+int posix_fallocate(int fd, off_t at, off_t n) {
+    if (!known(fd)) return REAL(posix_fallocate)(fd, at, n);
+    int error = enter(WRITE, ends_in(known(fd))) ? failing_error : REAL(posix_fallocate)(fd, at, n);
+    leave();
+    return error;
+}
 
 /* ------------------------------------------------------------------- peers and clock */
 

@@ -8,6 +8,7 @@ peer. At one of them the process dies, or calls from there on fail as on a bad d
 from __future__ import annotations
 
 import ctypes
+import errno
 import shutil
 import struct
 import subprocess
@@ -67,6 +68,13 @@ class Fate:
     fail_error: int = 0
     clock: int = 0
     file_bytes: int | None = None
+
+
+FULL = Fate(fail_kinds=kinds(Kind.WRITE), fail_error=errno.ENOSPC)
+READ_ONLY = Fate(
+    fail_kinds=kinds(Kind.OPEN, Kind.MKDIR, Kind.UNLINK, Kind.RENAME, Kind.LINK),
+    fail_error=errno.EROFS,
+)
 
 
 @dataclass(frozen=True)

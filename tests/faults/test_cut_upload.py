@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import small_federation
-from cable import Cable, cable_to
+from _cable import CLOSE, Cable, cable_to
 from numpy.typing import NDArray
 from small_federation import SmallFederation, found
 from streams import step_of
@@ -89,7 +89,7 @@ async def test_a_silo_whose_cable_is_cut_in_its_upload_is_in_the_sum(
         "127.0.0.1", 0, tls, roster, aggregator.on_connect, uploads, aggregator, limits
     )
     address = f"127.0.0.1:{await server.start()}"
-    cut, whole, held = Cable(), Cable(), []
+    cut, whole, held = Cable([CUT], how=CLOSE), Cable(), []
     answered = bulk.upload_held
 
     def note(data: bytes, header: UploadHeader, *, whole: bool) -> int:
@@ -102,8 +102,8 @@ async def test_a_silo_whose_cable_is_cut_in_its_upload_is_in_the_sum(
     try:
         async with (
             asyncio.timeout(SECONDS),
-            cable_to(address, cut_after=CUT) as cut,
-            cable_to(address) as whole,
+            cable_to(address, cut),
+            cable_to(address, whole),
             asyncio.TaskGroup() as group,
         ):
             for silo in federation.silos:
@@ -113,7 +113,7 @@ async def test_a_silo_whose_cable_is_cut_in_its_upload_is_in_the_sum(
             state = await aggregator.run()
     finally:
         await server.stop(0.2)
-    assert cut.was_cut.is_set()
+    assert cut.up == CUT
     names = [silo.name for silo in federation.silos]
     bound = step_of(charter.secagg_params()) + 2.0**-24
     assert np.abs(to_float32(state) - federation.mean_of(1, names)).max() <= bound

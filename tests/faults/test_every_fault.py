@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 import signal
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -73,19 +74,6 @@ def federation(tmp_path: Path) -> RealFederation:
     return RealFederation(tmp_path / "all", ROUNDS, SILOS, schedule=SCHEDULE)
 
 
-async def ended(federation: RealFederation) -> None:
-    """Every process has. Where the run was over before a silo was back, its aggregator is
-    started again, as an operator would: the run is there for those that were away."""
-    silos = [party for party in federation.running if party != HUB]
-    async with asyncio.timeout(SECONDS):
-        while not all(map(federation.stopped, silos)):
-            await asyncio.sleep(3.0)
-            left = not all(map(federation.stopped, silos))
-            if left and federation.stopped(HUB) and federation.ends[HUB][-1] == 0:
-                await federation.start(HUB)
-        await federation.running[HUB].wait()
-
-
 def whole(federation: RealFederation) -> None:
     """All rounds are certified, and nothing of them is wrong or lost."""
     assert federation.run_folder().progress.certified == ROUNDS
@@ -105,7 +93,7 @@ async def test_a_silo_killed_in_each_phase(
         await federation.kill(VICTIM)
         await asyncio.sleep(1.0)
         await federation.start(VICTIM)
-        await ended(federation)
+        await federation.ended(SECONDS)
     whole(federation)
     assert federation.ends[VICTIM] == [-signal.SIGKILL, 0]
     assert {federation.ends[p][-1] for p in federation.running} == {0}
@@ -122,9 +110,66 @@ async def test_the_aggregator_killed_in_each_phase(
             await struck.done.wait()
         await federation.kill(HUB)
         await federation.start(HUB)
-        await ended(federation)
+        await federation.ended(SECONDS)
     whole(federation)
     assert federation.ends[HUB][0] == -signal.SIGKILL
+    assert {federation.ends[p][-1] for p in federation.running} == {0}
+
+
+async def test_words_that_a_restarted_aggregator_hears_before_it_goes_on(
+    tmp_path: Path,
+) -> None:
+    """It is killed with a sum published, and two silos stand still until the other two have
+    said to the next process what they confirm, which they say to it once: without these
+    words there would never be enough.
+
+    The two are stopped as the sum is published, and may be too late for it: then the same
+    is tried in the next round.
+    """
+    rounds, late = 8, ("silo-2", "silo-3")
+    federation = RealFederation(tmp_path / "all", rounds, SILOS, schedule=SCHEDULE)
+    said: dict[int, set[str]] = defaultdict(set)
+    moved = asyncio.Event()
+
+    def signal_late(number: int) -> None:
+        for name in late:
+            federation.running[name].send_signal(number)
+
+    def note(party: str, event: dict[str, Any]) -> None:
+        if event["phase"] != "confirm" or event["round"] < 2:
+            return
+        if party == HUB and not event.get("silo"):
+            signal_late(signal.SIGSTOP)
+        elif party != HUB:
+            said[event["round"]].add(party)
+            moved.set()
+
+    async with federation, asyncio.timeout(SECONDS):
+        federation.on_event = note
+        for now in range(2, rounds):
+            while not {"silo-0", "silo-1"} <= said[now]:
+                await moved.wait()
+                moved.clear()
+            await federation.kill(HUB)
+            in_time = federation.run_folder().progress.certified < now
+            if in_time:
+                federation.on_event = lambda party, event: None
+            await federation.start(HUB)
+            if in_time:
+                break
+            signal_late(signal.SIGCONT)
+        assert in_time, (
+            "the sum was certified in every round before two silos stood still"
+        )
+        while federation.log(HUB).read_text().count("serving") < now:  # noqa: ASYNC110
+            await asyncio.sleep(0.2)
+        # What they confirm comes right behind the connection, which is soon made anew.
+        await asyncio.sleep(5.0)
+        assert federation.run_folder().progress.certified < now
+        signal_late(signal.SIGCONT)
+        await federation.ended(SECONDS)
+    assert federation.run_folder().progress.certified == rounds
+    federation.check()
     assert {federation.ends[p][-1] for p in federation.running} == {0}
 
 
@@ -144,7 +189,7 @@ async def test_a_line_that_is_dead_for_longer_than_a_phase(
         federation.on_event = struck = Struck(VICTIM, phase, strike)
         async with asyncio.timeout(SECONDS):
             await struck.done.wait()
-        await ended(federation)
+        await federation.ended(SECONDS)
         await asyncio.gather(*dead)
     whole(federation)
     assert {federation.ends[p][-1] for p in federation.running} == {0}
@@ -166,7 +211,7 @@ async def test_a_silo_that_stands_still_holds_nobody_up(
             while 2 not in federation.certified | federation.skipped:  # noqa: ASYNC110
                 await asyncio.sleep(0.2)
         victim.send_signal(signal.SIGCONT)
-        await ended(federation)
+        await federation.ended(SECONDS)
     whole(federation)
     assert federation.ends[VICTIM] == [0]
 
@@ -187,7 +232,7 @@ async def test_a_second_daemon_with_the_same_identity_ends(
             twins = [federation.running[name] for name in (VICTIM, "twin")]
             waiting = [asyncio.create_task(twin.wait()) for twin in twins]
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-        await ended(federation)
+        await federation.ended(SECONDS)
         await asyncio.gather(*waiting)
     statuses = sorted(federation.ends[VICTIM] + federation.ends["twin"])
     assert statuses[-1] in (2, 10), statuses  # turned away, or its copy is behind
@@ -208,7 +253,7 @@ async def test_a_clock_that_is_wrong_by_days(
     async with federation:
         async with asyncio.timeout(SECONDS):
             await federation.running[VICTIM].wait()
-        await ended(federation)
+        await federation.ended(SECONDS)
     assert federation.ends[VICTIM] == [2]
     assert "certificate" in federation.words(VICTIM)
     assert federation.charges(VICTIM) == []
@@ -235,7 +280,7 @@ async def test_a_silo_of_another_charter_is_told_so(
                 del os.environ[key]
         async with asyncio.timeout(SECONDS):
             await other.running[VICTIM].wait()
-        await ended(federation)
+        await federation.ended(SECONDS)
     assert other.ends[VICTIM] == [2]  # its issuer is pinned by nobody here
     assert other.charges(VICTIM) == []
     whole(federation)

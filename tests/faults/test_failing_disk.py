@@ -19,16 +19,12 @@ import pytest
 from faults.power import Disk
 from faults.process_federation import Nursery, Story, tell
 from faults.promises import Promises
-from faults.syscalls import AFTER, BEFORE, Fate, Kind, kinds, record_of
+from faults.syscalls import AFTER, BEFORE, FULL, READ_ONLY, Fate, Kind, kinds, record_of
 from faults.verdict import charged, check, look
 
-WRITES = kinds(Kind.WRITE)
 SYNCS = kinds(Kind.SYNC)
-CHANGES = kinds(Kind.OPEN, Kind.MKDIR, Kind.UNLINK, Kind.RENAME, Kind.LINK)
 KILLED = -signal.SIGKILL
 
-FULL = Fate(fail_kinds=WRITES, fail_error=errno.ENOSPC)
-READ_ONLY = Fate(fail_kinds=CHANGES, fail_error=errno.EROFS)
 # One sync fails, and those that follow succeed: the kernel has dropped what it couldn't
 # write, and tells nobody twice.
 BROKEN = Fate(fail_kinds=SYNCS, fail_error=errno.EIO, fail_times=1)

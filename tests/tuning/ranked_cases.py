@@ -21,7 +21,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from peft import PeftModel
-from tiny_models import base_model, make_plan, random_examples, tuned_model
+from tiny_models import base_model, make_plan, random_examples, tuned_model, zeroed
 
 from fedit_secure.errors import FeditError, TuningFailed
 from fedit_secure.federation.aggregation import Factor
@@ -140,13 +140,6 @@ def dies_in_its_second_pass(model: PeftModel) -> None:
     model.get_input_embeddings().register_forward_pre_hook(forward)
 
 
-def without(slot: int) -> tuple[Example, ...]:
-    """The record's place is kept, its content is gone."""
-    changed = list(RECORDS)
-    changed[slot] = Example(RECORDS[slot].tokens[:1], 1)
-    return tuple(changed)
-
-
 PERSON = {"unit": "person", "records_per_person": 3}
 ROUNDS = {
     "records": Case(make_plan(local_steps=3)),
@@ -170,13 +163,15 @@ ROUNDS = {
 }
 SUMS = {
     "everybody": Case(make_plan(clip=0.05), sum_only=True),
-    "all but one": Case(make_plan(clip=0.05), sum_only=True, examples=without(VICTIM)),
+    "all but one": Case(
+        make_plan(clip=0.05), sum_only=True, examples=tuple(zeroed(RECORDS, VICTIM))
+    ),
     "memory runs out in process 1": Case(
         make_plan(clip=0.05), sum_only=True, budget=200, late=RunsOut(2)
     ),
 }
 FAILURES = {
-    "other records": Case(others_records=without(3)),
+    "other records": Case(others_records=tuple(zeroed(RECORDS, 3))),
     "another base model": Case(disturb=other_base),
     "another adapter": Case(budget=10_000, late=other_adapter),
     "a record that doesn't fit": Case(late=RunsOut(1000)),

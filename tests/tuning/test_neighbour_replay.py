@@ -24,6 +24,7 @@ from tiny_models import (
     make_plan,
     random_examples,
     tuned_model,
+    zeroed,
 )
 
 from fedit_secure.privacy.noise import CryptoNoise
@@ -38,13 +39,6 @@ from fedit_secure.tuning.local_round import prepare_round, run_round
 KEY = bytes(range(32))
 SIZE = 40
 RATES = {"empty": 0.0, "one": 0.01, "normal": 0.3, "huge": 1.0}
-
-
-def zeroed(examples: list[Example], slot: int) -> list[Example]:
-    """The neighbour: the record's place is kept, its content is gone."""
-    neighbour = list(examples)
-    neighbour[slot] = Example(examples[slot].tokens[:1], 1)
-    return neighbour
 
 
 def drawn(batch: str) -> np.ndarray:

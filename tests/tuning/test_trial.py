@@ -14,6 +14,7 @@ import torch
 from fedit_secure.demo.base_model_files import base_model_path
 from fedit_secure.errors import ConfigError
 from fedit_secure.tuning import preflight
+from fedit_secure.tuning.base_model import check_devices
 from fedit_secure.tuning.batches import Packing
 from fedit_secure.tuning.job import LoraConfig
 from fedit_secure.tuning.trial import tried
@@ -94,3 +95,26 @@ def test_a_job_that_is_none(tmp_path: Path) -> None:
         }
     ]
     assert status == 4
+
+
+@pytest.mark.parametrize(
+    ("device", "processes", "there", "refused"),
+    [
+        ("cuda", 4, 3, True),
+        ("auto", 4, 3, True),
+        ("auto", 4, 4, False),
+        ("auto", 4, 0, False),
+        ("cpu", 4, 3, False),
+        ("cuda", 1, 1, False),
+    ],
+)
+def test_each_process_of_a_job_has_a_device(
+    monkeypatch, device, processes, there, refused
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: there)
+    if not refused:
+        check_devices(device, processes)
+        return
+    with pytest.raises(ConfigError, match="processes is 4, but this host has 3 CUDA"):
+        check_devices(device, processes)

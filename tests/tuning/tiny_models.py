@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -86,6 +87,13 @@ def random_examples(count: int, longest: int = 20, seed: int = 0) -> list[Exampl
         first = int(random.integers(1, length))
         examples.append(Example(random.integers(3, VOCABULARY, length), first))
     return examples
+
+
+def zeroed(examples: Sequence[Example], slot: int) -> list[Example]:
+    """The neighbour: the record's place is kept, its content is gone."""
+    neighbour = list(examples)
+    neighbour[slot] = Example(examples[slot].tokens[:1], 1)
+    return neighbour
 
 
 def make_plan(**changes: object) -> DpPlan:

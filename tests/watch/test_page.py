@@ -9,6 +9,7 @@ import logging
 import re
 import signal
 import socket
+import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -250,6 +251,23 @@ async def test_a_daemon_that_has_ended_isnt_healthy() -> None:
     over = replace(a_silo(), daemon=replace(a_silo().daemon, state="failed"))
     async with shown(lambda: over) as address:
         assert (await ask(address, "/healthz")).status == 503
+        assert await asked_as_a_container_does(address) == 1
+
+
+async def asked_as_a_container_does(address: str) -> int:
+    command = [sys.executable, "-m", "fedit_secure.watch.ask_healthz", address]
+    return await (await asyncio.create_subprocess_exec(*command)).wait()
+
+
+async def test_a_containers_health_check() -> None:
+    async with shown(a_silo) as address:
+        port = address.rpartition(":")[2]
+        assert await asked_as_a_container_does(address) == 0
+        assert await asked_as_a_container_does(f"0.0.0.0:{port}") == 0
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            elsewhere = f"127.0.0.1:{silent.getsockname()[1]}"
+        assert await asked_as_a_container_does(elsewhere) == 1
+        assert await asked_as_a_container_does("nowhere") == 1
 
 
 async def test_a_page_that_fails_leaves_the_daemon_alone() -> None:

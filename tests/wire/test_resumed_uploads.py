@@ -12,7 +12,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from cable import cable_to
+from _cable import CLOSE, Cable, cable_to
 from wire_hub import PAYLOAD, UPLOAD, Hub, hello, hub, silo, until
 from wire_samples import HELLO, Parties, h
 
@@ -100,7 +100,7 @@ async def test_an_upload_that_broke_goes_on_from_there(
     """The link dies when `at` bytes are there; no byte travels twice."""
     async with hub(parties, tmp_path) as where:
         async with (
-            cable_to(where.address) as first,
+            cable_to(where.address, Cable(how=CLOSE)) as first,
             connected(where, parties, address=first.address) as (link, _),
         ):
             await begin(link, at)
@@ -110,7 +110,7 @@ async def test_an_upload_that_broke_goes_on_from_there(
             with pytest.raises(ConnectError):
                 await link.receive()
         async with (
-            cable_to(where.address) as second,
+            cable_to(where.address, Cable(how=CLOSE)) as second,
             connected(where, parties, address=second.address) as (link, peer),
         ):
             await link.upload(UPLOAD)
@@ -131,7 +131,7 @@ async def test_a_cable_cut_at_random_bytes(
     async with hub(parties, tmp_path) as where:
         for _ in range(3):
             cut = draw.randrange(OVERHEAD // 2, SIZE // 3)  # or it would be whole
-            async with cable_to(where.address, cut) as cable:
+            async with cable_to(where.address, Cable([cut], how=CLOSE)) as cable:
                 with contextlib.suppress(ConnectError):
                     async with connected(where, parties, address=cable.address) as (
                         link,
@@ -140,7 +140,7 @@ async def test_a_cable_cut_at_random_bytes(
                         await link.upload(UPLOAD)
                 up += cable.up
         async with (
-            cable_to(where.address) as cable,
+            cable_to(where.address, Cable(how=CLOSE)) as cable,
             connected(where, parties, address=cable.address) as (link, peer),
         ):
             await link.upload(UPLOAD)
@@ -159,7 +159,7 @@ async def test_a_lost_answer_costs_nothing(
             await link.upload(UPLOAD)
             await link.upload(UPLOAD)
         async with (
-            cable_to(where.address) as cable,
+            cable_to(where.address, Cable(how=CLOSE)) as cable,
             connected(where, parties, address=cable.address) as (link, second),
         ):
             await link.upload(UPLOAD)

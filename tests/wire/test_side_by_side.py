@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cable import cable_to
+from _cable import Cable, cable_to
 from wire_hub import PAYLOAD, UPLOAD, hello, hub, silo
 from wire_samples import HEADER, HELLO, Authority, Parties
 
@@ -30,7 +30,7 @@ async def test_a_slow_silo_beside_fast_ones(parties: Parties, tmp_path: Path) ->
     headers = [replace(UPLOAD.header, silo=number) for number in range(4)]
     async with (
         hub(parties, tmp_path) as where,
-        cable_to(where.address, bytes_a_second=SLOW) as thin,
+        cable_to(where.address, Cable(bytes_a_second=SLOW)) as thin,
         silo(where, parties, 0, thin.address) as slow,
         silo(where, parties, 1) as one,
         silo(where, parties, 2) as two,
@@ -83,7 +83,7 @@ async def test_a_silo_waits_for_a_slow_disk(
     )
     async with (
         hub(parties, tmp_path, limits) as where,
-        cable_to(where.address) as cable,
+        cable_to(where.address, Cable()) as cable,
     ):
         link = await connect(cable.address, parties.silo_tls(0), limits)
         await link.send(hello(parties, 0))

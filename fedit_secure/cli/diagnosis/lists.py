@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from fedit_secure.cli.diagnosis import books, machine, network, papers, run_state
+from fedit_secure.cli.diagnosis import (
+    books,
+    machine,
+    network,
+    own_addresses,
+    papers,
+    run_state,
+)
 from fedit_secure.cli.diagnosis.checks import Check
 from fedit_secure.cli.diagnosis.model import Trial, model_checks
 
@@ -19,6 +26,8 @@ def silo_checks(trial: Trial) -> tuple[Check, ...]:
         machine.PERMISSIONS,
         machine.CLOCK,
         machine.DISK,
+        machine.PROCESSES,
+        own_addresses.ENDPOINT,
         papers.POLICY,
         papers.APPROVAL,
         books.LEDGER,
@@ -46,5 +55,5 @@ AGGREGATOR: tuple[Check, ...] = (
     papers.APPROVALS,
     papers.INITIAL_STATE,
     run_state.RUN,
-    network.LISTEN,
+    own_addresses.LISTEN,
 )

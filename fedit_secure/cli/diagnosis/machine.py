@@ -99,6 +99,18 @@ def _disk(case: Case) -> str | Warn:
     return said
 
 
+def _processes(case: Case) -> str | Warn:
+    """Whether each has a CUDA device, the step `torch` of the trial says."""
+    run, cores = case.silo.torchrun, os.cpu_count() or 1
+    if run.ranks == 1:
+        return "a job is one process"
+    said = f"{run.processes} processes of a job"
+    if run.hosts > 1:
+        said += f" on each of {run.hosts} hosts"
+    said += f", and {cores} cores here"
+    return Warn(said) if run.processes > cores else said
+
+
 def _needed(case: Case, charter: Charter) -> int:
     if case.role == "silo":
         return round_bytes(charter)
@@ -137,6 +149,13 @@ DISK = Check(
     "disk",
     _disk,
     "Make room on that disk, or put 'state' on another before the first run.",
+    needs=("configuration",),
+)
+PROCESSES = Check(
+    "processes",
+    _processes,
+    "Set torchrun.processes to the cores of this machine at most: more of them wait for "
+    "each other.",
     needs=("configuration",),
 )
 CLOCK = Check(

@@ -71,6 +71,7 @@ def _job(case: Case) -> TrialJob:
         token_budget=budget if isinstance(budget, int) else None,
         checkpointing=silo.checkpointing,
         threads=silo.threads,
+        processes=silo.torchrun.processes,
         device=silo.device,
         precision=silo.precision,
         quantization=silo.quantization,

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import socket
 from contextlib import closing
 from datetime import UTC, datetime
 
-from fedit_secure.cli.diagnosis.checks import Case, Check, Skip, Warn
+from fedit_secure.cli.diagnosis.checks import Case, Check, Skip
+from fedit_secure.cli.diagnosis.own_addresses import split_address
 from fedit_secure.config import proxy_variables
-from fedit_secure.errors import ConfigError, ConnectError, DeadlineExceeded
+from fedit_secure.errors import ConnectError, DeadlineExceeded
 from fedit_secure.federation.certificates import make_leaf
 from fedit_secure.federation.charter import AggregatorRow
 from fedit_secure.wire.acceptance import probe
@@ -30,7 +30,9 @@ def _address(case: Case) -> str | Skip:
     where = address if proxy is None else proxy.address
     what = where if proxy is None else f"the proxy {where}"
     try:
-        there = socket.getaddrinfo(*_split(where), type=socket.SOCK_STREAM)[0][4][:2]
+        there = socket.getaddrinfo(*split_address(where), type=socket.SOCK_STREAM)[0][
+            4
+        ][:2]
     except (OSError, OverflowError, UnicodeError) as wrong:
         raise ConnectError(f"the name of {what} isn't known here ({wrong})") from wrong
     try:
@@ -58,24 +60,6 @@ def _accepted(case: Case) -> str:
     return f"{hub.name!r} accepts this silo's certificate{_through(proxy)}"
 
 
-def _listen(case: Case) -> str | Warn:
-    host, port = _split(case.hub.listen)
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with closing(socket.socket(family, socket.SOCK_STREAM)) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((host, port))
-        except OSError as wrong:
-            if wrong.errno == errno.EADDRINUSE:
-                return Warn(f"{case.hub.listen} is in use")
-            raise ConfigError(
-                f"{case.hub.listen} can't be listened on: {wrong.strerror}"
-            ) from wrong
-        except OverflowError:
-            raise ConfigError(f"{case.hub.listen} ends in no port") from None
-    return f"{case.hub.listen} is free"
-
-
 # --------------------------------------------------------------------------------- details
 
 
@@ -90,11 +74,6 @@ def _way(case: Case) -> tuple[str, AggregatorRow, Proxy | None]:
     assert address is not None
     assert charter is not None
     return address, charter.aggregator, _proxy(address)
-
-
-def _split(address: str) -> tuple[str, int]:
-    host, _, port = address.rpartition(":")
-    return host.strip("[]"), int(port)
 
 
 def _proxy(address: str) -> Proxy | None:
@@ -152,10 +131,4 @@ ACCEPTED = Check(
     "Ask the aggregator's operator whether it serves this charter; clocks must agree.",
     needs=("identity", "aggregator"),
     over_network=True,
-)
-LISTEN = Check(
-    "listen",
-    _listen,
-    "If that isn't this aggregator running, stop what listens there or change 'listen'.",
-    needs=("configuration",),
 )

@@ -40,7 +40,8 @@ def _hub_configuration(case: Case) -> str:
 
 
 def _identity(case: Case) -> str:
-    identity = load_identity(case.config.identity, passphrase_of(case.config))
+    passphrase = passphrase_of(case.config)
+    identity = load_identity(case.config.identity, passphrase)
     if identity.card.role != case.role:
         raise ConfigError(
             f"the identity in {case.config.identity} is that of a {identity.card.role}"
@@ -51,7 +52,8 @@ def _identity(case: Case) -> str:
             f"the configuration's 'name' is {case.silo.name!r}"
         )
     case.identity = identity
-    return f"keys and card of {identity.name!r} belong together, and are its owner's"
+    said = f"keys and card of {identity.name!r} belong together, and are its owner's"
+    return said if passphrase is None else f"{said}; the keys are encrypted"
 
 
 def _certificates(case: Case) -> str | Warn:

@@ -30,3 +30,7 @@ readOnlyRootFilesystem: true
 capabilities:
   drop: [ALL]
 {{- end -}}
+
+{{- define "fedit.asked" -}}
+[python, -m, fedit_secure.watch.ask_healthz, "127.0.0.1:9464"]
+{{- end -}}
