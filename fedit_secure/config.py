@@ -9,18 +9,20 @@ settings: a setting names the file that holds one.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, Field, ValidationInfo, model_validator
 
-from fedit_secure.errors import ConfigError
+from fedit_secure.errors import ConfigError, PlanMisfit
 from fedit_secure.federation.document import Address, Line, Name, Part
 from fedit_secure.federation.drafting import PlannedDp, PlannedSecAgg, RunPlan, Weights
 from fedit_secure.federation.local_plan import Count, Lora, Tuning
 from fedit_secure.federation.page import PageConfig
+from fedit_secure.federation.participation import Participation
 from fedit_secure.federation.passphrase import Passphrase, read_passphrase
 from fedit_secure.federation.policy import Policy
 from fedit_secure.federation.settings import Setting, Settings
@@ -175,6 +177,7 @@ class SimulationConfig(Part):
     lora: Lora = Lora()
     tuning: Tuning
     rounds: Count
+    participation: Participation = 1.0
     dp: PlannedDp
     secagg: PlannedSecAgg = PlannedSecAgg()
     weights: Weights = "equal"
@@ -222,6 +225,16 @@ def load_policy(path: Path) -> Policy:
 def load_plan(path: Path) -> PlanFile:
     """Reads a coordinator's plan.yaml. Raises ConfigError."""
     return _settings(PlanFile, path).fit(PlanFile)
+
+
+@contextmanager
+def misfits_of(path: Path) -> Iterator[None]:
+    """What doesn't fit the plan of this file turns into a ConfigError that names its line."""
+    try:
+        yield
+    except PlanMisfit as wrong:
+        place = _settings(PlanFile, path).where(wrong.field)
+        raise ConfigError(f"{place}: {wrong}") from wrong
 
 
 def load_simulation(

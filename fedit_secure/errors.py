@@ -85,6 +85,14 @@ class ConfigError(FeditError):
     exit_status = 4
 
 
+class PlanMisfit(ConfigError):
+    """A plan that is fine by itself doesn't fit the parties' cards; `field` is its key."""
+
+    def __init__(self, field: str, what: str) -> None:
+        super().__init__(what)
+        self.field = field
+
+
 class StorageError(FeditError):
     """Durable state is missing, damaged, locked, or can't be written. Nothing was guessed."""
 

@@ -64,11 +64,12 @@ class Cast:
     charter: bytes = b"R" * 32
     lives: dict[int, Life] = field(default_factory=dict)
     heads: dict[int, dict[int, m.LedgerHead]] = field(default_factory=dict)
+    drawn: frozenset[int] | None = None
 
     @property
     def roster(self) -> Roster:
         members = (Member(name(i), key.public) for i, key in enumerate(self.keys))
-        return Roster(tuple(members), self.aggregator_key.public)
+        return Roster(tuple(members), self.aggregator_key.public, self.drawn)
 
 
 def name(silo: int) -> str:
@@ -82,15 +83,20 @@ def cast(
     seed: int = 1,
     updates: dict[int, np.ndarray] | None = None,
     bound: float = 1.0,
+    drawn: Iterable[int] | None = None,
     **sizes: Any,
 ) -> Cast:
-    """A cast whose updates are uniform over all that the encoding holds."""
+    """A cast whose updates are uniform over all that the encoding holds. `drawn`: those
+    that the round is drawn for, None for all."""
+    cohort = None if drawn is None else frozenset(drawn)
+    sizes |= {} if cohort is None else {"drawn": len(cohort)}
     params = release_sizes(silos, length=length, bound=bound, **sizes)
     rng = np.random.default_rng(seed)
     top = params.magnitude
-    drawn = {i: rng.integers(-top, top, length, np.int32, True) for i in range(silos)}
+    values = {i: rng.integers(-top, top, length, np.int32, True) for i in range(silos)}
     *keys, last = (SigningKey.from_seed(rng.bytes(32)) for _ in range(silos + 1))
-    made = Cast(params, keys, last, drawn if updates is None else updates)
+    made = Cast(params, keys, last, values if updates is None else updates)
+    made.drawn = cohort
     made.lives = {i: Life() for i in range(silos)}
     made.heads = {i: {} for i in range(silos)}
     return made
@@ -128,7 +134,7 @@ class Play:
                 head(i, count),
                 dict(who.heads[i]),
             )
-            for i in range(who.params.silos)
+            for i in who.roster.silos
         }
         self.updates = dict(who.updates)  # the cast's change with the round
         self.sessions = {i: state.session for i, state in self.states.items()}
@@ -145,7 +151,7 @@ class Play:
         self.released: m.PublishedSum | None = None
         self.verified: dict[int, m.PublishedSum] = {}
         self._hooks: list[tuple[type, int | None, int | None, Callable[..., Any]]] = []
-        asked = range(who.params.silos) if invited is None else invited
+        asked = who.roster.silos if invited is None else invited
         self.aggregator: Any
         self.aggregator, effects = open_attempt(self.session, who.aggregator_key, asked)
         self._post(None, effects)

@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -200,9 +201,14 @@ def found(
     rounds: int = 1,
     *,
     rule: UpdateRule = FedAvg(),  # noqa: B008
+    drawn: int | None = None,
+    fits: Callable[[Charter], bool] = lambda charter: True,
     **schedule: float,
 ) -> SmallFederation:
-    """Identities, charter and approvals for `silos` silos named s0, s1, ..."""
+    """Identities, charter and approvals for `silos` silos named s0, s1, ...; so many of
+    them are `drawn` for each round, None for all. The run has a name with which the charter
+    `fits`: another name draws others.
+    """
     now = datetime.now(UTC)
     parties = [
         create_identity(
@@ -212,7 +218,7 @@ def found(
     ]
     hub = create_identity(root / "hub" / "identity", "hub", "aggregator", "x", now=now)
     initial = with_moments(from_float32(LAYOUT, np.zeros(LENGTH, np.float32)), rule)
-    sizes = release_sizes(silos, length=LENGTH, bound=0.25)
+    sizes = release_sizes(silos, drawn=drawn, length=LENGTH, bound=0.25)
     times = {"tune_deadline_seconds": 60.0, "phase_deadline_seconds": 0.5}
     times |= {"silo_deadline_seconds": 1.0, "ready_slot_seconds": 0.01} | schedule
     charter = Charter(
@@ -245,6 +251,7 @@ def found(
         adapter=Adapter(rank=2, initial_digest=initial.digest().hex(), layout=LAYOUT),
         tuning=Tuning(learning_rate=1e-3, local_steps=3),
         rounds=rounds,
+        silos_per_round=drawn,
         dp=Dp(epsilon=8.0, delta=1e-5, clip=1.0),
         secagg=SecAgg(
             corrupt=sizes.corrupt,
@@ -256,6 +263,10 @@ def found(
         update_rule=rule,
         schedule=Schedule(**times),
     )
+    for number in count(2):
+        if fits(charter):
+            break
+        charter = charter.model_copy(update={"run": f"run-{number}"})
     # Accounting takes seconds the first time; no test's deadline should wait for it.
     charter.plan_for("s0").epsilons()
     approvals = [approve(charter, party.name, party.signing) for party in parties]

@@ -371,6 +371,11 @@ def test_a_simulation(write, tmp_path):
     assert config.data["a"].path == str(tmp_path / "a.jsonl")
     assert config.data["b"].columns.input is None
     assert config.output == tmp_path / "out"
+    assert config.participation == 1.0
+    some = load_simulation(write(f"{text}participation: 0.5\n", "simulation.yaml"))
+    assert some.participation == 0.5
+    with pytest.raises(ConfigError, match=r"line 9: .*'participation'.*less than"):
+        load_simulation(write(f"{text}participation: 3\n", "simulation.yaml"))
     bad = text.replace("columns: {input", "columns: {inpt")
     with pytest.raises(
         ConfigError, match=r"line 8: .*'data\.b\.columns\.inpt'.*'input'"

@@ -19,6 +19,7 @@ from fedit_secure.aggregator.sums import Sums
 from fedit_secure.driver import Resume, drive_aggregator
 from fedit_secure.errors import FaultyAggregator, ProtocolError, QuorumLost
 from fedit_secure.federation.charter import Charter
+from fedit_secure.federation.cohort import Cohorts
 from fedit_secure.federation.update import GridState
 from fedit_secure.secagg import checks
 from fedit_secure.secagg import messages as m
@@ -46,7 +47,7 @@ class Attempts:
         uploads: Uploads | None,
     ) -> None:
         self._charter, self._digest, self._key = charter, charter.digest(), key
-        self._params, self._roster = charter.secagg_params(), charter.secagg_roster()
+        self._params, self._cohorts = charter.secagg_params(), Cohorts(charter)
         self._folder, self._here, self._sums = folder, here, sums
         self._teller, self._uploads = teller, uploads
         self._inbox: Inbox | None = None  # while an attempt is under way
@@ -86,7 +87,7 @@ class Attempts:
         was published: go on from there. Else t void statements make it harmless."""
         progress = self._folder.progress
         session = self.session(progress.round, progress.attempt, before)
-        everyone = (session, self._key, frozenset(range(self._params.silos)))
+        everyone = (session, self._key, self._here.cohort)
         out = self._folder.published(progress.round)
         resume: Resume
         if out is not None and out.ctx == session.ctx:
@@ -94,14 +95,14 @@ class Attempts:
         else:
             resume = s.Voiding(*everyone, "the aggregator was restarted")
             self._here.pending = checks.sign(self._key, m.VoidRequest(session.ctx))
-        await self._here.broadcast(self._here.pending)
+        await self._here.tell_cohort(self._here.pending)
         await self._here.enough()
         return await self._drive(session, before, resume)
 
     def session(self, now: int, attempt: int, before: GridState) -> s.Session:
         """An attempt of a round on a global state."""
         where = (self._digest, now, attempt, before.digest())
-        return s.Session(self._params, self._roster, *where)
+        return s.Session(self._params, self._cohorts.roster(now), *where)
 
     async def _drive(
         self, session: s.Session, before: GridState, resume: Resume | None

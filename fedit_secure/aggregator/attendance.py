@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Iterable
 
 from fedit_secure.errors import FeditError, QuorumLost
 from fedit_secure.federation.charter import Charter
@@ -17,22 +18,25 @@ _log = logging.getLogger(__name__)
 class Attendance:
     """See the module. Silos go by roster index.
 
-    `links` are the connections, the newest of each silo. `ready` silos hold an update of
-    this round; `refused` says why others won't have one. `changed` is set whenever any of
-    it has changed. `pending` is said again to a silo that connects.
+    `links` are the connections, the newest of each silo. `cohort` are the silos that take
+    part in the round, and the only ones that anybody waits for. Of them, `ready` hold an
+    update of this round, and `refused` says why others won't have one. `changed` is set
+    whenever any of it has changed. `pending` is said again to one that connects.
     """
 
     def __init__(self, charter: Charter) -> None:
         self._schedule, self._params = charter.schedule, charter.secagg_params()
         self.links: dict[int, PeerLink] = {}
+        self.cohort: frozenset[int] = frozenset()
         self.ready: set[int] = set()
         self.refused: dict[int, str] = {}
         self.changed = asyncio.Event()
         self.pending: f.Frame | None = None
         self._seen: set[int] = set()  # connected at some time in this round
 
-    def begin(self) -> None:
-        """A round begins: nobody has tuned for it yet."""
+    def begin(self, cohort: Iterable[int]) -> None:
+        """A round begins, which takes these silos: none of them has tuned for it yet."""
+        self.cohort = frozenset(cohort)
         self.ready, self.refused, self._seen = set(), {}, set(self.links)
 
     def come(self, link: PeerLink) -> None:
@@ -55,15 +59,23 @@ class Attendance:
 
     async def broadcast(self, message: f.Frame) -> None:
         """Tell every silo that is connected."""
-        for link in self.connected():
+        await self._tell(message, self.connected())
+
+    async def tell_cohort(self, message: f.Frame) -> None:
+        """Tell those that take part in the round, if they are connected."""
+        links = (link for link in self.connected() if link.silo in self.cohort)
+        await self._tell(message, links)
+
+    async def _tell(self, message: f.Frame, links: Iterable[PeerLink]) -> None:
+        for link in links:
             try:
                 await link.send(message)
             except FeditError as error:
                 _log.info("silo %r can't be reached: %s", link.name, error)
 
     async def enough(self) -> None:
-        """Until as many silos are connected as make a quorum."""
-        while len(self.links) < self._params.threshold:
+        """Until as many silos of the cohort are connected as make a quorum."""
+        while len(self.cohort & self.links.keys()) < self._params.threshold:
             self.changed.clear()
             await self.changed.wait()
 
@@ -74,13 +86,14 @@ class Attendance:
         can or will tune.
         """
         schedule, least = self._schedule, self._params.minimum
-        everyone = set(range(self._params.silos))
+        everyone = self.cohort
         while True:
             self.changed.clear()
             waited = time.monotonic() - started
-            joined = self._seen | set(self.refused)
+            seen = everyone & self._seen
+            joined = seen | set(self.refused)
             complete = joined == everyone or waited >= schedule.phase_deadline_seconds
-            missing = self._seen - set(self.refused) - self.ready
+            missing = seen - set(self.refused) - self.ready
             if complete and not missing and len(self.ready) >= least:
                 return
             if len(everyone) - len(self.refused) < least:

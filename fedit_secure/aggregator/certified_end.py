@@ -10,6 +10,7 @@ from pathlib import Path
 
 from fedit_secure.errors import ConfigError, MalformedMessage, ProtocolError
 from fedit_secure.federation.charter import Charter
+from fedit_secure.federation.cohort import Cohorts
 from fedit_secure.federation.durable import read_file
 from fedit_secure.federation.update import GridState
 from fedit_secure.secagg import checks
@@ -49,7 +50,10 @@ def certified_end(folder: Path, charter: Charter) -> tuple[int, GridState]:
 def _certified(folder: Path, charter: Charter, round: int) -> bytes:
     path = folder / "rounds" / f"{round:03d}" / "certificate.frame"
     data = read_file(path, "certificate")
-    roster, threshold = charter.secagg_roster(), charter.secagg_params().threshold
+    threshold, roster = (
+        charter.secagg_params().threshold,
+        Cohorts(charter).roster(round),
+    )
     try:
         proof = decode(data, Limits.of(charter.secagg_params()))
         if not isinstance(proof, m.RoundCertificate) or proof.round != round:

@@ -2,7 +2,8 @@
 
 It sees ledgers, keys, masked uploads and sums. It never sees a record, an update, a loss,
 and it never imports torch. What it does for one round: offer, wait until the silos are
-ready, then attempts at a release until one is certified, or the round is skipped.
+ready, then attempts at a release until one is certified, or the round is skipped. Silos
+that a round isn't drawn for stay connected, and are told how it ended.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from fedit_secure.aggregator.sums import Sums
 from fedit_secure.errors import ConnectError, PolicyRefusal, ProtocolError, QuorumLost
 from fedit_secure.federation.approval import Approval, verify_approvals
 from fedit_secure.federation.charter import Charter
+from fedit_secure.federation.cohort import Cohorts
 from fedit_secure.federation.update import GridState, check_float_mode
 from fedit_secure.secagg import checks
 from fedit_secure.secagg import messages as m
@@ -68,7 +70,7 @@ class Aggregator:
         ledgers = folder.folder / "ledgers"
         self._copies = LedgerCopies(ledgers, charter, key, earlier_ledgers)
         self._claims = Claims(folder.folder / "claims", charter, self._copies)
-        self._here = Attendance(charter)
+        self._here, self._cohorts = Attendance(charter), Cohorts(charter)
         self._words: asyncio.Queue[m.Confirmation] = asyncio.Queue()
         self._sums = Sums(folder, charter, base_model)
         self._teller = Teller(on_event, folder.progress.round)
@@ -97,7 +99,7 @@ class Aggregator:
         self._here.come(link)
         self._teller.tell(link.name, "idle")
         try:
-            if self._here.pending is not None:
+            if self._here.pending is not None and self._drawn(link):
                 await link.send(self._here.pending)
             if not self._ended:
                 await self._offer_round(link)
@@ -120,11 +122,11 @@ class Aggregator:
                 with suppress(ConnectError):  # it has gone, but its claim is under way
                     await link.send(receipt)
         elif isinstance(frame, f.Ready):
-            if frame.round == now:
+            if frame.round == now and self._drawn(link):
                 self._here.ready.add(link.silo)
                 self._teller.tell(link.name, "tuned")
         elif isinstance(frame, f.Refused):
-            if frame.round == now:
+            if frame.round == now and self._drawn(link):
                 _log.warning("silo %r refuses: %s", link.name, frame.reason)
                 self._here.refused[link.silo] = frame.reason
                 self._teller.tell(link.name, "refused")
@@ -142,7 +144,10 @@ class Aggregator:
     async def _take_message(self, link: PeerLink, frame: f.Frame) -> None:
         if sender_of(frame) != link.silo:  # nobody speaks for another silo
             raise ProtocolError(f"silo {link.name!r} sent another silo's message")
-        if isinstance(frame, m.Confirmation) and not frame.release_digest:
+        if not self._drawn(link):  # of a round before this one, or of none
+            what = type(frame).__name__
+            _log.info("silo %r sits the round out: its %s isn't taken", link.name, what)
+        elif isinstance(frame, m.Confirmation) and not frame.release_digest:
             self._words.put_nowait(frame)
         else:
             self._attempts.take(link.silo, frame)
@@ -192,7 +197,7 @@ class Aggregator:
         self._teller.now = now
         self._attempts.post.start(now)
         before = self._folder.state()
-        self._here.begin()
+        self._here.begin(self._cohorts.of(now))
         started = time.monotonic()
         if self._folder.progress.open:
             left = await self._attempts.close_open(before)
@@ -218,6 +223,13 @@ class Aggregator:
         progress = self._folder.progress
         if progress.round > self._charter.rounds:
             return
+        if not self._drawn(link):
+            self._teller.tell(link.name, "undrawn")
+            return
+        if (
+            self._charter.silos_per_round is not None
+        ):  # it may have sat the last one out
+            self._teller.tell(link.name, "idle")
         where = (progress.round, progress.attempt + 1, self._folder.state().digest())
         offer = checks.sign(self._key, m.Offer(self._digest, *where))
         certificate = self._folder.certificate(progress.certified)
@@ -226,13 +238,17 @@ class Aggregator:
         except ConnectError:
             _log.info("silo %r left before its offer", link.name)
 
+    def _drawn(self, link: PeerLink) -> bool:
+        """Whether the silo takes part in the round under way."""
+        return self._cohorts.takes(self._folder.progress.round, link.silo)
+
     async def _skip(self, now: int, before: GridState, reason: str) -> None:
-        """Close the round with the state unchanged: t silos must say so."""
+        """Close the round with the state unchanged: t silos of it must say so."""
         request = m.SkipRequest(self._digest, now, before.digest())
         request = self._here.pending = checks.sign(self._key, request)
         self._teller.tell("", "skipped")
         _log.warning("round %d is skipped: %s", now, reason)
-        await self._here.broadcast(request)
+        await self._here.tell_cohort(request)
         try:
             certificate = await skip_certificate(request, self._words, self._charter)
         finally:

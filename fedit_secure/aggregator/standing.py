@@ -14,6 +14,7 @@ from fedit_secure.aggregator.events import Event
 from fedit_secure.aggregator.run_folder import RunFolder
 from fedit_secure.federation.certificates import check_issuer
 from fedit_secure.federation.charter import Charter
+from fedit_secure.federation.cohort import Cohorts
 from fedit_secure.federation.heads import SignedHead
 from fedit_secure.watch import snapshot as w
 from fedit_secure.wire.traffic import Traffic
@@ -64,6 +65,7 @@ class Standing:
         self._ended: dict[int, w.EndedRound] = {}
         self._heads: dict[str, tuple[int, w.Head]] = {}
         self._issuers = tuple(_issuers(charter))
+        self._cohorts = Cohorts(charter)
 
     def take(self, event: Event) -> None:
         """The aggregator has told of this."""
@@ -118,6 +120,7 @@ class Standing:
     def snapshot(self) -> w.AggregatorSnapshot:
         """Where it stands now."""
         charter, certified = self._charter, self._folder.progress.certified
+        drawn = self._cohorts.names(self._now.round)
         sent, received = self._traffic.sent, self._traffic.received
         return w.AggregatorSnapshot(
             daemon=replace(self._daemon, at=self._clock()),
@@ -140,6 +143,7 @@ class Standing:
                     since=seen.since,
                     ready=seen.connected and seen.ready_for == self._now.round,
                     traffic=w.Traffic(sent=sent[name], received=received[name]),
+                    drawn=name in drawn,
                 )
                 for name, seen in self._silos.items()
             ),

@@ -59,10 +59,12 @@ class SiloFacts:
 
 @dataclass(frozen=True, slots=True)
 class RoundFacts:
-    """How a round ended: `outcome` is "released", "skipped" or "unknown"."""
+    """How a round ended: `outcome` is "released", "skipped" or "unknown". `drawn` are the
+    silos that it was drawn for, by the charter."""
 
     round: int
     outcome: str
+    drawn: tuple[str, ...]
     contributors: tuple[str, ...]
     signers: int
     state: str

@@ -19,10 +19,11 @@ CLAIMS: Final[Mapping[str, str]] = {
     "heads": "Nobody was shown another history: every head that anybody signed or saw "
     "lies on the one ledger.",
     "plan": "Each charge is what the charter planned: rate, noise, clip, batch, steps, "
-    "weight.",
+    "weight, and a round that is drawn for its silo.",
     "rounds": "Every round ended once, as a quorum of silos confirmed: none is missing, "
     "none is repeated.",
-    "sums": "Every sum is of enough silos, and a quorum agreed on exactly whom.",
+    "sums": "Every sum is of enough silos of those that its round is drawn for, and a quorum "
+    "agreed on exactly whom.",
     "charges": "No sum holds an update that wasn't charged before its first record was "
     "drawn, and the ledgers say of each release what was published.",
     "adapters": "Each adapter follows, to the bit, from the one before it and the "
@@ -62,15 +63,21 @@ FAULTS: Final[Mapping[str, tuple[str, str]]] = {
     "plan-differs": ("plan", "a charge isn't what the charter planned"),
     "delta-too-large": ("plan", "delta is above a tenth of one over the units"),
     "plan-overrun": ("plan", "there are more charges than the charter planned"),
+    "charge-undrawn": ("plan", "a charge is for a round that isn't drawn for its silo"),
     "round-missing": ("rounds", "a round has no end before the next begins"),
     "round-unknown": ("rounds", "there is a round that the charter doesn't have"),
     "round-without-quorum": ("rounds", "too few silos confirmed how a round ended"),
     "confirmation-unsigned": ("rounds", "a confirmation has a wrong signature"),
+    "confirmation-undrawn": (
+        "rounds",
+        "a silo confirmed a round that isn't drawn for it",
+    ),
     "round-replayed": ("rounds", "what ended a round is of another round or charter"),
     "sum-missing": ("sums", "a round ended in a sum that isn't there"),
     "sum-differs": ("sums", "the sum isn't the one that was confirmed"),
     "sum-replayed": ("sums", "a sum is of another attempt, round or charter"),
     "sum-too-small": ("sums", "a sum is over fewer silos than the charter's minimum"),
+    "sum-undrawn": ("sums", "a silo is in a sum whose round isn't drawn for it"),
     "sum-without-quorum": ("sums", "too few silos agreed on whom a sum is over"),
     "agreement-unsigned": ("sums", "an agreement has a wrong signature"),
     "agreement-differs": ("sums", "an agreement is on another set of silos"),

@@ -12,6 +12,7 @@ from fedit_secure.audit.findings import Fault
 from fedit_secure.audit.histories import History, Key, Terms
 from fedit_secure.audit.rounds import Ended
 from fedit_secure.federation.charter import Charter
+from fedit_secure.federation.cohort import Cohorts
 from fedit_secure.privacy.events import Intent
 
 
@@ -47,6 +48,11 @@ def check_plan(charter: Charter, own: str, history: History) -> Iterator[Fault]:
     if (charter.dp.sizes == "public") != (opened.adjacency == "zero-out"):
         what = f"the ledger is of {opened.adjacency}, the charter's sizes are "
         yield Fault("plan-differs", where, what + charter.dp.sizes)
+    index, cohorts = charter.silo_index(history.silo), Cohorts(charter)
+    for round in sorted({charge.round for charge in charges}):
+        if not cohorts.takes(round, index):
+            what = f"it charged round {round}, which isn't drawn for it"
+            yield Fault("charge-undrawn", where, what)
     last = max(charge.round for charge in charges)
     if last > charter.rounds:
         what = f"it charged round {last} of {charter.rounds}"
@@ -65,7 +71,7 @@ def check_charges(
     `own`: the charter's digest in hex. `histories`: the ledgers that are sound, by silo.
     `states`: the state before each round, where it is known.
     """
-    quorum = charter.secagg_params().threshold
+    quorum, cohorts = charter.secagg_params().threshold, Cohorts(charter)
     intents = {name: _states_of(history, own) for name, history in histories.items()}
     for ended in rounds:
         shown = {index: (sequence, hash) for index, sequence, hash in ended.heads}
@@ -77,7 +83,9 @@ def check_charges(
             charged = intents[name].get(ended.round, [])
             where = (ended, history, (own, ended.round), charged, sequence)
             yield from _contribution(*where, states.get(ended.round))
-        yield from _voided(ended, histories, quorum)
+        drawn = cohorts.names(ended.round)
+        closing = [histories[name] for name in drawn if name in histories]
+        yield from _voided(ended, closing, quorum)
         if ended.state:
             names = tuple(sorted(charter.roster[i].name for i in ended.contributors))
             for history in histories.values():
@@ -130,12 +138,11 @@ def _contribution(
         yield Fault("mask-unrecorded", where, what)
 
 
-def _voided(
-    ended: Ended, histories: Mapping[str, History], quorum: int
-) -> Iterator[Fault]:
-    """A quorum of void entries closes an attempt as their statements do."""
+def _voided(ended: Ended, histories: Sequence[History], quorum: int) -> Iterator[Fault]:
+    """A quorum of void entries closes an attempt as their statements do. `histories`: of
+    the silos that the round is drawn for."""
     ctx = ended.ctx.hex()
-    voided = sum(ctx in history.voids for history in histories.values())
+    voided = sum(ctx in history.voids for history in histories)
     if ctx and voided >= quorum:
         what = f"it ended in a sum of an attempt that {voided} ledgers call void"
         yield Fault("void-in-sum", f"round {ended.round}", what)

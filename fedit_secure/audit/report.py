@@ -9,12 +9,12 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import metadata
 from importlib.util import find_spec
 from typing import Any
 
-from fedit_secure.audit.facts import Audit, SiloFacts
+from fedit_secure.audit.facts import Audit, RoundFacts, SiloFacts
 from fedit_secure.audit.findings import CLAIMS, FAULTS
 from fedit_secure.errors import ConfigError
 
@@ -60,7 +60,8 @@ def render(audit: Audit, beside: Sequence[Mapping[str, Any]] = (), of: str = "")
         fails=[v for v in audit.verdicts if v.result == "fails"],
         faults=[(v, f, FAULTS[f.code][1]) for v in audit.verdicts for f in v.faults],
         not_shown=[v for v in audit.verdicts if v.lacks],
-        in_sums=_in_sums(audit),
+        in_sums=_counted(audit, lambda ended: ended.contributors),
+        drawn_for=_counted(audit, lambda ended: ended.drawn),
         curves=curves_picture(audit.silos),
         sums=sums_picture(audit),
         beside=beside,
@@ -109,6 +110,7 @@ def tables(audit: Audit) -> dict[str, str]:
             {
                 "round": r.round,
                 "outcome": r.outcome,
+                "drawn": " ".join(r.drawn),
                 "contributors": " ".join(r.contributors),
                 "signers": r.signers,
                 "state": r.state,
@@ -155,10 +157,13 @@ def _counts(audit: Audit) -> dict[str, int]:
     }
 
 
-def _in_sums(audit: Audit) -> dict[str, int]:
+def _counted(
+    audit: Audit, whom: Callable[[RoundFacts], Iterable[str]]
+) -> dict[str, int]:
+    """Of how many rounds each silo is one of these."""
     found = {silo.name: 0 for silo in audit.silos}
     for ended in audit.rounds:
-        for name in ended.contributors:
+        for name in whom(ended):
             found[name] = found.get(name, 0) + 1
     return found
 

@@ -19,6 +19,7 @@ from fedit_secure.audit.bundle import Bundle, round_name
 from fedit_secure.audit.findings import Fault
 from fedit_secure.errors import MalformedMessage
 from fedit_secure.federation.charter import Charter
+from fedit_secure.federation.cohort import Cohorts
 from fedit_secure.secagg import messages as m
 from fedit_secure.secagg.keys import BadSignature, verify
 from fedit_secure.secagg.params import Roster, SecAggParams
@@ -68,10 +69,12 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What all rounds of a charter have in common, computed once."""
+    """What all rounds of a charter have in common, computed once. `roster` are the keys of
+    all silos; which of them a round is drawn for, `cohorts` say."""
 
     charter: bytes
     params: SecAggParams
+    cohorts: Cohorts
     roster: Roster
     limits: Limits
     initial: bytes
@@ -82,7 +85,7 @@ class Terms:
         params = charter.secagg_params()
         initial = bytes.fromhex(charter.adapter.initial_digest)
         roster, limits = charter.secagg_roster(), Limits.of(params)
-        return cls(charter.digest(), params, roster, limits, initial)
+        return cls(charter.digest(), params, Cohorts(charter), roster, limits, initial)
 
 
 class _Wrong(Exception):
@@ -139,6 +142,7 @@ def _certificate(ended: Ended, bundle: Bundle, terms: Terms) -> None:
     said: dict[int, tuple[bytes, bytes]] = {}
     for word in proof.confirmations:
         _signed(terms, word, "confirmation-unsigned")
+        _drawn(terms, ended.round, word.silo, "confirmation-undrawn", "confirmed it")
         if (word.charter, word.round) != (terms.charter, ended.round):
             what = f"{_name(terms, word.silo)} confirmed another charter or round"
             raise _Wrong("round-replayed", what)
@@ -166,6 +170,7 @@ def _adverts(ended: Ended, bundle: Bundle, terms: Terms) -> m.AdvertSet:
         raise _Wrong("transcript-malformed", "a silo advertised twice")
     for advert in shown.adverts:
         _signed(terms, advert, "advert-unsigned")
+        _drawn(terms, ended.round, advert.silo, "sum-undrawn", "advertised")
         if advert.ctx != shown.ctx:
             what = f"the advert of {_name(terms, advert.silo)} is of another attempt"
             raise _Wrong("sum-replayed", what)
@@ -191,7 +196,7 @@ def _sum(
         raise _Wrong("sum-differs", what)
     published = notice.whole(np.frombuffer(integers, dtype="<i4"))
     _check_context(terms, ended.round, before, published.ctx)
-    _check_agreements(terms, published, shown)
+    _check_agreements(terms, ended.round, published, shown)
     if published.release_digest != ended.release:
         # Told apart before the aggregator's signature, which covers the sum as well.
         what = "its integers, silos or attempt aren't those that the silos confirmed"
@@ -206,7 +211,9 @@ def read_sum(bundle: Bundle, terms: Terms, round: int) -> bytes | None:
     return bundle.read(round_name(round, "sum.int32"), 4 * terms.limits.length + 1)
 
 
-def _check_agreements(terms: Terms, out: m.PublishedSum, shown: m.AdvertSet) -> None:
+def _check_agreements(
+    terms: Terms, round: int, out: m.PublishedSum, shown: m.AdvertSet
+) -> None:
     least, quorum = terms.params.minimum, terms.params.threshold
     members = out.contributors
     if list(members) != sorted(set(members)):
@@ -222,6 +229,8 @@ def _check_agreements(terms: Terms, out: m.PublishedSum, shown: m.AdvertSet) -> 
         # K covers every advert with its ledger's head, so none can be exchanged later.
         raise _Wrong("adverts-differ", "its key set isn't that of the adverts")
     advertised = {advert.silo for advert in shown.adverts}
+    for silo in members:
+        _drawn(terms, round, silo, "sum-undrawn", "is in the sum")
     if absent := sorted(set(members) - advertised):
         what = f"{_name(terms, absent[0])} is in the sum, and didn't advertise"
         raise _Wrong("agreement-differs", what)
@@ -229,6 +238,7 @@ def _check_agreements(terms: Terms, out: m.PublishedSum, shown: m.AdvertSet) -> 
     bound, content = (out.ctx, out.key_set, m.silo_set(members)), set()
     for agreement in out.agreements:
         _signed(terms, agreement, "agreement-unsigned")
+        _drawn(terms, round, agreement.silo, "sum-undrawn", "agreed to its sum")
         said = (agreement.ctx, agreement.key_set, agreement.survivors_digest)
         if said != bound:
             what = f"{_name(terms, agreement.silo)} agreed to another set of silos"
@@ -257,7 +267,7 @@ def _check_context(terms: Terms, round: int, before: bytes | None, ctx: bytes) -
 def _contexts(
     terms: Terms, round: int, before: bytes, attempts: int
 ) -> frozenset[bytes]:
-    where = (terms.params, terms.roster, terms.charter, round)
+    where = (terms.params, terms.cohorts.roster(round), terms.charter, round)
     return frozenset(Session(*where, n, before).ctx for n in range(1, attempts + 1))
 
 
@@ -290,6 +300,12 @@ def _signed(terms: Terms, message: Any, code: str) -> None:
         message,
         lambda kind: _Wrong(code, f"{name} didn't sign its {kind}"),
     )
+
+
+def _drawn(terms: Terms, round: int, silo: int, code: str, did: str) -> None:
+    if not terms.cohorts.takes(round, silo):
+        what = f"{_name(terms, silo)} {did}, and the round isn't drawn for it"
+        raise _Wrong(code, what)
 
 
 def _by_aggregator(terms: Terms, message: Any) -> None:

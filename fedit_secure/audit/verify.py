@@ -123,7 +123,7 @@ class _Auditor:
             plan=_plan_facts(self.charter),
             verdicts=verdicts(self.faults, self.lacks),
             silos=silos,
-            rounds=tuple(self._round_facts(ended) for ended in rounds),
+            rounds=tuple(self._round_facts(terms, ended) for ended in rounds),
             adapter=_final(followed.last),
         )
 
@@ -248,10 +248,15 @@ class _Auditor:
     def _lack(self, claim: str, what: str) -> None:
         self.lacks[claim] = (*self.lacks.get(claim, ()), what)
 
-    def _round_facts(self, ended: Ended) -> RoundFacts:
+    def _round_facts(self, terms: Terms, ended: Ended) -> RoundFacts:
         names = sorted(self.charter.roster[i].name for i in ended.contributors)
         return RoundFacts(
-            ended.round, ended.outcome, tuple(names), ended.signers, ended.state.hex()
+            ended.round,
+            ended.outcome,
+            tuple(sorted(terms.cohorts.names(ended.round))),
+            tuple(names),
+            ended.signers,
+            ended.state.hex(),
         )
 
 
@@ -312,6 +317,7 @@ def _plan_facts(charter: Charter) -> dict[str, Any]:
     return {
         "rounds": charter.rounds,
         "silos": len(charter.roster),
+        "silos_per_round": sizes.silos,
         "minimum_silos": sizes.minimum,
         "quorum": sizes.threshold,
         "silos_that_may_collude": sizes.corrupt,

@@ -39,13 +39,20 @@ def charter_facts(charter: Charter) -> dict[str, Any]:
             else "NONE: records are trained on without differential privacy"
         ),
         "secure_sum": (
-            f"{params.silos} silos, {params.corrupt} may be corrupt, "
+            f"{_taking_part(charter)}, {params.corrupt} may be corrupt, "
             f"{params.threshold} open a secret, at least {params.minimum} in a sum, "
             f"{params.ring_bits} bits, bound {params.bound:g}"
         ),
         "digest": charter.digest().hex(),
         "words": " ".join(charter.words()),
     }
+
+
+def _taking_part(charter: Charter) -> str:
+    silos, drawn = len(charter.roster), charter.silos_per_round
+    return f"{silos} silos" + (
+        f", {drawn} of them drawn for each round" if drawn else ""
+    )
 
 
 def _capped(records: int | None) -> str:

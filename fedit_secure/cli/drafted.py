@@ -9,7 +9,7 @@ from typing import Any
 
 from fedit_secure.aggregator.certified_end import certified_end
 from fedit_secure.cli.output import note
-from fedit_secure.config import PlanFile, load_plan
+from fedit_secure.config import PlanFile, load_plan, misfits_of
 from fedit_secure.errors import ConfigError, MalformedMessage
 from fedit_secure.federation.card import Card
 from fedit_secure.federation.charter import Charter
@@ -37,7 +37,10 @@ def draft_files(plan: Path, cards: Sequence[Path], output: Path) -> dict[str, An
     given = _given_state(loaded, before)
     note(f"calibrating the noise for {len(parties) - 1} silos")
     today = datetime.now(UTC).date()
-    charter, state = draft_run(loaded, parties, today, predecessor=before, given=given)
+    with misfits_of(plan):
+        charter, state = draft_run(
+            loaded, parties, today, predecessor=before, given=given
+        )
     # The charter last: if it is there, so is the state that it names.
     write_durably(state_path, state.to_bytes(), replace=False)
     write_durably(output, charter.to_bytes(), replace=False)

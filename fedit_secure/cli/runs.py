@@ -17,6 +17,7 @@ from fedit_secure.config import (
 )
 from fedit_secure.errors import ConfigError
 from fedit_secure.federation.charter import Charter
+from fedit_secure.federation.cohort import Cohorts
 from fedit_secure.privacy.ledger import Aborted, Ledger, Released
 from fedit_secure.storage.progress import Progress
 from fedit_secure.storage.stop_order import StopOrder, stop_path
@@ -141,7 +142,18 @@ def _of_silo(config: SiloConfig, status: Snapshot | None) -> list[dict[str, Any]
         runs = {intent.charter: intent.run for intent in ledger.intents()}
     if now is not None:
         runs.setdefault(now.digest().hex(), now.run)
-    return [_silo_row(digest, run, ledger, now, status) for digest, run in runs.items()]
+    last = 0 if now is None else _last_round(now, config.name)
+    return [
+        _silo_row(digest, run, ledger, now, last, status)
+        for digest, run in runs.items()
+    ]
+
+
+def _last_round(charter: Charter, silo: str) -> int:
+    """The last that is drawn for the silo: its ledger knows of no later one."""
+    cohorts, names = Cohorts(charter), [row.name for row in charter.roster]
+    rounds = range(charter.rounds, 0, -1) if silo in names else ()
+    return next((n for n in rounds if cohorts.takes(n, names.index(silo))), 0)
 
 
 def _silo_row(
@@ -149,6 +161,7 @@ def _silo_row(
     run: str,
     ledger: Ledger | None,
     now: Charter | None,
+    last: int,
     status: Snapshot | None,
 ) -> dict[str, Any]:
     mine = now if now is not None and now.digest().hex() == digest else None
@@ -160,7 +173,7 @@ def _silo_row(
     if _is_of(status, digest):
         state = "running"
     else:
-        over = mine is not None and mine.rounds in closed
+        over = mine is not None and last in closed
         state = "ended" if over else "not running"
     return {
         "charter": digest[:16],

@@ -22,10 +22,11 @@ def simulate(
     Protocol, tuning and ledgers are the daemons' own; only the network is left out.
     """
     from fedit_secure.cli.simulated import simulated_facts
-    from fedit_secure.config import load_simulation
+    from fedit_secure.config import load_simulation, misfits_of
 
     options = {} if output is None else {"output": output.absolute()}
-    facts, silos = simulated_facts(load_simulation(config, options))
+    with misfits_of(config):
+        facts, silos = simulated_facts(load_simulation(config, options))
     show(facts, format, {"silos": silos})
 
 

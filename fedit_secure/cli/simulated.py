@@ -10,6 +10,7 @@ from fedit_secure.tuning.job import DataSource
 
 _PLAN_KEYS = frozenset(
     {"base_model", "template", "max_tokens", "lora", "tuning", "rounds", "dp"}
+    | {"participation"}
     | {"secagg", "weights", "seed"}
 )
 

@@ -13,6 +13,7 @@ from fedit_secure.errors import ConfigError
 from fedit_secure.federation.admission import Account
 from fedit_secure.federation.approval import highest_approved, load_approvals
 from fedit_secure.federation.charter import Charter
+from fedit_secure.federation.cohort import Cohorts
 from fedit_secure.federation.identity import Identity, load_identity
 from fedit_secure.privacy.ledger import Aborted, Intent, Ledger, Released
 from fedit_secure.silo.account import account_in, ledger_in
@@ -159,9 +160,18 @@ def aggregator_facts(config: AggregatorConfig) -> dict[str, Any]:
         "approvals_missing": [r.name for r in charter.roster if r.name not in good],
         "rounds": charter.rounds,
         "rounds_certified": progress.certified if progress else 0,
+        "round_drawn_for": _drawn_for(charter, progress),
         "run_folder": folder if progress else None,
         "adapter": folder / "adapter" if progress and progress.certified else None,
     }
+
+
+def _drawn_for(charter: Charter, progress: Progress | None) -> list[str] | None:
+    """The silos of the round that is under way, None where all take part or it is over."""
+    now = progress.round if progress else 1
+    if charter.silos_per_round is None or now > charter.rounds:
+        return None
+    return list(Cohorts(charter).names(now))
 
 
 def _charges_row(ledger: Ledger, charter: str, intents: list[Intent]) -> dict[str, Any]:

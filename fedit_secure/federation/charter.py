@@ -156,6 +156,8 @@ class Charter(Document):
     adapter: Adapter
     tuning: Tuning
     rounds: Annotated[int, Field(ge=1, le=100_000)]
+    # Drawn for each round by `cohort.draw`; absent where all take part in all.
+    silos_per_round: Annotated[int, Field(ge=3)] | None = absent_if_none()
     dp: Dp
     secagg: SecAgg
     update_rule: UpdateRule
@@ -166,6 +168,8 @@ class Charter(Document):
         if (self.epoch == 1) != (self.predecessor is None):
             raise ValueError("epoch 1, and no other, has no predecessor")
         self.secagg_roster()
+        if (self.silos_per_round or 0) >= len(self.roster):
+            raise ValueError("silos_per_round is left out where all silos take part")
         least = self.secagg_params().minimum
         if least != self.secagg.minimum:
             raise ValueError(f"secagg.minimum must be m_min, which is {least} here")
@@ -260,6 +264,7 @@ class Charter(Document):
         """The sizes of every release. Raises ValueError naming a broken inequality."""
         return release_sizes(
             len(self.roster),
+            drawn=self.silos_per_round,
             length=self.release_length,
             bound=self.secagg.bound,
             ring_bits=self.secagg.ring_bits,

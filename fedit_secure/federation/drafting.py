@@ -24,6 +24,7 @@ from fedit_secure.federation.charter import (
 )
 from fedit_secure.federation.document import Address, Line, Name, Part, describe
 from fedit_secure.federation.local_plan import Adapter, Count, Lora, Tuning
+from fedit_secure.federation.participation import Participation, silos_per_round
 from fedit_secure.federation.release_sizes import release_sizes
 from fedit_secure.federation.server_rules import FedAvg, UpdateRule
 from fedit_secure.federation.update import Layout
@@ -88,6 +89,7 @@ class RunPlan(Part):
     lora: Lora = Lora()
     tuning: Tuning
     rounds: Count
+    participation: Participation = 1.0
     dp: PlannedDp
     secagg: PlannedSecAgg = PlannedSecAgg()
     weights: Weights = "equal"
@@ -158,6 +160,7 @@ def draft_charter(
             ),
             tuning=plan.tuning,
             rounds=plan.rounds,
+            silos_per_round=None if params.silos == len(rows) else params.silos,
             dp=Dp(
                 kind=plan.dp.kind,
                 epsilon=plan.dp.epsilon,
@@ -280,9 +283,11 @@ def _secagg_params(
         # AdamW moves a coordinate by about the learning rate a step.
         rate = plan.tuning.learning_rate * max(1.0, plan.tuning.b_rate_ratio or 1.0)
         bound = 1.2 * rate * plan.tuning.local_steps
+    rules = (plan.secagg.corrupt, plan.secagg.minimum)
     try:
         return release_sizes(
             len(sizes),
+            drawn=silos_per_round(plan.participation, len(sizes), *rules),
             length=release_length(layout, plan.lora.aggregation),
             bound=bound,
             ring_bits=plan.secagg.ring_bits,

@@ -80,9 +80,10 @@ def check_terms(charter: Charter, name: str, policy: Policy) -> None:
         )
     # A pair is allowed or not by its own switch, whatever the minimum.
     if params.silos > 2 and params.minimum < policy.minimum_silos:
+        drawn = f", of {params.silos} a round" if charter.silos_per_round else ""
         raise PolicyRefusal(
-            f"the charter lets {params.minimum} silos make a sum, and this silo's policy "
-            f"asks for at least {policy.minimum_silos}"
+            f"the charter lets {params.minimum} silos make a sum{drawn}, and this silo's "
+            f"policy asks for at least {policy.minimum_silos} (minimum_silos)"
         )
     allowed = policy.allowed_base_models
     if allowed != "any" and charter.base_model.digest not in allowed:

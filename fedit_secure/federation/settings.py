@@ -44,6 +44,11 @@ class Settings:
         """The keys at the top of the file."""
         return frozenset(self._data)
 
+    def where(self, key: str) -> str:
+        """Where a dotted key was written: a line, a variable, an option; else the file."""
+        place = tuple(key.split("."))
+        return self._origins[place].where if place in self._origins else str(self._path)
+
     def put(self, key: str, value: Any, origin: str) -> None:
         """Lay a value over the file's at a dotted key, with all that is inside it."""
         *sections, last = key.split(".")

@@ -168,19 +168,20 @@ def open_sum(state: s.Revealing) -> Step:
         fixed_point.check_sum(total, params, len(u3))
     what = (session.ctx, bound.key_set, u3, total, tag % TAG_PRIME, state.agreements)
     out = sign(state.key, m.PublishedSum(*what))
-    everyone = frozenset(range(params.silos))
+    everyone = frozenset(session.roster.silos)
     return s.Published(session, state.key, everyone, out), to_all(everyone, out)
 
 
 def collect_confirmation(state: s.Published, word: m.Confirmation) -> Step:
-    """Take one silo's word on the next state; t equal ones certify it for everybody."""
-    params, said = state.session.params, (*state.got.values(), word)
+    """Take one silo's word on the next state; t equal ones certify it for everybody, also
+    for those that the round isn't drawn for."""
+    session, said = state.session, (*state.got.values(), word)
     equal = tuple(c for c in said if c.content() == word.content())
-    shown = m.RoundCertificate(state.session.round, equal)
-    if len(equal) == params.threshold:
-        return s.Certified(shown), to_all(range(params.silos), shown)
+    shown = m.RoundCertificate(session.round, equal)
+    if len(equal) == session.params.threshold:
+        return s.Certified(shown), to_all(range(len(session.roster.members)), shown)
     after, effects = took(state, word.silo, word)
-    if len(equal) == params.corrupt + 1 and word.release_digest:
+    if len(equal) == session.params.corrupt + 1 and word.release_digest:
         # One of them is honest: silos that can't check the tag themselves may follow it.
         effects = to_all(state.waiting - {word.silo}, shown)
     return after, effects
@@ -246,7 +247,7 @@ def advance(state: s.Phase) -> Step:
     if isinstance(state, s.Gathering | s.Sharing):
         return s.Ended(reason, free=True), ()
     request = sign(state.key, m.VoidRequest(state.session.ctx))
-    who = frozenset(range(params.silos))
+    who = frozenset(state.session.roster.silos)
     return s.Voiding(state.session, state.key, who, reason), to_all(who, request)
 
 

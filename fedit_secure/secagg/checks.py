@@ -47,9 +47,8 @@ def sign(key: SigningKey, message: Message) -> Message:
 
 
 def signed(roster: Roster, message: Any) -> None:
-    """The rostered silo that the message names has signed it."""
-    rostered = 0 <= message.silo < len(roster.members)
-    expect(rostered, f"no silo has number {message.silo}")
+    """The silo that the message names takes part in the round, and has signed it."""
+    expect(message.silo in roster.silos, f"no silo has number {message.silo} here")
     _verify(roster.members[message.silo].verify_key, message)
 
 
@@ -194,14 +193,6 @@ def void_certificate(who: Roster, size: SecAggParams, proof: m.VoidCertificate) 
             expect(word.ctx == proof.ctx, "its void certificate is of two attempts")
         enough = len({word.silo for word in proof.statements}) >= size.threshold
         expect(enough, "its void certificate has too few signers")
-
-
-def confirmation(who: Roster, charter: bytes, round: int, word: m.Confirmation) -> None:
-    """A rostered silo signed it, for this round; else raises ProtocolError."""
-    with blame(ProtocolError):
-        signed(who, word)
-        here = (word.charter, word.round) == (charter, round)
-        expect(here, "a confirmation of another charter or round")
 
 
 def certified(

@@ -105,5 +105,5 @@ def run_release(
         (at, message), effects = mail.popleft(), ()
         if at is None:
             state, effects = aggregator_step(state, message)
-        elif (type(states[at]), type(message)) in SILO:
+        elif (type(states.get(at)), type(message)) in SILO:
             states[at], effects = silo_step(states[at], message, rand)

@@ -36,6 +36,9 @@ class Session(Value):
     ctx: bytes = field(init=False)
 
     def __post_init__(self) -> None:
+        sizes = (self.params.silos, len(self.params.weights))
+        if sizes != (len(self.roster.silos), len(self.roster.members)):
+            raise ValueError("the sizes of a release aren't those of its roster")
         where = (self.charter, u64(self.round), u64(self.attempt), self.state_digest)
         ctx = digest("fedit/ctx/v1", *where, self.params.codec_digest())
         object.__setattr__(self, "ctx", ctx)
@@ -203,7 +206,7 @@ class Revealing(Phase):
 
 
 class Published(Phase):
-    """Waits for t equal confirmations, of whoever is in the roster."""
+    """Waits for t equal confirmations, of whoever is drawn for the round."""
 
     published: m.PublishedSum
 

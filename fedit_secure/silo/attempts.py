@@ -21,11 +21,13 @@ from fedit_secure.driver import drive_silo
 from fedit_secure.errors import FaultyAggregator, FuseBlown, ProtocolError
 from fedit_secure.federation.aggregation import length_of
 from fedit_secure.federation.charter import Charter
+from fedit_secure.federation.cohort import Cohorts
 from fedit_secure.federation.update import GridState, apply_update
 from fedit_secure.secagg import checks, fixed_point
 from fedit_secure.secagg import messages as m
 from fedit_secure.secagg import states as s
 from fedit_secure.secagg.keys import BadSignature, verify
+from fedit_secure.secagg.params import Roster
 from fedit_secure.secagg.protocol import SILO, voided
 from fedit_secure.silo.books import Books
 from fedit_secure.silo.outbox import Outbox
@@ -64,7 +66,7 @@ class Attempts:
         tell: Callable[[str], None],
     ) -> None:
         self._charter, self._digest, self._me = charter, charter.digest(), me
-        self._params, self._roster = charter.secagg_params(), charter.secagg_roster()
+        self._params, self._cohorts = charter.secagg_params(), Cohorts(charter)
         self._books, self._outbox, self._tell = books, outbox, tell
         self._state: s.SiloState | None = None
         self._session: s.Session | None = None
@@ -95,18 +97,38 @@ class Attempts:
             return False
         return (type(self._state), type(frame)) in SILO
 
+    @property
+    def drawn(self) -> bool:
+        """Whether this silo takes part in the round that comes next, or is under way."""
+        return self._cohorts.takes(self._books.certified + 1, self._me.silo)
+
+    def roster(self, round: int) -> Roster:
+        """The silos whose signatures count in a round."""
+        return self._cohorts.roster(round)
+
+    def look_ahead(self) -> None:
+        """Tell of a next round that this silo sits out: nothing will be heard of it."""
+        if self._books.certified < self._charter.rounds and not self.drawn:
+            self._tell("undrawn")
+
+    def _session_of(self, offer: m.Offer) -> s.Session:
+        where = (offer.round, offer.attempt, self._books.state_digest)
+        roster = self.roster(offer.round)
+        return s.Session(self._params, roster, self._digest, *where)
+
     def check_offer(self, offer: m.Offer) -> None:
         """Raises FaultyAggregator unless it is the aggregator's, of this charter, and of
-        a round that isn't over."""
-        where = (offer.round, offer.attempt, self._books.state_digest)
-        session = s.Session(self._params, self._roster, self._digest, *where)
-        checks.by_aggregator(session, offer)
+        a round that isn't over and that is drawn for this silo."""
+        checks.by_aggregator(self._session_of(offer), offer)
         ours = offer.charter == self._digest
         checks.expect(ours, "it offers a round of another charter", FaultyAggregator)
         live = offer.round > self._books.certified
         checks.expect(live, "it offers a round that is over", FaultyAggregator)
         planned = offer.round <= self._charter.rounds
         checks.expect(planned, "it offers a round after the last", FaultyAggregator)
+        drawn = self._cohorts.takes(offer.round, self._me.silo)
+        what = f"it offers round {offer.round}, which isn't drawn for this silo"
+        checks.expect(drawn, what, FaultyAggregator)
 
     async def enter(self, offer: m.Offer) -> None:
         """Enter an attempt with this round's update; every earlier attempt is left.
@@ -123,8 +145,7 @@ class Attempts:
             raise ProtocolError("invited to another round than the next")
         await self.prepare(offer.round)
         assert self._prepared is not None
-        where = (offer.round, offer.attempt, self._books.state_digest)
-        self._session = s.Session(self._params, self._roster, self._digest, *where)
+        self._session = self._session_of(offer)
         self._state = s.Invited(
             self._session,
             self._me,
@@ -216,7 +237,8 @@ class Attempts:
 
     async def take_void(self, request: m.VoidRequest) -> None:
         """Close an attempt for ever: the one we are in, or one that we never entered."""
-        public, covered = self._roster.aggregator_key, request.signed_digest()
+        now = self._books.certified + 1
+        public, covered = self.roster(now).aggregator_key, request.signed_digest()
         try:
             verify(public, covered, request.signature)
         except BadSignature:
@@ -227,8 +249,11 @@ class Attempts:
             self._end()
             return
         record = self._books.record_of(request.ctx)
+        if record is None and not self.drawn:
+            # It came late, or means nothing: only those of the round can close it.
+            _log.info("asked to void an attempt of a round that isn't drawn for us")
+            return
         if record is None:
-            now = self._books.certified + 1
             fuse, record = voided(self._me, now, 0, request.ctx)
             await asyncio.to_thread(self._books.burn, fuse)
         if isinstance(record, m.VoidStatement):  # what was revealed can't be voided
@@ -236,9 +261,11 @@ class Attempts:
 
     async def renew(self, proof: m.VoidCertificate) -> None:
         """t silos closed the attempt: our upload in it stays noise, the update is free."""
-        checks.void_certificate(self._roster, self._params, proof)
         life = self._books.life
-        if life.ctx == proof.ctx and life.state in (MASKED, VOIDED):
+        if life.ctx != proof.ctx:
+            return  # it closes nothing that is open here
+        checks.void_certificate(self.roster(life.round), self._params, proof)
+        if life.state in (MASKED, VOIDED):
             fuse = m.Fuse("renew", life.round, life.attempt, proof.ctx)
             await asyncio.to_thread(self._books.renewed, fuse, proof)
         if self._session is not None and self._session.ctx == proof.ctx:

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable
 
 _RELEASING = frozenset({"advertise", "share", "mask", "agree", "reveal", "confirm"})
-_BETWEEN = frozenset({"", "applied", "skipped", "refused", "ended"})
+_BETWEEN = frozenset({"", "applied", "skipped", "undrawn", "refused", "ended"})
 _LOOK_SECONDS = 0.1
 
 

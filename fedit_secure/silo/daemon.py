@@ -78,7 +78,7 @@ class SiloDaemon:
         check_float_mode()
         self._charter, self._digest, self._name = charter, charter.digest(), name
         self._me = s.Me(charter.silo_index(name), key)
-        self._params, self._roster = charter.secagg_params(), charter.secagg_roster()
+        self._params = charter.secagg_params()
         self._books, self._tune, self._on_event = books, tune, on_event
         self._link: SiloLink | None = None
         self._outbox = Outbox()
@@ -145,6 +145,7 @@ class SiloDaemon:
             await link.send(f.Withdraw(self._round, attempt, "it holds no state of it"))
         self._attempts.last_progress = time.monotonic()  # being away is no deadline
         await self._outbox.connected(link)
+        self._attempts.look_ahead()
         self._claiming.begin()
         while True:
             frame = await self._next_frame(link)
@@ -331,11 +332,14 @@ class SiloDaemon:
     def _take_skip(self, request: m.SkipRequest) -> None:
         """Answered at our own deadline: the aggregator can't cut a live round short."""
         where = (self._round, 1, self._books.state_digest)
-        session = s.Session(self._params, self._roster, self._digest, *where)
+        roster = self._attempts.roster(self._round)
+        session = s.Session(self._params, roster, self._digest, *where)
         checks.by_aggregator(session, request)
         ours = (request.charter, request.round, request.state_digest)
         if ours != (self._digest, self._round, self._books.state_digest):
             raise FaultyAggregator("it asked to skip another round")
+        if not self._attempts.drawn:
+            raise FaultyAggregator("it asked to skip a round that isn't drawn for us")
         if self._books.life.confirmed < self._round:
             self._skip = request
 
@@ -346,11 +350,10 @@ class SiloDaemon:
             await self._adopt(proof)
             self._claiming.begin()
             return
-        one_honest = self._params.corrupt + 1
-        digest, release = checks.certified(
-            self._roster, self._digest, proof, one_honest
-        )
-        waiting = self._books.life.confirmed < proof.round
+        who, one_honest = self._attempts.roster(proof.round), self._params.corrupt + 1
+        digest, release = checks.certified(who, self._digest, proof, one_honest)
+        unsaid = self._books.life.confirmed < proof.round
+        waiting = unsaid and self._attempts.drawn
         if release and waiting and not self._attempts.will_verify:
             word = (proof.round, digest, release)
             fuse, statement = confirmation(self._me, self._digest, *word)
@@ -362,8 +365,8 @@ class SiloDaemon:
 
     async def _adopt(self, proof: m.RoundCertificate) -> None:
         """Take exactly the state that t silos certified, even against our own."""
-        signers = self._params.threshold
-        digest, release = checks.certified(self._roster, self._digest, proof, signers)
+        who, signers = self._attempts.roster(proof.round), self._params.threshold
+        digest, release = checks.certified(who, self._digest, proof, signers)
         if proof.round < self._round:
             return
         await self._fetch_state(digest)
@@ -373,6 +376,7 @@ class SiloDaemon:
         self._attempts.round_closed()
         self._skip = None
         self._on_event(proof.round, "applied" if release else "skipped")
+        self._attempts.look_ahead()
         await self._send_ledger()
 
     async def _fetch_state(self, digest: bytes) -> None:

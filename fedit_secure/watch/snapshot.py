@@ -123,7 +123,8 @@ class Cap:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServedSilo:
-    """One silo as the aggregator sees it. `ready`: its update of this round is tuned."""
+    """One silo as the aggregator sees it. `ready`: its update of this round is tuned.
+    `drawn`: the round under way is drawn for it."""
 
     name: str
     connected: bool
@@ -131,6 +132,7 @@ class ServedSilo:
     since: float
     ready: bool
     traffic: Traffic
+    drawn: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,6 +160,11 @@ class AggregatorSnapshot:
     def connected(self) -> int:
         """How many silos are connected."""
         return sum(silo.connected for silo in self.silos)
+
+    @property
+    def drawn(self) -> tuple[ServedSilo, ...]:
+        """The silos that take part in the round under way."""
+        return tuple(silo for silo in self.silos if silo.drawn)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

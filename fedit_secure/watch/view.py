@@ -26,6 +26,7 @@ PHASES = {
     "ready": "ready to sample",
     "tuning": "tuning",
     "tuned": "tuned",
+    "undrawn": "sitting the round out",
     "refused": "refused the round",
     "advertise": "exchanging keys",
     "share": "sharing",
@@ -79,14 +80,19 @@ def headline(snapshot: Snapshot) -> Headline:
         silos, enough = len(snapshot.silos), snapshot.minimum
         more = (
             f"{snapshot.connected} of {silos} silos connected, {snapshot.ready} ready; a "
-            f"sum needs {enough}."
+            f"sum needs {enough}{_drawn(snapshot)}."
         )
-        short = snapshot.connected < enough
+        short = sum(silo.connected for silo in snapshot.drawn) < enough
         return Headline("open" if short else "good", where, more)
     if not snapshot.connected:
         more = f"It goes on trying to reach {snapshot.aggregator}."
         return Headline("open", f"Not connected to the aggregator. {where}", more)
     return Headline("good", where, f"Connected to {snapshot.aggregator}.")
+
+
+def _drawn(snapshot: AggregatorSnapshot) -> str:
+    drawn = len(snapshot.drawn)
+    return f" of the {drawn} drawn" if drawn < len(snapshot.silos) else ""
 
 
 def doing(snapshot: Snapshot) -> str:

@@ -26,4 +26,4 @@ class Limits:
     @classmethod
     def of(cls, params: SecAggParams) -> Limits:
         """The limits of a charter's secure-aggregation parameters."""
-        return cls(params.silos, params.length, params.payload_bytes)
+        return cls(len(params.weights), params.length, params.payload_bytes)

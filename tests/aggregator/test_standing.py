@@ -13,7 +13,10 @@ from fedit_secure.aggregator.events import Event
 from fedit_secure.aggregator.run_folder import RunFolder
 from fedit_secure.aggregator.service import Aggregator
 from fedit_secure.aggregator.standing import Standing
+from fedit_secure.federation.charter import Charter
+from fedit_secure.federation.cohort import Cohorts
 from fedit_secure.storage.progress import Progress
+from fedit_secure.watch import view
 from fedit_secure.wire.traffic import Traffic
 
 LEAF = datetime(2027, 1, 1, tzinfo=UTC)
@@ -48,6 +51,35 @@ def standing_of(
         on_phase=lambda phase, seconds: phases.append((phase, seconds)),
         clock=clock,
     )
+
+
+def test_it_says_for_whom_the_round_is_drawn(tmp_path: Path) -> None:
+    """The headline counts those that may be in the sum, connected or not."""
+    federation = found(tmp_path, 5, rounds=2, drawn=3, fits=draws_others)
+    standing = standing_of(federation, Clock(), [])
+    cohorts = Cohorts(federation.charter)
+    for now in (1, 2):
+        standing.take(Event(now, "", "tuning"))
+        for row in federation.charter.roster:
+            drawn = row.name in cohorts.names(now)
+            standing.take(Event(now, row.name, "idle" if drawn else "undrawn"))
+        snapshot = standing.snapshot()
+        assert tuple(s.name for s in snapshot.drawn) == cohorts.names(now)
+        headline = view.headline(snapshot)
+        assert headline.kind == "good"
+        assert "0 ready; a sum needs 3 of the 3 drawn." in headline.more
+    shown = {s.name: view.phase(s.phase) for s in snapshot.silos}
+    assert list(shown.values()).count("sitting the round out") == 2
+    # All the others don't make up for one that is drawn.
+    standing.take(Event(2, cohorts.names(2)[0], "away"))
+    snapshot = standing.snapshot()
+    assert snapshot.connected == 4
+    assert view.headline(snapshot).kind == "open"
+
+
+def draws_others(charter: Charter) -> bool:
+    cohorts = Cohorts(charter)
+    return cohorts.of(1) != cohorts.of(2)
 
 
 def test_it_follows_the_events(federation: SmallFederation) -> None:

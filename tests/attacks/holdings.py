@@ -201,7 +201,7 @@ def learned(play: Play, corrupt: Iterable[int] = ()) -> list[tuple[int, ...]]:
 
 def assert_one_answer_each(play: Play) -> None:
     """No silo said anything twice, gave both shares of a peer, or its own mask key's."""
-    for silo in range(play.cast.params.silos):
+    for silo in play.cast.roster.silos:
         for kind in (m.Advert, m.ShareBundle, m.MaskedUpload, m.Agreement, m.Reveal):
             said = play.heard(kind, silo)
             assert len(said) <= 1, f"{silo} said {kind.__name__} {len(said)} times"

@@ -17,6 +17,7 @@ from playbook import (
 )
 from streams import inner
 
+from fedit_secure.aggregator.skipping import check_word
 from fedit_secure.errors import (
     FaultyAggregator,
     FaultySilo,
@@ -367,7 +368,7 @@ def test_skip_by_words_that_are_none():
     def word(silo, charter, round):
         return play.by_silo(silo, m.Confirmation(silo, charter, round, b"d" * 32, b""))
 
-    checks.confirmation(roster, *where, word(0, *where))
+    check_word(roster, *where, word(0, *where))
     for bad, what in (
         (replace(word(0, *where), silo=1), "a wrong signature on Confirmation"),
         (replace(word(0, *where), silo=9), "no silo has number 9"),
@@ -375,7 +376,7 @@ def test_skip_by_words_that_are_none():
         (word(0, play.cast.charter, 2), "another charter or round"),
     ):
         with pytest.raises(ProtocolError, match=what) as caught:
-            checks.confirmation(roster, *where, bad)
+            check_word(roster, *where, bad)
         assert not hasattr(caught.value, "suspect")  # it needn't be whom it names
 
 

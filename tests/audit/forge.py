@@ -20,6 +20,7 @@ from audit.sealing import sealed
 from fedit_secure.audit.bundle import AdapterDigests, SeenHeads, SignedHead, round_name
 from fedit_secure.federation.adapter_digests import adapter_of
 from fedit_secure.federation.approval import approve
+from fedit_secure.federation.cohort import Cohorts
 from fedit_secure.federation.heads import sign_head
 from fedit_secure.federation.update import GridState, apply_update
 from fedit_secure.privacy import events as e
@@ -125,7 +126,7 @@ class Run:
         self.world, self.writes, self.signers = world, writes, signers
         self.charter, self.digest = world.charter, world.charter.digest()
         self.params = self.charter.secagg_params()
-        self.roster = self.charter.secagg_roster()
+        self.cohorts = Cohorts(self.charter)
         self.keys = {name: key_of(name) for name in (*world.names, HUB)}
         self.plans = {name: world.charter.plan_for(name) for name in world.names}
         self.state, self.round, self.numbers = world.initial, 1, count(1)
@@ -175,7 +176,7 @@ class Run:
         """They advertise. `heads`: what some show in the place of their ledgers' heads."""
         number = next(self.numbers)
         where = (self.digest, self.round, number, self.state.digest())
-        session = Session(self.params, self.roster, *where)
+        session = Session(self.params, self.cohorts.roster(self.round), *where)
         shown = {name: self.chains[name].head() for name in silos} | dict(heads or {})
         adverts = []
         for name in silos:
@@ -295,20 +296,25 @@ class Run:
 
     def skipped(self, *, confirmed: Names | None = None) -> None:
         """A round that everybody is charged for, and that brings no sum."""
-        self.charge(self.world.names)
-        self.commit(self.world.names)
+        self.charge(self.drawn)
+        self.commit(self.drawn)
         self.skip(confirmed)
 
     def skip(self, confirmed: Names | None = None) -> None:
         """The round ends without a release."""
-        names = self.world.names
+        names = self.drawn
         self.published = None
         self.confirm(names if confirmed is None else confirmed, self.state, b"")
         self.close(names)
 
     def but(self, without: Names, of: Names | None = None) -> list[str]:
-        """The silos, or some of them, without these."""
-        return [n for n in (self.world.names if of is None else of) if n not in without]
+        """The silos of this round, or some of them, without these."""
+        return [n for n in (self.drawn if of is None else of) if n not in without]
+
+    @property
+    def drawn(self) -> tuple[str, ...]:
+        """The silos that this round is drawn for."""
+        return self.cohorts.names(self.round)
 
     def end(self, *, vanished: Names = ()) -> Evidence:
         """The run is over. The `vanished` never came back to sign a claim."""

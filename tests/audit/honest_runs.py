@@ -166,6 +166,18 @@ def an_aggregator_that_started_many_times() -> Evidence:
 
 
 @story
+def rounds_that_are_drawn_for_some() -> Evidence:
+    """The rest sits them out, uncharged; one that is drawn drops out, and is charged."""
+    run = Run(found(silos=6, rounds=5, per_round=4))
+    run.released()
+    run.released(lost=run.drawn[1:2])
+    run.skipped()
+    run.released(away=run.drawn[:1])
+    run.released(late=run.drawn[2:3])
+    return run.end()
+
+
+@story
 def rounds_that_were_skipped() -> Evidence:
     run = Run(found(rounds=4, spares=0))
     run.skipped()

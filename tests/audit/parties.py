@@ -102,14 +102,17 @@ def found(
     sizes: Literal["public", "secret"] = "public",
     epsilon: float = 8.0,
     predecessor: Charter | None = None,
+    per_round: int | None = None,
 ) -> World:
     """Silos s0, s1, ... and an aggregator, before their first round.
 
     `records`: of each silo, 100 by default, of which 10 are expected in a batch.
+    `per_round`: silos that are drawn for each round, None for all.
     """
     initial = from_float32(LAYOUT, np.zeros(LENGTH, np.float32))
     secagg = release_sizes(
         silos,
+        drawn=per_round,
         length=LENGTH,
         bound=0.25,
         weights=weights,
@@ -162,6 +165,7 @@ def found(
         adapter=Adapter(rank=2, initial_digest=initial.digest().hex(), layout=LAYOUT),
         tuning=Tuning(learning_rate=1e-3, local_steps=3),
         rounds=rounds,
+        silos_per_round=per_round,
         dp=Dp(
             kind=kind,
             epsilon=epsilon if local else None,

@@ -47,7 +47,8 @@ def sample_audit(
         epoch=1,
         charter="ef" * 32,
         words=WORDS,
-        plan=PLAN | {"rounds": rounds, "silos": len(names)},
+        plan=PLAN
+        | {"rounds": rounds, "silos": len(names), "silos_per_round": len(names)},
         verdicts=verdicts(faults, lacks or {}),
         silos=tuple(_silo(n, name, rounds) for n, name in enumerate(names)),
         rounds=tuple(_round(n, names) for n in range(1, rounds + 1)),
@@ -78,6 +79,6 @@ def _silo(n: int, name: str, charges: int) -> SiloFacts:
 
 def _round(round: int, names: Sequence[str]) -> RoundFacts:
     if round == 2:
-        return RoundFacts(round, "skipped", (), len(names), "ab" * 32)
+        return RoundFacts(round, "skipped", names, (), len(names), "ab" * 32)
     there = tuple(name for n, name in enumerate(names) if n % 7 != round % 7)
-    return RoundFacts(round, "released", there, len(names), "cd" * 32)
+    return RoundFacts(round, "released", names, there, len(names), "cd" * 32)

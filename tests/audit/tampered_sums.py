@@ -236,7 +236,7 @@ def a_sum_under_a_context_of_another_round() -> Evidence:
     run.commit(everybody)
     where = (run.digest, 3, 1, run.state.digest())
     attempt = run.attempt(everybody)
-    attempt.session = Session(run.params, run.roster, *where)
+    attempt.session = Session(run.params, run.cohorts.roster(run.round), *where)
     adverts = tuple(
         signed(run.world.names[a.silo], a, ctx=attempt.session.ctx)
         for a in attempt.adverts.adverts

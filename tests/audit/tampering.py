@@ -13,6 +13,7 @@ from pathlib import Path
 
 from audit import (
     tampered_charges,
+    tampered_cohorts,
     tampered_costs,
     tampered_ledgers,
     tampered_papers,
@@ -27,6 +28,7 @@ __all__ = [  # importing them enters their bundles in the table
     "STORIES",
     "TABLE",
     "tampered_charges",
+    "tampered_cohorts",
     "tampered_costs",
     "tampered_ledgers",
     "tampered_papers",

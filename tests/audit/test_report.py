@@ -187,3 +187,20 @@ def test_nothing_is_wider_than_the_screen(
     found = re.search(r"<title>width (\d+) of (\d+)</title>", done.stdout)
     assert found is not None, done.stdout[:300]
     assert int(found[1]) <= int(found[2])
+
+
+def test_it_says_for_whom_rounds_were_drawn() -> None:
+    whole = sample_audit()
+    assert "Each round was drawn" not in Page(render(whole)).words
+    names = tuple(silo.name for silo in whole.silos)
+    rounds = tuple(
+        replace(ended, drawn=names[:2], contributors=names[:2] if n else ())
+        for n, ended in enumerate(whole.rounds)
+    )
+    some = replace(whole, rounds=rounds, plan=whole.plan | {"silos_per_round": 2})
+    words = " ".join(Page(render(some)).words.split())
+    assert "3, of which 2 are drawn for each round; at least" in words
+    assert "Each round was drawn for 2 of 3 silos, by charter and round number" in words
+    assert f"Drawn for: {names[0]} 6, {names[1]} 6, {names[2]} 0." in words
+    (first, *_) = csv.DictReader(io.StringIO(tables(some)["rounds.csv"]))
+    assert first["drawn"].split() == list(names[:2])

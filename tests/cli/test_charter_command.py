@@ -116,6 +116,12 @@ def undrafted(federation):
         ("max_tokens: 64", "max_tokens: 512", "512, but the base model has 256 posit"),
         ("rank: 2", "rank: 4", "given.bin: its tensors aren't those of this base"),
         ("expected_batch: 64", "expected_batch: 6400", "fewer than its expected batch"),
+        (
+            "rounds: 3",
+            "rounds: 3\nparticipation: 0.5",
+            "plan.yaml line 7: the plan's 'participation' draws 2 of 4 silos a round",
+        ),
+        ("rounds: 3", "participation: 2\nrounds: 3", "line 6: the field 'participat"),
     ],
 )
 def test_a_bad_plan_writes_nothing(fedit, undrafted, snapshot, old, new, sentence):

@@ -34,7 +34,7 @@ KEYS = {
     ),
     ("aggregator", "status", "hub/aggregator.yaml"): (
         "adapter approvals_missing card_expires epoch federation identity listen name "
-        "rounds rounds_certified run_folder"
+        "round_drawn_for rounds rounds_certified run_folder"
     ),
     ("silo", "encrypt", CONFIG, "--remove"): "encrypted identity name passphrase_file",
     ("aggregator", "encrypt", "hub/aggregator.yaml", "--remove"): (
@@ -229,7 +229,7 @@ def test_what_a_simulation_came_to_is_json(fedit, here, monkeypatch):
 
     def simulated(sources, plan, **options):
         assert sorted(sources) == ["clinic-a", "clinic-b", "clinic-c"]
-        assert plan["rounds"] == 1
+        assert (plan["rounds"], plan["participation"]) == (1, 1.0)
         state = GridState.from_bytes((here / "initial-state.bin").read_bytes())
         spent = {row.name: 1.5 for row in charter.roster}
         return SimpleNamespace(
@@ -246,6 +246,16 @@ def test_what_a_simulation_came_to_is_json(fedit, here, monkeypatch):
         "records": 400,
         "epsilon": 1.5,
     }
+
+
+def test_a_simulation_that_draws_too_few_silos_names_the_line(fedit, here):
+    text = SIMULATION.replace("rounds: 1\n", "rounds: 1\nparticipation: 0.5\n")
+    (here / "simulation.yaml").write_text(text)
+    result = fedit("simulate", "simulation.yaml")
+    assert result.status == 4
+    assert (
+        "simulation.yaml line 4: the plan's 'participation' draws 2 of 3" in result.err
+    )
 
 
 def test_the_summary_of_the_demo_is_json(capsys):

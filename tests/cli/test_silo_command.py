@@ -295,6 +295,7 @@ def test_aggregator_status(fedit, federation, charter):
     facts = fedit("aggregator", "status", config, "--format", "json").json
     assert facts["approvals_missing"] == ["clinic-b", "clinic-c", "clinic-d"]
     assert (facts["rounds"], facts["rounds_certified"]) == (3, 0)
+    assert facts["round_drawn_for"] is None  # for all of them
 
 
 # ---------------------------------------------------------------------------------- data

@@ -89,6 +89,12 @@ def set_digest(silos: Iterable[int]) -> bytes:
     return H("silos", *map(u64, sorted(silos)))
 
 
+def cohort(charter: bytes, round: int, silos: int, size: int) -> list[int]:
+    """The roster indices that a round is drawn for."""
+    lots = {i: H("cohort", charter, u64(round), u64(i)) for i in range(silos)}
+    return sorted(sorted(lots, key=lots.__getitem__)[:size])
+
+
 def codec_digest(params: dict[str, Any]) -> bytes:
     names = ("silos", "corrupt", "threshold", "minimum", "length", "ring_bits")
     integers = [params[name] for name in names] + list(params["weights"])
@@ -321,16 +327,18 @@ def signed_integer(x: int, ring_bits: int) -> int:
 
 
 def sizes(
-    silos: int, *, length: int, bound: float, corrupt: int | None = None,
+    silos: int, *, drawn: int | None = None, length: int, bound: float,
+    corrupt: int | None = None,
     minimum: int = 0, ring_bits: int | None = None, weights: Any = None,
     allow_pair: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """The parameters of a charter that leaves these out."""
     if corrupt is None:
         corrupt = 0 if silos == 2 else max(1, (silos - 1) // 3)
-    t = (silos + corrupt) // 2 + 1
+    n = drawn or silos
+    t = (n + corrupt) // 2 + 1
     made = {
-        "silos": silos, "corrupt": corrupt, "threshold": t, "minimum": max(t, minimum),
+        "silos": n, "corrupt": corrupt, "threshold": t, "minimum": max(t, minimum),
         "length": length, "ring_bits": 24, "bound": bound,
         "weights": list(weights or [1] * silos), "allow_pair": allow_pair,
     }  # fmt: skip
@@ -342,10 +350,11 @@ def sizes(
 def are_sizes(p: dict[str, Any]) -> bool:
     """Whether they keep every rule of the table of parameters."""
     n, c, t, weights = p["silos"], p["corrupt"], p["threshold"], p["weights"]
-    roster = (n >= 3 and 1 <= c <= n - 2) or (n == 2 and c == 0 and p["allow_pair"])
+    pair = n == 2 == len(weights) and c == 0 and p["allow_pair"]
+    roster = (n >= 3 and 1 <= c <= n - 2) or pair
     quorum = t == (n + c) // 2 + 1 and t <= p["minimum"] <= n
     coded = 1 <= p["length"] < 2**36 and p["ring_bits"] in (24, 32)
-    scaled = 1e-30 <= p["bound"] <= 1e30 and len(weights) == n
+    scaled = 1e-30 <= p["bound"] <= 1e30 and len(weights) >= n
     if not (roster and quorum and coded and scaled):
         return False
     coarse = math.sqrt(p["length"] / 6) / magnitude(p) > 0.01

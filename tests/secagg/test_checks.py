@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 import pytest
 from playbook import Play, head, name
 
-from fedit_secure.errors import FaultyAggregator, FaultySilo, ProtocolError
+from fedit_secure.errors import FaultyAggregator, FaultySilo
 from fedit_secure.secagg import checks
 from fedit_secure.secagg import messages as m
 from fedit_secure.secagg.keys import Bad
@@ -106,14 +106,3 @@ def test_blame_makes_an_error_of_what_is_bad_and_of_nothing_else(play):
     innermost = checks.blame(FaultySilo, name(2))
     with pytest.raises(FaultySilo), checks.blame(FaultyAggregator), innermost:
         checks.expect(False, "it came twice")
-
-
-def test_a_confirmation_is_of_this_charter_and_round(play):
-    word = play.heard(m.Confirmation, 1)[0]
-    where = (play.cast.roster, play.cast.charter)
-    checks.confirmation(*where, 1, word)
-    for charter, round_ in ((b"Q" * 32, 1), (play.cast.charter, 2)):
-        with pytest.raises(ProtocolError, match="another charter or round"):
-            checks.confirmation(play.cast.roster, charter, round_, word)
-    with pytest.raises(ProtocolError, match="signature"):
-        checks.confirmation(*where, 1, replace(word, state_digest=b"x" * 32))

@@ -92,7 +92,7 @@ def test_the_charter_may_ask_for_a_larger_minimum():
         (0, {}, "N >= 3"),
         (1, {}, "N >= 3"),
         (1, {"allow_pair": True}, "N >= 3"),
-        (2, {}, "N = 2 with allow_pair"),
+        (2, {}, "N >= 3 or allow_pair"),
         (2, {"allow_pair": True, "corrupt": 1}, "c = 0 for N = 2"),
         (3, {"corrupt": 0}, "1 <= c <= N - 2"),
         (3, {"corrupt": 2}, "1 <= c <= N - 2"),

@@ -100,6 +100,8 @@ def params() -> Cases:
              "parameters with defaults", silos=5, length=24, bound=0.5, corrupt=3),
         good("params_wide_ring", "24 bits would round by more than 1 %, so 32 are taken.",
              "parameters with defaults", silos=100, length=40_000_000, bound=0.5),
+        good("params_drawn", "5 of 10 are drawn: c is the 10's, all else the 5's.",
+             "parameters with defaults", silos=10, drawn=5, length=24, bound=0.5),
         good("params_exact", "The release's sizes.", "parameters", params=PARAMS),
     ]  # fmt: skip
     refused: dict[str, tuple[str, str, Json]] = {
@@ -109,6 +111,9 @@ def params() -> Cases:
         "pair": ("A pair without allow_pair.", "allow_pair",
                  {"silos": 2, "corrupt": 0, "threshold": 2, "minimum": 2,
                   "weights": [1, 1]}),
+        "drawn_pair": ("Two that are drawn of four are no pair.", "N >= 3",
+                       {"silos": 2, "corrupt": 0, "threshold": 2, "minimum": 2,
+                        "weights": [1] * 4, "allow_pair": True}),
         "nobody_corrupt": ("c = 0, which is for a pair.", "1 <= c <= N - 2",
                            {"corrupt": 0, "threshold": 4}),
         "all_but_one_corrupt": ("c = N - 1.", "1 <= c <= N - 2",

@@ -17,7 +17,7 @@ from fedit_secure.federation.release_sizes import release_sizes
 from fedit_secure.secagg import fixed_point, shares
 from fedit_secure.secagg import messages as m
 from fedit_secure.secagg.keys import ExchangeKey, SigningKey, check_public
-from fedit_secure.secagg.params import Roster, SecAggParams
+from fedit_secure.secagg.params import Member, Roster, SecAggParams
 from fedit_secure.secagg.protocol import confirmation
 from fedit_secure.secagg.states import Me, Session
 from fedit_secure.secagg.tag import TagKey
@@ -53,7 +53,11 @@ def set_of_silos(x: Json) -> Json:
 def context(x: Json) -> Json:
     params, where = _params(x["params"]), (x["round"], x["attempt"])
     digests = (_hex(x["charter"]), _hex(x["state_digest"]))
-    at = Session(params, Roster((), bytes(32)), digests[0], *where, digests[1])
+    somebody = tuple(Member(str(n), n.to_bytes(32)) for n in range(1, params.silos + 1))
+    roster = Roster(
+        somebody, bytes(32)
+    )  # ctx covers the charter's digest, not the keys
+    at = Session(params, roster, digests[0], *where, digests[1])
     return {"codec_digest": params.codec_digest(), "ctx": at.ctx}
 
 
