@@ -15,6 +15,7 @@ COLUMNS = ["attack", "mounted by", "how", "what stops it", "error, suspect", "te
 
 ATTACKS = """
 small_cohort stacked_cohort survivors_below_minimum unrostered_silo sybil two_views
+picked_cohort replayed_cohort
 downgraded_threshold downgraded_minimum downgraded_ring downgraded_charter old_charter
 substituted_card tls_cross_impersonation
 swapped_keys resigned_keys low_order_keys twin_keys duplicated_keys replayed_keys

@@ -12,6 +12,9 @@ import yaml
 from connect_proxy import ConnectProxy, listening
 from safetensors.numpy import load_file
 
+from fedit_secure.aggregator.run_folder import RunFolder
+from fedit_secure.federation.cohort import Cohorts
+from fedit_secure.federation.update import GridState
 from fedit_secure.simulation.parties import LocalFederation, found_federation
 from fedit_secure.simulation.processes import Processes, ProcessEvent, free_address
 from fedit_secure.simulation.run import run_plan
@@ -101,3 +104,37 @@ async def test_a_silo_killed_in_the_masking_window_is_missed_by_nobody(
     entries = (run_folder(federation) / "ledgers" / "west.jsonl").read_bytes()
     kinds = [json.loads(entry)["kind"] for entry in entries.splitlines()]
     assert kinds.count("intent") == 2
+
+
+@pytest.mark.slow
+async def test_rounds_that_are_drawn_for_three_of_five_silos(
+    plan: dict[str, object], records: dict[str, Path], tmp_path: Path
+) -> None:
+    """The others' daemons stay connected, charge nothing, and end well with the rest."""
+    five = {**records, "coast": records["north"]}
+    sources = {name: DataSource(path=str(path)) for name, path in five.items()}
+    drawn = {"rounds": 3, "participation": 0.6, "aggregator": free_address()}
+    whole = run_plan({**plan, **drawn})
+    federation = found_federation(tmp_path / "federation", whole, sources)
+    charter, cohorts = federation.charter, Cohorts(federation.charter)
+    assert charter.silos_per_round == 3
+    events: list[ProcessEvent] = []
+    running = Processes(federation, events.append)
+    async with asyncio.timeout(2 * SECONDS), running:
+        await running.wait()
+    initial = GridState.from_bytes(
+        (federation.folder / "initial-state.bin").read_bytes()
+    )
+    kept = RunFolder(run_folder(federation), charter, initial)
+    assert kept.progress.certified == 3
+    for now in (1, 2, 3):
+        assert kept.contributors(now) == cohorts.of(now)
+    for name in federation.silos:
+        mine = [now for now in (1, 2, 3) if name in cohorts.names(now)]
+        entries = (run_folder(federation) / "ledgers" / f"{name}.jsonl").read_bytes()
+        said = [json.loads(entry) for entry in entries.splitlines()]
+        assert [e["round"] for e in said if e["kind"] == "intent"] == mine
+        out = {e.round for e in events if (e.party, e.phase) == (name, "undrawn")}
+        assert out == {1, 2, 3} - set(mine)
+        ended = [e for e in events if (e.party, e.phase) == (name, "ended")]
+        assert len(ended) == 1
