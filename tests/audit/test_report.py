@@ -211,7 +211,7 @@ def test_a_run_that_evaluated_shows_each_mean_with_its_noise() -> None:
 
 def test_it_says_for_whom_rounds_were_drawn() -> None:
     whole = sample_audit()
-    assert "drawn" not in Page(render(whole)).words
+    assert "Each round was drawn" not in Page(render(whole)).words
     names = tuple(silo.name for silo in whole.silos)
     rounds = tuple(
         replace(ended, drawn=names[:2], contributors=names[:2] if n else ())

@@ -12,6 +12,7 @@ from safetensors.numpy import load_file
 
 import fedit_secure
 from fedit_secure.errors import PolicyRefusal
+from fedit_secure.federation.cohort import Cohorts
 from fedit_secure.federation.policy import Policy
 from fedit_secure.federation.update import GridState, to_float32
 from fedit_secure.privacy.ledger import recompute
@@ -151,3 +152,20 @@ def test_a_round_releases_and_moves_its_factor_alone(
             moved = not np.array_equal(value, before[name])
             assert moved == (f".lora_{factor}." in name), (round, name)
         before = after
+
+
+def test_rounds_are_drawn_for_some_of_the_silos(
+    plan: dict[str, object], records: dict[str, Path], tmp_path: Path
+) -> None:
+    """Who sits the only round out isn't charged, and spends nothing."""
+    some = {**plan, "rounds": 1, "participation": 0.75}
+    done = fedit_secure.simulate(records, some, folder=tmp_path / "run")
+    cohorts = Cohorts(done.charter)
+    assert len(cohorts.of(1)) == done.charter.silos_per_round == 3
+    for name, spent in done.epsilons.items():
+        path = done.folder / "ledgers" / f"{name}.jsonl"
+        events = [json.loads(entry) for entry in path.read_bytes().splitlines()]
+        charged = [e["round"] for e in events if e["kind"] == "intent"]
+        assert charged == [1] * (name in cohorts.names(1))
+        assert (spent > 0) == bool(charged)
+        assert spent < 8.0
