@@ -7,6 +7,7 @@ PYTHON ?= $(shell python3.11 -c '' 2>/dev/null && echo python3.11 || echo python
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+JOBS ?= 2
 
 .PHONY: help
 help: ## Print this help
@@ -42,9 +43,9 @@ demo: $(STAMP) ## Run a whole federation on this machine: an aggregator and four
 	@$(BIN)/fedit demo
 
 .PHONY: test
-test: $(STAMP) ## Run the test suite (without the slow tests)
-	@echo "==> pytest: everything but the tests marked slow"
-	@$(BIN)/pytest
+test: $(STAMP) ## Run the test suite (without the slow tests) in JOBS=2 processes
+	@echo "==> pytest: everything but the tests marked slow, in $(JOBS) processes"
+	@$(BIN)/pytest -n $(JOBS) --dist loadfile
 
 .PHONY: test-slow
 test-slow: $(STAMP) ## Run the tests that take minutes

@@ -10,7 +10,8 @@ from typing import Final
 from fedit_secure.errors import StorageError
 from fedit_secure.silo.accounting import Question, take_reply
 
-KEEP_SECONDS: Final = 20.0  # after an answer: the next question often comes soon
+KEEP_SECONDS: Final = 120.0
+"""After an answer: rounds of a minute would start it for every one of them."""
 _PROGRAM: Final = ("-m", "fedit_secure.silo.accounting")
 
 

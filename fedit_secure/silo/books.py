@@ -1,4 +1,4 @@
-"""What one silo has committed to disk under one charter, and its budget.
+"""What one silo has committed to disk under one charter: ledger, rounds and fuses.
 
 Every method that changes something returns only when it is durable, and changes the
 privacy ledger and the update's life in one transaction. So a crash at any point leaves
@@ -7,17 +7,15 @@ the charge at or above what was spent, and no step is ever taken twice.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedit_secure.errors import StorageError
 from fedit_secure.federation.charter import Charter
-from fedit_secure.federation.heads import sign_head
 from fedit_secure.federation.policy import Policy
 from fedit_secure.federation.update import GridState
 from fedit_secure.privacy import ledger as pl
@@ -25,18 +23,9 @@ from fedit_secure.secagg import messages as m
 from fedit_secure.secagg import transcript
 from fedit_secure.secagg.keys import SigningKey
 from fedit_secure.secagg.transcript import digest
-from fedit_secure.silo.accounting import Ask, Question, answer
-from fedit_secure.silo.charge_clock import ChargeClock
-from fedit_secure.silo.fingerprints import Prints
-from fedit_secure.silo.ledger_opening import (
-    keep_receipt,
-    new_ledger,
-    open_journal,
-    require_known,
-    require_open_charter,
-    stored_ledger,
-)
-from fedit_secure.silo.overlaps import prints_note, require_inherited
+from fedit_secure.silo.accounting import Ask, answer
+from fedit_secure.silo.ledger_book import LedgerBook
+from fedit_secure.silo.ledger_opening import open_journal
 from fedit_secure.silo.turns import in_turn
 from fedit_secure.silo.update_digest import update_digest
 from fedit_secure.storage.adapter_store import StateStore
@@ -56,9 +45,8 @@ _EVENTS: dict[str, Callable[..., pl.Event]] = {
 }
 
 
-class Books:
-    """See the module. Also the driver's `FuseBox`. `ask` is told every question to the
-    accountants, and gives `accounting.answer`'s answer."""
+class Books(LedgerBook):
+    """See the module. Also the driver's `FuseBox`."""
 
     def __init__(
         self,
@@ -72,120 +60,12 @@ class Books:
         *,
         ask: Ask = answer,
     ) -> None:
-        self.turn, self._ask = threading.RLock(), ask
-        self._journal, self._states, self._charter = journal, states, charter
-        self._name, self._key, self._policy = name, key, policy
-        self._digest, self._row = charter.digest(), charter.row(name)
-        self.folder = journal.path.parent  # all that this silo keeps
-        self._plan = charter.plan_for(name)
+        super().__init__(journal, charter, name, key, policy, clock, ask=ask)
+        self._states, self._digest = states, charter.digest()
         self._limits = Limits.of(charter.secagg_params())
-        self._ledger = stored_ledger(journal, charter, name)
-        self._records: tuple[bytes, Prints | None] | None = None
-        self._clock = ChargeClock(journal, self._row.population, clock)
         kept = journal.life(self._digest)
         self._kept_life = kept
         self._life = Life() if kept is None else Life.from_bytes(kept)
-
-    # ------------------------------------------------------------------------- the budget
-
-    def admit(self, fingerprints: bytes) -> None:
-        """Hold the charter against the policy, and its whole run against what is left.
-
-        Opens the population's ledger at its first charter; `fingerprints`, 32 bytes,
-        commits to its records. Raises PolicyRefusal and BudgetExhausted; nothing is
-        written then.
-        """
-        self.check(fingerprints)
-        self.open()
-
-    def check(self, fingerprints: bytes, prints: Prints | None = None) -> None:
-        """As `admit`, without a word in the journal yet: that is for `open`.
-
-        With the records' `prints` also that the ledger counts what other populations here
-        were charged for them; PolicyRefusal otherwise.
-        """
-        require_open_charter(self._journal, self._charter)
-        if prints is not None:
-            of = self._row.population
-            require_inherited(self._journal, of, self._ledger, prints)
-        self._ask(self._question("admit", self._ledger))
-        self._records = fingerprints, prints
-
-    @in_turn
-    def open(self) -> None:
-        """Write what `check` was told and is new: the ledger, other records, prints."""
-        if self._records is None:
-            return
-        fingerprints, prints = self._records
-        terms = (self._charter, self._name, self._key, self._policy, fingerprints)
-        before = self._ledger
-        ledger = before or new_ledger(*terms, self._ask)
-        known, now = ledger.fingerprints, fingerprints.hex()
-        if known != now:
-            ledger = ledger.append(pl.DataVersion(old=known, new=now))
-        noted = prints_note(self._journal, ledger, before, prints) if prints else {}
-        # Always, for the time's sake: by the latest one a clock set back is noticed.
-        notes = {**noted, **self._clock.note(self._clock.times(before))}
-        self._commit(ledger, notes=notes)
-        self._records = None
-
-    def require_known(self, head: m.LedgerHead | None) -> None:
-        """Raises LedgerBehind unless the ledger is at a known head, or goes on from it."""
-        require_known(self._ledger, self._row.population, self._name, head)
-
-    @in_turn
-    def check_budget(self) -> None:
-        """Raises BudgetExhausted or PolicyRefusal if `reserve` would."""
-        self._ask(self._question("room", self._open_ledger()))
-
-    @in_turn
-    def reserve(self, round: int) -> None:
-        """Charge one tuning of this round: durable before the first record is sampled.
-
-        Raises PolicyRefusal or BudgetExhausted; nothing is written then.
-        """
-        before = self._open_ledger()
-        state = self.state_digest.hex()
-        question = self._question("reserve", before, round=round, state_digest=state)
-        entries = (*before.entries, self._ask(question).encode())
-        after = pl.Ledger.from_entries(self._row.population, entries)
-        self._commit(after, notes=self._clock.note(question.times.charged()))
-
-    def spent(self) -> float:
-        """Epsilon of every charge in the ledger at its own delta; inf without DP."""
-        return self._open_ledger().spent().published
-
-    def _question(
-        self,
-        what: Literal["admit", "room", "reserve"],
-        ledger: pl.Ledger | None,
-        **of: Any,
-    ) -> Question:
-        terms = (self._charter, self._name, self._policy)
-        entries = () if ledger is None else ledger.entries
-        return Question(what, *terms, entries, self._clock.times(ledger), **of)
-
-    def head(self) -> m.LedgerHead:
-        """The ledger's head as adverts carry it."""
-        ledger = self._open_ledger()
-        return m.LedgerHead(self._row.population, ledger.sequence, ledger.hash)
-
-    @property
-    def sequence(self) -> int:
-        """The ledger's number of entries, 0 before it is open."""
-        return 0 if self._ledger is None else self._ledger.sequence
-
-    def signed_ledger(
-        self, held: int = 0
-    ) -> tuple[m.LedgerHead, bytes, tuple[bytes, ...]]:
-        """The head, this silo's signature under it, and the entries after `held`."""
-        head = self.head()
-        signature = sign_head(self._key, self._name, head)
-        return head, signature, self._open_ledger().entries_after(held)
-
-    def countersigned(self, head: m.LedgerHead, signature: bytes) -> None:
-        """Keep the aggregator's receipt."""
-        keep_receipt(self._journal, self._charter, head, signature)
 
     # ------------------------------------------------------------------ rounds and states
 
@@ -214,6 +94,14 @@ class Books:
     def keep_state(self, state: GridState) -> None:
         """Write a state under its digest."""
         self._states.put(state)
+
+    @in_turn
+    def reserve(self, round: int) -> None:
+        """Charge one tuning of this round: durable before the first record is sampled.
+
+        Raises PolicyRefusal or BudgetExhausted; nothing is written then.
+        """
+        self.charge(round, self.state_digest)
 
     @in_turn
     def close_round(
@@ -307,17 +195,17 @@ class Books:
         records = {}
         if fuse.record is not None:
             records[self._record_key(fuse)] = encode(fuse.record)
-        self._commit(ledger, life=burn(self._life, fuse), records=records)
+        self._commit_life(ledger, burn(self._life, fuse), records)
 
     @in_turn
     def renewed(self, fuse: m.Fuse, proof: m.VoidCertificate) -> None:
         """Free an update by t void statements, which the caller has verified."""
         certificate = digest("fedit/void-certificate/v1", transcript.encode(proof))
         event = pl.Renewed(ctx=fuse.ctx.hex(), certificate=certificate.hex())
-        self._commit(
+        self._commit_life(
             self._open_ledger().append(event),
-            life=burn(self._life, fuse),
-            records={self._key_of(f"renewed/{fuse.ctx.hex()}"): encode(proof)},
+            burn(self._life, fuse),
+            {self._key_of(f"renewed/{fuse.ctx.hex()}"): encode(proof)},
         )
 
     def peer_heads(self) -> dict[int, m.LedgerHead]:
@@ -365,36 +253,9 @@ class Books:
     def _key_of(self, name: str) -> str:
         return f"{self._digest.hex()}/{name}"
 
-    # -------------------------------------------------------------------------- the ledger
-
-    def _open_ledger(self) -> pl.Ledger:
-        if self._ledger is None:
-            raise StorageError("the privacy ledger isn't open: admit the charter first")
-        return self._ledger
-
-    def _commit(
-        self,
-        after: pl.Ledger,
-        *,
-        life: Life | None = None,
-        records: Mapping[str, bytes] | None = None,
-        notes: Mapping[str, bytes] | None = None,
-        update: tuple[bytes, int, bytes, bytes] | None = None,
-        over: tuple[bytes, int] | None = None,
+    def _commit_life(
+        self, after: pl.Ledger, life: Life, records: Mapping[str, bytes]
     ) -> None:
-        """One transaction; only then does this object know better than before."""
-        before = 0 if self._ledger is None else self._ledger.sequence
-        data = None if life is None else life.to_bytes()
-        self._journal.commit(
-            population=self._row.population,
-            expected_sequence=before,
-            entries=after.entries_after(before),
-            life=None if data is None else (self._digest, self._kept_life, data),
-            records=records,
-            notes=notes,
-            update=update,
-            over=over,
-        )
-        self._ledger = after
-        if life is not None:
-            self._life, self._kept_life = life, data
+        data = life.to_bytes()
+        self._commit(after, life=(self._digest, self._kept_life, data), records=records)
+        self._life, self._kept_life = life, data

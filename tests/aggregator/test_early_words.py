@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from small_federation import found
 
-from fedit_secure.aggregator import service
+from fedit_secure.aggregator import attempts
 from fedit_secure.secagg import messages as m
 from fedit_secure.secagg import states as s
 
@@ -39,8 +39,9 @@ async def test_a_word_that_comes_first_is_counted(
             taken.append(await asyncio.Queue.get(inbox))
         return s.Ended("", free=True)
 
-    monkeypatch.setattr(service, "drive_aggregator", drive)
+    monkeypatch.setattr(attempts, "drive_aggregator", drive)
     before = hub._folder.state()
-    session = hub._session(1, 1, before)
-    await hub._drive(session, before, object() if resumed else None)  # type: ignore[arg-type]
+    session = hub._attempts.session(1, 1, before)
+    resume: Any = object() if resumed else None
+    await hub._attempts._drive(session, before, resume)
     assert taken == ([(word.silo, word) for word in words] if resumed else [])
