@@ -25,6 +25,7 @@ from fedit_secure.federation.identity import Identity, create_identity
 from fedit_secure.federation.policy import Policy
 from fedit_secure.federation.update import GridState
 from fedit_secure.privacy.plan import COUNTED
+from fedit_secure.simulation.own_rule import OwnRule, RuledCharter
 from fedit_secure.tuning.base_model import resolve_base_model
 from fedit_secure.tuning.job import DEFAULT_TOKEN_BUDGET, DataSource
 from fedit_secure.tuning.records import load_records
@@ -58,6 +59,7 @@ def found_federation(
     data: Mapping[str, DataSource],
     *,
     policy: Policy | None = None,
+    rule: OwnRule | None = None,
     threads: int = 1,
     token_budget: int = DEFAULT_TOKEN_BUDGET,
 ) -> LocalFederation:
@@ -65,8 +67,8 @@ def found_federation(
 
     `data` names the silos. The plan's unit is the person where every silo's columns name
     one, unless the plan says otherwise. `policy` is every silo's; by default it grants
-    exactly what the plan asks for. Raises ConfigError if the folder holds a federation
-    already.
+    exactly what the plan asks for. With a `rule` of the user's own, the daemons can't run
+    it. Raises ConfigError if the folder holds a federation already.
     """
     if folder.exists() and any(folder.iterdir()):
         raise ConfigError(f"{folder} isn't empty")
@@ -93,8 +95,8 @@ def found_federation(
         folder / "aggregator" / "identity", "aggregator", "aggregator", "local", now=now
     )
     cards = [identity.card for identity in (*silos.values(), aggregator)]
-    charter, initial = draft_run(plan, cards, now.date())
-    granted = policy or _policy_for(plan)
+    charter, initial = draft_run(plan, cards, now.date(), rule=rule)
+    granted = policy or policy_for(plan)
     approvals = []
     for name, identity in silos.items():
         state = folder / name / "state"
@@ -103,7 +105,7 @@ def found_federation(
         approvals.append(approve(charter, name, identity.signing))
     federation = LocalFederation(
         folder,
-        charter,
+        charter if rule is None else RuledCharter.of(charter, rule),
         tuple(approvals),
         silos,
         aggregator,
@@ -116,7 +118,8 @@ def found_federation(
     return federation
 
 
-def _policy_for(plan: PlanFile) -> Policy:
+def policy_for(plan: PlanFile) -> Policy:
+    """What grants exactly what the plan asks for."""
     private = plan.dp.kind != "none"
     return Policy(
         epsilon=plan.dp.epsilon if private else None,
