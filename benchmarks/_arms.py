@@ -50,6 +50,7 @@ class Recipe:
     rounds: int = 3
     steps: int = 8
     batch: int = 64
+    optimizer: Literal["adamw", "sgd"] = "adamw"
     rate: float = 3e-3
     b_ratio: float = 1.0
     decay: Literal["linear", "cosine"] | None = None
@@ -61,6 +62,7 @@ class Recipe:
     rule: Literal["fedavg", "fedavgm", "fedadam", "fedyogi", "fedadagrad"] = "fedavg"
     server_rate: float = 1.0
     momentum: float = 0.9
+    tau: float = 1e-3
     proximal: float = 0.0
     max_tokens: int = 256
 
@@ -242,6 +244,7 @@ class Bench:
             ready,
             examples,
             OptimizerConfig(
+                name=recipe.optimizer,
                 learning_rate=recipe.rate * fall,
                 b_rate_ratio=recipe.b_ratio,
                 proximal=recipe.proximal,
@@ -260,7 +263,7 @@ def _rule(recipe: Recipe) -> UpdateRule:
         return FedAvg()
     if recipe.rule == "fedavgm":
         return FedAvgM(learning_rate=recipe.server_rate, momentum=recipe.momentum)
-    return Adaptive(name=recipe.rule, learning_rate=recipe.server_rate)
+    return Adaptive(name=recipe.rule, learning_rate=recipe.server_rate, tau=recipe.tau)
 
 
 def alone_arms(setup: Setup, recipe: Recipe) -> list[Arm]:

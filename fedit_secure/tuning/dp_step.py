@@ -28,6 +28,7 @@ from fedit_secure.tuning.batches import (
 from fedit_secure.tuning.checkpointing import is_checkpointed
 from fedit_secure.tuning.dropout import dropouts
 from fedit_secure.tuning.examples import Example
+from fedit_secure.tuning.fused_lora import FusedLora
 from fedit_secure.tuning.record_gradients import (
     RecordGradients,
     clip_units,
@@ -104,16 +105,18 @@ class BatchGradient:
             np.int64,
         )
         self._checkpointed, self._sharded = is_checkpointed(model), is_sharded(model)
-        self._hooks = (
-            None
-            if clip is None
-            else RecordGradients(model, checkpointed=self._checkpointed)
-        )
+        self._hooks: RecordGradients | None = None
+        self._fused: FusedLora | None = None
+        if clip is None:
+            self._fused = FusedLora(model, None)
+        else:
+            self._hooks = RecordGradients(model, checkpointed=self._checkpointed)
 
     def close(self) -> None:
         """Take all hooks off the model."""
-        if self._hooks is not None:
-            self._hooks.close()
+        for open_still in (self._hooks, self._fused):
+            if open_still is not None:
+                open_still.close()
         for dropout in self._dropouts:
             dropout.drawn(())
 

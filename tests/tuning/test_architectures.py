@@ -32,10 +32,11 @@ PAGE = Path(__file__).parents[2] / "docs" / "architectures.md"
 CLIP = 0.05
 
 # Relative to a record's gradient. A float32 result is 6e-8 off; a dozen layers of large
-# random weights and another order of summation (padding, grouping) make 1e-7 to 1e-5 of
-# it, 3.5e-5 at worst (Gemma 4). Whatever is wrong in kind, such as a layer left out or
-# a logit not capped, is 1e-2 and more.
-ROUNDING = 1e-4
+# random weights and another order of summation (padding, grouping, W + s B A in one) make
+# 1e-7 to 1e-5 of it, 1.9e-4 at worst (Ministral 3, a record whose terms nearly cancel).
+# Whatever is wrong in kind, such as a layer left out or a logit not capped, is 1e-2 and
+# more.
+ROUNDING = 5e-4
 
 CASES = [
     pytest.param(row, targets, refusal, id=f"{row.name}-{how}")

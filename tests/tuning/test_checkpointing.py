@@ -37,7 +37,7 @@ def test_recomputed_layers_give_the_same_sum(family: str, clip: float | None) ->
     sums = Sums(model, examples, clip=clip, budget=10_000)
     total = sums.sum(everyone)
     assert runs == 2  # forwards, and again backwards
-    assert np.linalg.norm(total - expected) < 2e-5 * np.linalg.norm(expected)
+    assert np.linalg.norm(total - expected) < 5e-5 * np.linalg.norm(expected)
     assert all(p.grad is None for p in model.parameters())
 
 
@@ -57,7 +57,7 @@ def test_memory_that_runs_out_while_recomputing_changes_no_sum() -> None:
     layer.mlp.register_forward_hook(fail_once)
     total = Sums(model, examples, clip=0.3).sum(everyone)
     assert runs > 4
-    assert np.linalg.norm(total - expected) < 2e-5 * np.linalg.norm(expected)
+    assert np.linalg.norm(total - expected) < 5e-5 * np.linalg.norm(expected)
 
 
 def test_a_model_without_such_layers_is_refused() -> None:
