@@ -13,5 +13,6 @@ def __getattr__(name: str) -> Any:
         from importlib import import_module
 
         # By name, so that type checking the trusted core doesn't read torch either.
-        return getattr(import_module("fedit_secure.simulation.run"), name)
+        place = "run" if name == "simulate" else "results"
+        return getattr(import_module(f"fedit_secure.simulation.{place}"), name)
     raise AttributeError(f"module 'fedit_secure' has no attribute {name!r}")

@@ -76,7 +76,11 @@ class RunFolder:
 
     def state(self) -> GridState:
         """The global state after the last certified round."""
-        last = self.certificate(self.progress.certified)
+        return self.state_after(self.progress.certified)
+
+    def state_after(self, round: int) -> GridState:
+        """The global state after a certified round; 0 is before the first."""
+        last = self.certificate(round)
         digest = (
             last.confirmations[0].state_digest
             if last

@@ -84,7 +84,7 @@ class Sums:
 
     def _apply(self, round: int, out: m.PublishedSum, before: GridState) -> GridState:
         what = (out.total, self._params, out.contributors)
-        rule, released = self._charter.update_rule, self._charter.released(round)
+        rule, released = self._charter.server_rule, self._charter.released(round)
         after = apply_update(before, *what, rule, released)
         self._folder.states.put(after)
         return after

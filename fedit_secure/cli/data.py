@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from fedit_secure.cli.columns import ColumnsOption
 from fedit_secure.cli.output import (
     FormatOption,
     OutputFormat,
@@ -31,9 +32,10 @@ class Scheme(StrEnum):
 
 @app.command("check")
 def check(
-    config: Annotated[Path, typer.Argument(help="The silo's silo.yaml.")] = Path(
-        "silo.yaml"
-    ),
+    config: Annotated[
+        Path, typer.Argument(help="The silo's silo.yaml, or a file of records.")
+    ] = Path("silo.yaml"),
+    columns: ColumnsOption = "",
     format: FormatOption = OutputFormat.TABLE,
 ) -> None:
     """Read every record; report counts, duplicates, persons and cuts.
@@ -42,21 +44,30 @@ def check(
     derived from the records without any privacy, so treat it like them. Without a
     charter it reports what can be known without one.
     """
+    from fedit_secure.cli.columns import columns_of
     from fedit_secure.cli.data_facts import data_facts, duplicates_table, persons_table
     from fedit_secure.config import load_silo_config
+    from fedit_secure.errors import ConfigError
     from fedit_secure.federation.charter import Charter
     from fedit_secure.tuning.job import DataSource
     from fedit_secure.tuning.records import load_records
 
-    loaded = load_silo_config(config)
-    source = DataSource.model_validate(loaded.data.model_dump())
+    charter, model = None, None
+    if config.suffix in (".yaml", ".yml"):
+        if columns:
+            raise ConfigError("--columns: the silo.yaml says them already")
+        loaded = load_silo_config(config)
+        source = DataSource.model_validate(loaded.data.model_dump())
+        charter = Charter.load(loaded.charter) if loaded.charter.exists() else None
+        model = loaded.model
+    else:
+        source = DataSource(path=str(config), columns=columns_of(columns))
     records = load_records(source)
-    charter = Charter.load(loaded.charter) if loaded.charter.exists() else None
     tables = {
         "duplicates": duplicates_table(records),
-        "persons_by_records": persons_table(loaded, records),
+        "persons_by_records": persons_table(source.columns, records),
     }
-    show(data_facts(loaded, charter, records), format, tables)
+    show(data_facts(source, model, charter, records), format, tables)
 
 
 @app.command("split")
@@ -76,6 +87,22 @@ def split(
     column: Annotated[
         str, typer.Option(help="The column that rows are told apart by.")
     ] = "category",
+    columns: ColumnsOption = "",
+    model: Annotated[
+        str | None,
+        typer.Option(help="A base model: also write a simulation.yaml to run."),
+    ] = None,
+    template: Annotated[
+        str, typer.Option(help="Of that run; chat: the model's own.")
+    ] = "alpaca",
+    rounds: Annotated[int, typer.Option(help="Of that run.", min=1)] = 3,
+    steps: Annotated[int, typer.Option(help="Of each silo, a round.", min=1)] = 8,
+    epsilon: Annotated[
+        float, typer.Option(help="Each silo's privacy budget in that run.", min=0.01)
+    ] = 8.0,
+    without_dp: Annotated[
+        bool, typer.Option("--without-dp", help="That run has no privacy of its own.")
+    ] = False,
     alpha: Annotated[
         float, typer.Option(help="Of dirichlet: the smaller, the less alike.", min=1e-3)
     ] = 0.5,
@@ -95,11 +122,26 @@ def split(
 
     iid: equal parts at random. dirichlet: of each value, shares drawn from Dir(alpha).
     shards: sorted by value, two pieces a silo. category: every value whole to one silo.
-    natural: a silo for each value. Nothing is overwritten.
+    natural: a silo for each value. Nothing is overwritten. With --model, `fedit simulate`
+    of the simulation.yaml beside them then tunes that model on them.
     """
     from fedit_secure.cli.budget_picture import require_drawable
+    from fedit_secure.cli.columns import columns_of
+    from fedit_secure.cli.drafted_simulation import (
+        Planned,
+        require_free,
+        write_simulation,
+    )
     from fedit_secure.cli.splitting import split_rows, split_table, write_split
+    from fedit_secure.tuning.examples import require_template
+    from fedit_secure.tuning.job import DataSource
+    from fedit_secure.tuning.records import load_records
 
+    named = columns_of(columns)
+    require_template(template)
+    require_free(output)
+    if columns or model is not None:  # then every row has to be a record
+        load_records(DataSource(path=str(file), columns=named))
     if picture is not None:
         require_drawable(picture)
     shared = split_rows(
@@ -124,4 +166,8 @@ def split(
         "rows": len(shared.rows),
         "held_out": len(shared.held_out),
     }
+    if model is not None:
+        privacy = None if without_dp else epsilon
+        planned = Planned(model, template, rounds, steps, privacy)
+        facts["simulation"] = write_simulation(shared, output, named, planned)
     show(facts, format, {"silos": split_table(shared)})

@@ -7,11 +7,11 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from fedit_secure.config import SiloConfig
 from fedit_secure.federation.charter import Charter
 from fedit_secure.federation.policy import UNITS_PER_DELTA
 from fedit_secure.tuning.base_model import load_tokenizer, resolve_base_model
 from fedit_secure.tuning.examples import load_template, make_examples, uncut_lengths
+from fedit_secure.tuning.job import ColumnMap, DataSource
 from fedit_secure.tuning.records import Record
 from fedit_secure.tuning.units import held_out_units, persons_of
 
@@ -19,7 +19,10 @@ _LONGEST_LIST = 10
 
 
 def data_facts(
-    config: SiloConfig, charter: Charter | None, records: Sequence[Record]
+    source: DataSource,
+    model: str | None,
+    charter: Charter | None,
+    records: Sequence[Record],
 ) -> dict[str, Any]:
     """Every count by its name; None is what the data or a missing charter doesn't say.
 
@@ -35,12 +38,12 @@ def data_facts(
             len(r.instruction) + len(r.input) + len(r.response) for r in records
         ),
     }
-    persons = None if config.data.columns.person is None else persons_of(records)
+    persons = None if source.columns.person is None else persons_of(records)
     facts |= _duplicates(records, named=persons is not None)
     facts |= _persons(records, persons)
     cap = charter.dp.records_per_person if charter is not None else None
     facts |= _capped(persons, cap)
-    if config.data.held_out is not None:
+    if source.held_out is not None:
         facts |= {
             "held_out_records": held_out_units(records, "record"),
             "held_out_persons": None
@@ -54,7 +57,7 @@ def data_facts(
             None if persons is None else 1 / (UNITS_PER_DELTA * len(persons))
         ),
     }
-    return facts | _cuts(config, charter, records)
+    return facts | _cuts(model, charter, records)
 
 
 def duplicates_table(records: Sequence[Record]) -> list[dict[str, Any]]:
@@ -68,10 +71,10 @@ def duplicates_table(records: Sequence[Record]) -> list[dict[str, Any]]:
 
 
 def persons_table(
-    config: SiloConfig, records: Sequence[Record]
+    columns: ColumnMap, records: Sequence[Record]
 ) -> list[dict[str, Any]]:
     """How many persons have 1, 2, 3-4, 5-8, ... records; none where no column names them."""
-    if config.data.columns.person is None:
+    if columns.person is None:
         return []
     doublings = Counter((len(own) - 1).bit_length() for own in persons_of(records))
     return [
@@ -133,11 +136,11 @@ def _capped(persons: list[list[int]] | None, cap: int | None) -> dict[str, Any]:
 
 
 def _cuts(
-    config: SiloConfig, charter: Charter | None, records: Sequence[Record]
+    model: str | None, charter: Charter | None, records: Sequence[Record]
 ) -> dict[str, Any]:
-    if charter is None:
+    if charter is None or model is None:
         return dict.fromkeys(_CUTS)
-    tokenizer = load_tokenizer(resolve_base_model(config.model))
+    tokenizer = load_tokenizer(resolve_base_model(model))
     agreed = charter.template
     template = load_template(agreed.name, tokenizer, agreed.digest)
     examples = make_examples(records, tokenizer, template, charter.max_tokens)

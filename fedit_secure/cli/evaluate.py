@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from fedit_secure.cli.columns import ColumnsOption
 from fedit_secure.cli.contending import (
     AdapterOption,
     CharterOption,
@@ -28,9 +29,7 @@ def evaluate(
         typer.Option(help="A silo.yaml: its own records, model and device."),
     ] = None,
     charter: CharterOption = None,
-    columns: Annotated[
-        str, typer.Option(help="As in instruction=question,response=answer.")
-    ] = "",
+    columns: ColumnsOption = "",
     split: Annotated[str, typer.Option(help="Of a data set with several.")] = "train",
     template: Annotated[
         str | None,

@@ -11,6 +11,7 @@ from typing import Any, TypeVar, get_args
 import numpy as np
 
 from fedit_secure.cli.certified_adapter import certified_adapter
+from fedit_secure.cli.columns import columns_of
 from fedit_secure.cli.contending import Chosen, chosen_models
 from fedit_secure.cli.output import TableFormat, note, show
 from fedit_secure.cli.steps import Steps
@@ -18,7 +19,7 @@ from fedit_secure.config import Device, Precision, Quantization, load_silo_confi
 from fedit_secure.errors import ConfigError
 from fedit_secure.federation.charter import Charter
 from fedit_secure.federation.durable import write_durably
-from fedit_secure.tuning.job import ColumnMap, DataSource
+from fedit_secure.tuning.job import DataSource
 from fedit_secure.tuning.records import Record, load_records
 from fedit_secure.tuning.saved_adapter import SavedAdapter
 
@@ -110,20 +111,7 @@ def source_of(
             raise ConfigError("--columns: the silo.yaml says them already")
         return DataSource.model_validate(load_silo_config(silo).data.model_dump())
     assert data is not None
-    return DataSource(path=data, columns=_columns(columns), split=split)
-
-
-def _columns(text: str) -> ColumnMap:
-    named = {}
-    for part in filter(None, text.split(",")):
-        field, equals, column = (piece.strip() for piece in part.partition("="))
-        if field not in ColumnMap.model_fields or not equals or not column:
-            known = ", ".join(ColumnMap.model_fields)
-            raise ConfigError(
-                f"--columns {part!r} isn't field=column with a field of {known}"
-            )
-        named[field] = column
-    return ColumnMap.model_validate(named)
+    return DataSource(path=data, columns=columns_of(columns), split=split)
 
 
 def drawn(items: Sequence[_Item], limit: int | None, seed: int) -> list[_Item]:

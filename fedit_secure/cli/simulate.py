@@ -7,27 +7,36 @@ from typing import Annotated
 
 import typer
 
-from fedit_secure.cli.output import FormatOption, OutputFormat, show
+from fedit_secure.cli.output import (
+    FormatOption,
+    OutputFormat,
+    TableFormat,
+    TableFormatOption,
+    show,
+)
 
 
 def simulate(
-    config: Annotated[Path, typer.Argument(help="A simulation.yaml.")],
+    config: Annotated[
+        Path, typer.Argument(help="A simulation.yaml, as `fedit data split` writes it.")
+    ],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder for the adapters.")
     ] = None,
-    format: FormatOption = OutputFormat.TABLE,
+    format: TableFormatOption = TableFormat.TABLE,
 ) -> None:
     """Run a whole federation in one process.
 
     Protocol, tuning and ledgers are the daemons' own; only the network is left out.
+    Killed, it goes on after its last certified round when it is started again.
     """
     from fedit_secure.cli.simulated import simulated_facts
     from fedit_secure.config import load_simulation, misfits_of
 
     options = {} if output is None else {"output": output.absolute()}
     with misfits_of(config):
-        facts, silos = simulated_facts(load_simulation(config, options))
-    show(facts, format, {"silos": silos})
+        facts, rows = simulated_facts(load_simulation(config, options))
+    show(facts, format, {"silos_by_round": rows})
 
 
 def demo(

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from fedit_secure.cli.output import note
 from fedit_secure.config import SimulationConfig
-from fedit_secure.tuning.job import DataSource
 
 _PLAN_KEYS = frozenset(
     {"base_model", "template", "max_tokens", "lora", "tuning", "rounds", "dp"}
-    | {"secagg", "weights", "participation", "evaluation", "seed"}
+    | {"secagg", "weights", "update_rule", "schedule", "participation", "evaluation"}
+    | {"seed"}
 )
 
 
 def simulated_facts(
     config: SimulationConfig,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Runs the simulation; returns what it left, and one row a silo.
+    """Runs the simulation; returns what it left, and one row for each round and silo.
 
     Raises what the run itself raises.
     """
@@ -25,12 +26,10 @@ def simulated_facts(
     from fedit_secure.simulation.run import simulate
 
     result = simulate(
-        {
-            name: DataSource.model_validate(source.model_dump())
-            for name, source in config.data.items()
-        },
+        {name: source.model_dump() for name, source in config.data.items()},
         config.model_dump(include=set(_PLAN_KEYS)),
         folder=config.output,
+        held_out=None if config.held_out is None else config.held_out.model_dump(),
         threads=config.threads,
         token_budget=config.token_budget,
         on_event=lambda e: note(f"round {e.round}: {e.silo or 'aggregator'} {e.phase}"),
@@ -42,13 +41,6 @@ def simulated_facts(
         "unit": result.charter.dp.unit,
         "state": result.state.digest().hex(),
     }
-    rows = [
-        {
-            "silo": row.name,
-            result.charter.counted: row.units,
-            "epsilon": result.epsilons[row.name],
-        }
-        | ({"adapter": result.personal[row.name]} if result.personal else {})
-        for row in result.charter.roster
-    ]
-    return facts, rows
+    if result.personal:
+        facts["personal"] = {name: str(own) for name, own in result.personal.items()}
+    return facts, [asdict(row) for row in result.rows]

@@ -115,7 +115,10 @@ def _labels(
 ) -> list[str]:
     if wanted and not any(column in row for row in rows):
         has = ", ".join(sorted({str(name) for row in rows for name in row}))
-        raise ConfigError(f"{path}: has no column {column!r}; its columns are {has}")
+        raise ConfigError(
+            f"{path}: has no column {column!r}; its columns are {has}: give --column, or "
+            "--scheme iid, which needs none"
+        )
     return [str(row.get(column)) if column in row else "(none)" for row in rows]
 
 

@@ -29,7 +29,7 @@ from fedit_secure.federation.document import (
 from fedit_secure.federation.evaluation import Evaluation, check_rows, plan_of
 from fedit_secure.federation.local_plan import Adapter, Count, Tuning
 from fedit_secure.federation.release_sizes import release_sizes
-from fedit_secure.federation.server_rules import UpdateRule
+from fedit_secure.federation.server_rules import ServerRule, UpdateRule
 from fedit_secure.federation.update import layout_length
 from fedit_secure.federation.words import words
 from fedit_secure.privacy.plan import COUNTED, DpPlan, Unit
@@ -268,9 +268,14 @@ class Charter(Document):
         return tuned + (self.evaluation is not None)
 
     @property
+    def server_rule(self) -> ServerRule:
+        """What moves the global state: `update_rule`, but in a simulation with its own."""
+        return self.update_rule
+
+    @property
     def state_length(self) -> int:
         """Integers of the global state: the adapter, and what the server rule remembers."""
-        return self.length * (1 + len(self.update_rule.moments))
+        return self.length * (1 + len(self.server_rule.moments))
 
     def secagg_params(self) -> SecAggParams:
         """The sizes of every release. Raises ValueError naming a broken inequality."""

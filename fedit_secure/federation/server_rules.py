@@ -12,7 +12,7 @@ IEEE 754 rounds alike everywhere.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, ClassVar, Literal, TypeAlias
+from typing import Annotated, ClassVar, Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -126,6 +126,26 @@ class Adaptive(Part):
             return np.add(np.multiply(before, b2, dtype=np.float64), share)
         side = np.sign(np.subtract(before, squared, dtype=np.float64))
         return np.subtract(before, np.multiply(share, side), dtype=np.float64)
+
+
+class ServerRule(Protocol):
+    """What any of them is to those who apply it."""
+
+    @property
+    def name(self) -> str:
+        """What it goes by."""
+
+    @property
+    def moments(self) -> tuple[str, ...]:
+        """The names of what it remembers: the first so many of MOMENTS."""
+
+    def first(self, fraction_bits: int) -> tuple[int, ...]:
+        """As `FedAvg.first`."""
+
+    def step(
+        self, delta: Floats, moments: Sequence[Integers], fraction_bits: int
+    ) -> tuple[Floats, Sequence[Floats]]:
+        """As `FedAvg.step`."""
 
 
 UpdateRule: TypeAlias = Annotated[

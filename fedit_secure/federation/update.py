@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from fedit_secure.errors import ConfigError, MalformedMessage, ProtocolError
 from fedit_secure.federation.aggregation import length_of
-from fedit_secure.federation.server_rules import MOMENTS, FedAvg, UpdateRule
+from fedit_secure.federation.server_rules import MOMENTS, FedAvg, ServerRule
 from fedit_secure.secagg.keystream import Scratch, in_pieces
 from fedit_secure.secagg.params import SecAggParams
 from fedit_secure.secagg.transcript import digest, join, u64
@@ -183,7 +183,7 @@ def to_float32(state: GridState) -> NDArray[np.float32]:
     return exact.astype(np.float32)
 
 
-def with_moments(state: GridState, rule: UpdateRule) -> GridState:
+def with_moments(state: GridState, rule: ServerRule) -> GridState:
     """An adapter's state as the rule begins with it: its moments come after the adapter.
 
     Moments of an earlier run are left behind. Shape (m,) becomes (m * (1 + moments),).
@@ -204,7 +204,7 @@ def apply_update(
     total: NDArray[np.int32],
     params: SecAggParams,
     contributors: Sequence[int],
-    rule: UpdateRule = FedAvg(),  # noqa: B008 (frozen)
+    rule: ServerRule = FedAvg(),  # noqa: B008 (frozen)
     released: Sequence[slice] | None = None,
 ) -> GridState:
     """The state after the verified sum X over `contributors`.

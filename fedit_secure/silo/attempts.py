@@ -214,7 +214,7 @@ class Attempts:
         what = (published.total, self._params, published.contributors)
         charter, prepared = self._charter, self._prepared
         released = charter.released(prepared.round)
-        after = apply_update(prepared.before, *what, charter.update_rule, released)
+        after = apply_update(prepared.before, *what, charter.server_rule, released)
         after.digest()
         return after
 

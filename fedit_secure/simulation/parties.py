@@ -26,6 +26,7 @@ from fedit_secure.federation.policy import Policy
 from fedit_secure.federation.run_plan import PlannedSilo
 from fedit_secure.federation.update import GridState
 from fedit_secure.privacy.plan import COUNTED, Unit
+from fedit_secure.simulation.own_rule import OwnRule, RuledCharter
 from fedit_secure.tuning.base_model import resolve_base_model
 from fedit_secure.tuning.job import DEFAULT_TOKEN_BUDGET, DataSource
 from fedit_secure.tuning.records import load_records
@@ -59,6 +60,7 @@ def found_federation(
     data: Mapping[str, DataSource],
     *,
     policy: Policy | None = None,
+    rule: OwnRule | None = None,
     threads: int = 1,
     token_budget: int = DEFAULT_TOKEN_BUDGET,
 ) -> LocalFederation:
@@ -66,8 +68,8 @@ def found_federation(
 
     `data` names the silos. The plan's unit is the person where every silo's columns name
     one, unless the plan says otherwise. `policy` is every silo's; by default it grants
-    exactly what the plan asks for. Raises ConfigError if the folder holds a federation
-    already.
+    exactly what the plan asks for. With a `rule` of the user's own, the daemons can't run
+    it. Raises ConfigError if the folder holds a federation already.
     """
     if folder.exists() and any(folder.iterdir()):
         raise ConfigError(f"{folder} isn't empty")
@@ -96,8 +98,8 @@ def found_federation(
     cards = [identity.card for identity in (*silos.values(), aggregator)]
     if plan.evaluation is not None and plan.dp.sizes == "public":
         plan = _with_held_out(plan, data, unit)
-    charter, initial = draft_run(plan, cards, now.date())
-    granted = policy or _policy_for(plan)
+    charter, initial = draft_run(plan, cards, now.date(), rule=rule)
+    granted = policy or policy_for(plan)
     approvals = []
     for name, identity in silos.items():
         state = folder / name / "state"
@@ -106,7 +108,7 @@ def found_federation(
         approvals.append(approve(charter, name, identity.signing))
     federation = LocalFederation(
         folder,
-        charter,
+        charter if rule is None else RuledCharter.of(charter, rule),
         tuple(approvals),
         silos,
         aggregator,
@@ -133,7 +135,8 @@ def _with_held_out(
     return plan.model_copy(update={"silos": silos})
 
 
-def _policy_for(plan: PlanFile) -> Policy:
+def policy_for(plan: PlanFile) -> Policy:
+    """What grants exactly what the plan asks for."""
     private = plan.dp.kind != "none"
     return Policy(
         epsilon=plan.dp.epsilon if private else None,

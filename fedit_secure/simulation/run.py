@@ -11,22 +11,24 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from fedit_secure.aggregator.events import Event
 from fedit_secure.aggregator.run_folder import RunFolder
 from fedit_secure.aggregator.service import Aggregator
 from fedit_secure.config import PlanFile
 from fedit_secure.errors import ConfigError, ConnectError, FeditError
+from fedit_secure.evaluation.score import score
 from fedit_secure.federation.aggregation import factors, kept_factors
 from fedit_secure.federation.charter import Charter
-from fedit_secure.federation.evaluation import Reading
+from fedit_secure.federation.document import describe
+from fedit_secure.federation.server_rules import ServerRule
 from fedit_secure.federation.update import GridState, to_float32
 from fedit_secure.silo.books import Books
 from fedit_secure.silo.daemon import Charge, SiloDaemon
@@ -34,9 +36,12 @@ from fedit_secure.silo.fingerprints import commitment
 from fedit_secure.silo.jobs import lora_of, optimizer_of
 from fedit_secure.silo.ledger_opening import open_journal
 from fedit_secure.silo.personal import Personal
-from fedit_secure.simulation.parties import LocalFederation, found_federation
+from fedit_secure.simulation.own_rule import OwnRule, Step, own_rule
+from fedit_secure.simulation.parties import LocalFederation
+from fedit_secure.simulation.reopening import open_simulation
+from fedit_secure.simulation.results import Simulation
 from fedit_secure.storage.adapter_store import StateStore
-from fedit_secure.tuning.adapter import attach_adapter
+from fedit_secure.tuning.adapter import attach_adapter, write_adapter
 from fedit_secure.tuning.base_model import load_base_model, load_tokenizer
 from fedit_secure.tuning.batches import Slots
 from fedit_secure.tuning.examples import Example, load_template, make_examples
@@ -44,31 +49,13 @@ from fedit_secure.tuning.held_out import HeldOut, evaluate, set_apart
 from fedit_secure.tuning.job import DEFAULT_TOKEN_BUDGET, DataSource
 from fedit_secure.tuning.kept_part import Tuned, divide
 from fedit_secure.tuning.local_round import ReadyRound, prepare_round, run_round
-from fedit_secure.tuning.records import load_records
+from fedit_secure.tuning.records import Record, load_records
 from fedit_secure.tuning.units import planned_units
 from fedit_secure.wire.limits import Limits
 from fedit_secure.wire.link import Published, SiloLink, memory_pair
 
-
-@dataclass(frozen=True, slots=True)
-class Simulation:
-    """What a run left behind.
-
-    `adapter`: float32 of shape (m,), ordered as `charter.adapter.layout`. `epsilons`:
-    per silo, what its ledger says was spent. `folder`: the run folder, with `adapter/`
-    in PEFT layout. `readings`: by round, what its sum says of the held-out records under
-    the state that it began with; none where the plan evaluates nothing. `personal`: with
-    aggregation "fedsa", per silo the folder of its own adapter in PEFT layout, which is the
-    global A and the silo's own B; empty else.
-    """
-
-    charter: Charter
-    state: GridState
-    adapter: NDArray[np.float32]
-    epsilons: Mapping[str, float]
-    folder: Path
-    readings: Mapping[int, Reading]
-    personal: Mapping[str, Path] = field(default_factory=dict)
+Where = str | Path | Mapping[str, Any] | DataSource
+"""A file or folder of records, and how its columns are named."""
 
 
 class Tuner:
@@ -87,6 +74,8 @@ class Tuner:
             load_base_model(federation.base_model), lora_of(federation.charter)
         )
         self._tokenizer = load_tokenizer(federation.base_model)
+        agreed = federation.charter.template
+        self._template = load_template(agreed.name, self._tokenizer, agreed.digest)
         self._examples: dict[str, Sequence[Example]] = {}
         self._units: dict[str, Sequence[Slots] | None] = {}
         self._held_out: dict[str, HeldOut] = {}
@@ -96,13 +85,10 @@ class Tuner:
     def examples(self, silo: str) -> Sequence[Example]:
         """The silo's records as tokens, read once; held-out ones have no label."""
         if silo not in self._examples:
-            charter, agreed = self._charter, self._charter.template
+            charter = self._charter
             records = load_records(self._data[silo])
             examples = make_examples(
-                records,
-                self._tokenizer,
-                load_template(agreed.name, self._tokenizer, agreed.digest),
-                max_tokens=charter.max_tokens,
+                records, self._tokenizer, self._template, max_tokens=charter.max_tokens
             )
             self._examples[silo], self._held_out[silo] = set_apart(
                 records, examples, self.units(silo)
@@ -138,6 +124,20 @@ class Tuner:
         if personal is not None:
             await asyncio.to_thread(personal.keep, round, tuned.kept)
         return tuned.update
+
+    def nll(self, adapter: NDArray[np.float32], records: Sequence[Record]) -> float:
+        """Response NLL of an adapter, in nats per token, mean over the records."""
+        charter = self._charter
+        write_adapter(self._model, adapter)
+        scores = score(
+            self._model,
+            self._tokenizer,
+            records,
+            self._template,
+            charter.max_tokens,
+            token_budget=self._token_budget,
+        )
+        return scores.nll
 
     def _prepare(
         self, silo: str, round: int, initial: NDArray[np.float32]
@@ -177,10 +177,12 @@ class Tuner:
 
 
 def simulate(
-    data: Mapping[str, str | Path | DataSource],
+    data: Mapping[str, Where],
     plan: Mapping[str, Any] | PlanFile,
     *,
-    folder: Path | None = None,
+    folder: str | Path | None = None,
+    held_out: Where | None = None,
+    server_rule: ServerRule | Step | None = None,
     threads: int = 1,
     token_budget: int = DEFAULT_TOKEN_BUDGET,
     on_event: Callable[[Event], None] = lambda event: None,
@@ -188,10 +190,16 @@ def simulate(
     """Run a federation of these silos' records in this process; returns what it left.
 
     Args:
-        data: silo name -> where its instruction records are.
+        data: silo name -> where its instruction records are: a path, or what `DataSource`
+            takes, as in {"path": "a.csv", "columns": {"instruction": "question"}}.
         plan: what plan.yaml holds. `federation`, `run`, `aggregator` and `expires` may
             be left out.
-        folder: where the parties' folders go; a temporary one that stays by default.
+        folder: where the parties' folders go; a temporary one that stays by default. A
+            simulation that was killed there goes on after its last certified round.
+        held_out: records of which every round's adapter is scored.
+        server_rule: instead of the plan's `update_rule`: an object like those of
+            `federation.server_rules`, or a function from the mean update to the
+            adapter's step, both float64 in grid steps of 2^-24, coordinate by coordinate.
         threads: torch threads; one silo tunes at a time.
         token_budget: tokens of a physical batch.
         on_event: called as rounds and phases pass.
@@ -203,23 +211,28 @@ def simulate(
 
     torch.set_num_threads(threads)
     sources = {name: _source(where) for name, where in data.items()}
-    federation = found_federation(
-        folder or Path(tempfile.mkdtemp(prefix="fedit-")),
-        plan if isinstance(plan, PlanFile) else run_plan(plan),
+    scored = None if held_out is None else load_records(_source(held_out))
+    rule = None if server_rule is None else own_rule(server_rule)
+    federation = open_simulation(
+        Path(tempfile.mkdtemp(prefix="fedit-")) if folder is None else Path(folder),
+        plan if isinstance(plan, PlanFile) else run_plan(_completed(plan, rule)),
         sources,
+        rule=rule,
         threads=threads,
         token_budget=token_budget,
     )
     tuner = Tuner(federation, threads=threads, token_budget=token_budget)
-    return asyncio.run(run_in_memory(federation, tuner, on_event))
+    return asyncio.run(run_in_memory(federation, tuner, on_event, held_out=scored))
 
 
 async def run_in_memory(
     federation: LocalFederation,
     tuner: Tuner,
     on_event: Callable[[Event], None] = lambda event: None,
+    *,
+    held_out: Sequence[Record] | None = None,
 ) -> Simulation:
-    """All rounds of a founded federation over in-memory links."""
+    """All rounds that are left of a federation, over in-memory links."""
     charter, folder = federation.charter, federation.folder / "run"
     run_folder = RunFolder(folder, charter, federation.initial)
     aggregator = Aggregator(
@@ -259,8 +272,28 @@ async def run_in_memory(
             epsilons[name] = books.spent()
             if books.personal is not None:
                 own[name] = books.personal.adapter
-    adapter, readings = to_float32(state), run_folder.readings()
-    return Simulation(charter, state, adapter, epsilons, folder, readings, own)
+    nlls = await asyncio.to_thread(_nlls, run_folder, tuner, held_out)
+    return Simulation(
+        charter,
+        state,
+        to_float32(state),
+        epsilons,
+        folder,
+        nlls,
+        run_folder.readings(),
+        own,
+    )
+
+
+def _nlls(
+    folder: RunFolder, tuner: Tuner, held_out: Sequence[Record] | None
+) -> list[float | None]:
+    """Of the state before the first round, and after each; None without records."""
+    rounds = range(folder.progress.certified + 1)
+    if held_out is None:
+        return [None for _ in rounds]
+    states = (folder.state_after(round) for round in rounds)
+    return [tuner.nll(to_float32(state), held_out) for state in states]
 
 
 async def _silo_job(
@@ -305,9 +338,18 @@ def _leaves(failures: BaseExceptionGroup[Any]) -> Iterator[BaseException]:
                 yield failure
 
 
+def _completed(plan: Mapping[str, Any], rule: OwnRule | None) -> dict[str, Any]:
+    """What a simulation says by default: short slots, since no party hides its times from
+    another, and, with a rule that the charter can't name, a run that is called so."""
+    run = {} if rule is None else {"run": "simulation-own-rule"}
+    slots = {"ready_slot_seconds": 0.01}
+    return {**run, **plan, "schedule": {**slots, **dict(plan.get("schedule", {}))}}
+
+
 def run_plan(plan: Mapping[str, Any]) -> PlanFile:
     """A plan with what a local federation needn't decide filled in."""
     expires = (datetime.now(UTC) + timedelta(days=365)).date().isoformat()
+    named = {k: str(v) if isinstance(v, Path) else v for k, v in plan.items()}
     local = {
         "federation": "local",
         "run": "simulation",
@@ -315,10 +357,16 @@ def run_plan(plan: Mapping[str, Any]) -> PlanFile:
         "expires": expires,
     }
     try:
-        return PlanFile.model_validate({**local, **plan}, context={})
+        return PlanFile.model_validate({**local, **named}, context={})
     except ValueError as error:
         raise ConfigError(f"the plan: {error}") from error
 
 
-def _source(where: str | Path | DataSource) -> DataSource:
-    return where if isinstance(where, DataSource) else DataSource(path=str(where))
+def _source(where: Where) -> DataSource:
+    if isinstance(where, DataSource):
+        return where
+    fields = dict(where) if isinstance(where, Mapping) else {"path": str(where)}
+    try:
+        return DataSource.model_validate(fields)
+    except ValidationError as error:
+        raise ConfigError(f"the data: {describe(error.errors()[0])}") from error

@@ -120,7 +120,7 @@ class ChatTemplate:
 
         Only what is fixed has control tokens: in a text their names are only words.
         """
-        named = re.compile("|".join(map(re.escape, tokenizer.added_tokens_encoder)))
+        named = _names(tokenizer)
         joined = ["".join(_interleaved(fixed, own)) for own in texts]
         if not joined:
             return []
@@ -128,7 +128,7 @@ class ChatTemplate:
         options = {"add_special_tokens": False, "verbose": False}
         found: list[list[int]] = tokenizer(joined, **options)["input_ids"]
         for i, own in enumerate(texts):
-            if named.pattern and any(named.search(text) for text in own):
+            if any(named.search(text) for text in own):
                 found[i] = self._as_words(tokenizer, fixed, own)
         return found
 
@@ -235,6 +235,14 @@ def _end_of_turn(tokenizer: Any, tail: str) -> tuple[str, int]:
         if token in added and not added[token].content.isspace():
             return tail[:stop], int(token)
     return tail.rstrip(), int(tokenizer.eos_token_id)
+
+
+def _names(tokenizer: Any) -> re.Pattern[str]:
+    """Matches a text with the name of a token that could be a control token."""
+    added = tokenizer.added_tokens_decoder.values()
+    # Some tokenizers have line ends among them, which are words like any other.
+    names = [t.content for t in added if t.special or not t.content.isspace()]
+    return re.compile("|".join(map(re.escape, names)) or r"(?!)")
 
 
 def _literal(text: str) -> str:

@@ -16,6 +16,7 @@ from fedit_secure.federation.base_model import base_model_digest
 from fedit_secure.federation.card import Card
 from fedit_secure.federation.charter import BaseModelRow, Charter, TemplateRow
 from fedit_secure.federation.drafting import draft_charter
+from fedit_secure.federation.server_rules import ServerRule
 from fedit_secure.federation.update import GridState, from_float32, with_moments
 from fedit_secure.tuning.base_model import (
     load_base_model,
@@ -34,20 +35,21 @@ def draft_run(
     *,
     predecessor: Charter | None = None,
     given: GridState | None = None,
+    rule: ServerRule | None = None,
 ) -> tuple[Charter, GridState]:
     """The charter of `plan` for the parties of `cards`, and the state it starts from.
 
-    `predecessor` is the epoch before, and `given` the state to start from instead of a
-    drawn one. Raises ConfigError: a bad plan or card, an unknown model, a template that
-    there isn't or that can't be used with the model's tokenizer, a cut beyond the model's
-    positions, a given state of another adapter.
+    `predecessor` is the epoch before, `given` the state to start from instead of a drawn
+    one, and `rule` a simulation's instead of the plan's. Raises ConfigError: a bad plan or
+    card, an unknown model, a template that there isn't or that can't be used with the
+    model's tokenizer, a cut beyond the model's positions, a given state of another adapter.
     """
     folder = resolve_base_model(plan.base_model)
     template = load_template(plan.template, load_tokenizer(folder))
     base = BaseModelRow(
         name=_name(plan.base_model), digest=base_model_digest(folder).hex()
     )
-    state = with_moments(_initial_state(plan, folder, given), plan.update_rule)
+    state = with_moments(_initial_state(plan, folder, given), rule or plan.update_rule)
     charter = draft_charter(
         plan,
         cards,

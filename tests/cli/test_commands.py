@@ -19,6 +19,7 @@ from fedit_secure.demo.baselines import Row, Sample
 from fedit_secure.demo.display import print_summary
 from fedit_secure.federation.charter import Charter
 from fedit_secure.federation.update import GridState
+from fedit_secure.simulation.results import RoundRow
 
 CONFIG = "clinic-a/silo.yaml"
 
@@ -233,12 +234,15 @@ def test_what_a_simulation_came_to_is_json(fedit, here, monkeypatch):
         assert sorted(sources) == ["clinic-a", "clinic-b", "clinic-c"]
         assert (plan["rounds"], plan["participation"]) == (1, 1.0)
         state = GridState.from_bytes((here / "initial-state.bin").read_bytes())
-        spent = {row.name: 1.5 for row in charter.roster}
+        rows = [
+            RoundRow(1, row.name, row.units, True, 1.5, 99, None)
+            for row in charter.roster
+        ]
         return SimpleNamespace(
             folder=options["folder"],
             charter=charter,
             state=state,
-            epsilons=spent,
+            rows=rows,
             personal={},
         )
 
@@ -246,12 +250,21 @@ def test_what_a_simulation_came_to_is_json(fedit, here, monkeypatch):
     (here / "simulation.yaml").write_text(SIMULATION)
     result = fedit("simulate", "simulation.yaml", "--format", "json")
     assert result.status == 0, result.err
-    assert set(result.json) == {"adapter", "folder", "rounds", "silos", "state", "unit"}
-    assert result.json["silos"][0] == {
+    facts = {"adapter", "folder", "rounds", "silos_by_round", "state", "unit"}
+    assert set(result.json) == facts
+    first = {
+        "round": 1,
         "silo": "clinic-a",
-        "records": 400,
+        "units": 400,
+        "in_sum": True,
         "epsilon": 1.5,
+        "upload_bytes": 99,
+        "nll": None,
     }
+    assert result.json["silos_by_round"][0] == first
+    told = fedit("simulate", "simulation.yaml", "--format", "csv").out
+    (row, *_) = csv.DictReader(io.StringIO(told))
+    assert row == {k: "" if v is None else str(v) for k, v in first.items()}
 
 
 def test_a_simulation_that_draws_too_few_silos_names_the_line(fedit, here):

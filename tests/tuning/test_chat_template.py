@@ -16,6 +16,8 @@ from chat_templates import (
     SHAPES,
     with_template,
 )
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from fedit_secure.errors import ConfigError
 from fedit_secure.evaluation.score import cut_prompts
@@ -164,6 +166,28 @@ def test_a_records_own_markers_are_words(worded):
     line = template.conversation(worded, [(told, told)], told)
     plain = template.conversation(worded, [("a", "b")], "c")
     assert [t for t in line if t in named] == [t for t in plain if t in named]
+
+
+PIECES = [*MARKERS, *PLAIN_MARKERS, "</s>", "<|", "|>", "im_end", "<", "/s>", " ", "\n",
+          "assistant", "é", "\U000f0000", "\U000f0001"]  # fmt: skip
+
+
+@given(st.lists(st.sampled_from(PIECES), min_size=1, max_size=12).map("".join))
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.parametrize("shape", ["chatml", "roles renamed"])
+def test_no_text_whatever_says_a_control_token(tokenizer, shape, text):
+    worded = with_template(copy.deepcopy(tokenizer), SHAPES[shape])
+    template = load_template("chat", worded)
+    names = [*MARKERS, "<s>", "</s>", "<pad>"]
+    names += PLAIN_MARKERS if "<turn>" in SHAPES[shape] else ()
+    named = {worded.convert_tokens_to_ids(name) for name in names}
+
+    def control(said):
+        record = Record(f"a{said}", said, f"b{said}")
+        (example,) = make_examples([record], worded, template, 2000)
+        return [token for token in example.tokens.tolist() if token in named]
+
+    assert control(text) == control("c")
 
 
 def test_without_markers_of_its_own_the_tokenizers_end_is_learned(plain):
