@@ -338,6 +338,7 @@ def _sigma(plan: RunPlan, rate: float, evaluation: float) -> float:
         raise ConfigError("the plan needs 'dp.epsilon' and 'dp.delta'")
     # The accountants take a second to import, and reading a plan needs none of them.
     from fedit_secure.privacy.accountant import calibrate
+    from fedit_secure.privacy.mechanisms import PrivacyAccountingError
 
     charges = plan.rounds + plan.dp.spare_charges
     steps = charges * plan.tuning.local_steps
@@ -349,5 +350,5 @@ def _sigma(plan: RunPlan, rate: float, evaluation: float) -> float:
             f"the plan's 'evaluation' with noise multiplier {evaluation:g} leaves nothing "
             f"of epsilon {plan.dp.epsilon:g} for the tuning"
         ) from error
-    except ValueError as error:
+    except (ValueError, PrivacyAccountingError) as error:
         raise ConfigError(f"the plan's privacy part doesn't do: {error}") from error

@@ -312,6 +312,7 @@ BASE_DP = {"epsilon": 8, "delta": 1e-6, "expected_batch": 64}
         ({"dp": BASE_DP | {"sample_rate": 0.1}}, "follows from them"),
         ({"dp": SECRET | {"sample_rate": None}}, "needs 'dp.sample_rate'"),
         ({"dp": {"expected_batch": 64}}, "'dp.epsilon' and 'dp.delta'"),
+        ({"dp": BASE_DP | {"epsilon": 1000}}, "privacy part doesn't do: .* use more noise"),
         ({"tuning": {"learning_rate": 1, "local_steps": 1, "optimizer": "sgd"}},
          "needs 'secagg.bound'"),
         ({"secagg": {"minimum": 5}}, "m_min <= N"),
