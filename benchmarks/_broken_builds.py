@@ -85,12 +85,14 @@ def _one_step_more(right: Any) -> Any:
 def _samples_then_charges(_: Any) -> Any:
     """`_converse` with two of its lines in the other order."""
 
-    async def converse(child: Any, job: Any, on_phase: Any, charge: Any) -> Any:
+    async def converse(
+        child: Any, job: Any, on_phase: Any, charge: Any, on_figure: Any
+    ) -> Any:
         await tuner._send(child, job.to_json())  # noqa: SLF001
         while True:
             said = await tuner._read_line(child)  # noqa: SLF001
             if (phase := said["phase"]) == "done":
-                return await tuner._read_update(child, said, job.length)  # noqa: SLF001
+                return await tuner._read_update(child, said, job.update_length)  # noqa: SLF001
             if on_phase is not None:
                 on_phase(Progress(phase, said.get("step", 0), said.get("of", 0)))
             if phase == "ready":
@@ -110,12 +112,14 @@ def _does_not_wait(_: Any) -> Any:
 
 
 def _goes_on_after_a_refusal(right: Any) -> Any:
-    async def converse(child: Any, job: Any, on_phase: Any, charge: Any) -> Any:
+    async def converse(
+        child: Any, job: Any, on_phase: Any, charge: Any, on_figure: Any
+    ) -> Any:
         async def quiet() -> None:
             with suppress(Exception):
                 await charge()
 
-        return await right(child, job, on_phase, quiet)
+        return await right(child, job, on_phase, quiet, on_figure)
 
     return converse
 

@@ -19,10 +19,11 @@ async def drawn(
     on_phase: Any = None,
     *,
     before_sampling: Callable[[], Awaitable[None]],
+    **_: Any,
 ) -> NDArray[np.float32]:
     """What `tune_in_child` would return, of the right length, after the charge."""
     await before_sampling()
-    return np.random.default_rng().normal(0, 1e-3, job.length).astype(np.float32)
+    return np.random.default_rng().normal(0, 1e-3, job.update_length).astype(np.float32)
 
 
 if __name__ == "__main__":

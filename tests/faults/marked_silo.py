@@ -40,6 +40,7 @@ async def drawn(
     on_phase: Any = None,
     *,
     before_sampling: Callable[[], Awaitable[None]],
+    **_: Any,
 ) -> NDArray[np.float32]:
     """In the place of `tune_in_child`."""
     await before_sampling()
@@ -47,7 +48,7 @@ async def drawn(
     marks = os.open(MARKS, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     os.write(marks, f"{tuning[0]} {seed}\n".encode())
     os.close(marks)
-    return drawn_by(seed, job.length)
+    return drawn_by(seed, job.update_length)
 
 
 class Daemon(SiloDaemon):
