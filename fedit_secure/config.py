@@ -20,14 +20,10 @@ from pydantic import AfterValidator, BaseModel, Field, ValidationInfo, model_val
 from fedit_secure.errors import ConfigError, PlanMisfit
 from fedit_secure.federation.charter import Schedule
 from fedit_secure.federation.document import Address, Line, Name, Part
-from fedit_secure.federation.evaluation import PlannedEvaluation
-from fedit_secure.federation.local_plan import Count, Lora, Tuning
 from fedit_secure.federation.page import PageConfig
-from fedit_secure.federation.participation import Participation
 from fedit_secure.federation.passphrase import Passphrase, read_passphrase
 from fedit_secure.federation.policy import Policy
-from fedit_secure.federation.run_plan import PlannedDp, PlannedSecAgg, RunPlan, Weights
-from fedit_secure.federation.server_rules import FedAvg, UpdateRule
+from fedit_secure.federation.run_plan import RunPlan, RunTerms
 from fedit_secure.federation.settings import Setting, Settings
 
 _PREFIX = "FEDIT_"
@@ -193,7 +189,7 @@ class PlanFile(RunPlan):
     initial_state: Literal["drawn"] | LocalPath | None = None
 
 
-class SimulationConfig(Part):
+class SimulationConfig(RunTerms):
     """simulation.yaml: a run in one process. `data` names the silos and their records.
 
     `held_out` are records of which every round's adapter is scored. The ready slot is
@@ -204,19 +200,7 @@ class SimulationConfig(Part):
     data: Annotated[dict[Name, DataConfig], Field(min_length=2)]
     output: LocalPath
     held_out: DataConfig | None = None
-    template: Line = "alpaca"
-    max_tokens: Annotated[int, Field(ge=8, le=1 << 20)] = 512
-    lora: Lora = Lora()
-    tuning: Tuning
-    rounds: Count
-    participation: Participation = 1.0
-    dp: PlannedDp
-    secagg: PlannedSecAgg = PlannedSecAgg()
-    weights: Weights = "equal"
-    evaluation: PlannedEvaluation | None = None
-    update_rule: UpdateRule = FedAvg()
     schedule: Schedule = Schedule(ready_slot_seconds=0.01)
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     threads: Annotated[int, Field(ge=1, le=1024)] = os.cpu_count() or 1
     token_budget: Annotated[int, Field(ge=1)] = 2048
 

@@ -7,12 +7,7 @@ from typing import Any
 
 from fedit_secure.cli.output import note
 from fedit_secure.config import SimulationConfig
-
-_PLAN_KEYS = frozenset(
-    {"base_model", "template", "max_tokens", "lora", "tuning", "rounds", "dp"}
-    | {"secagg", "weights", "update_rule", "schedule", "participation", "evaluation"}
-    | {"seed"}
-)
+from fedit_secure.federation.run_plan import RunTerms
 
 
 def simulated_facts(
@@ -27,7 +22,7 @@ def simulated_facts(
 
     result = simulate(
         {name: source.model_dump() for name, source in config.data.items()},
-        config.model_dump(include=set(_PLAN_KEYS)),
+        config.model_dump(include=set(RunTerms.model_fields)),
         folder=config.output,
         held_out=None if config.held_out is None else config.held_out.model_dump(),
         threads=config.threads,

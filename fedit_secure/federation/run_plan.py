@@ -63,12 +63,12 @@ class PlannedSilo(Part):
     held_out: Count | None = None
 
 
-class RunPlan(Part):
-    """What the coordinator decides. `seed` draws the initial adapter; it is public."""
+class RunTerms(Part):
+    """What is decided about a run of daemons and about a simulated one alike.
 
-    federation: Name
-    run: Name
-    aggregator: Address
+    `seed` draws the initial adapter; it is public.
+    """
+
     base_model: Line
     template: Line = "alpaca"
     max_tokens: Annotated[int, Field(ge=8, le=1 << 20)] = 512
@@ -82,9 +82,17 @@ class RunPlan(Part):
     update_rule: UpdateRule = FedAvg()
     schedule: Schedule = Schedule()
     evaluation: PlannedEvaluation | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+
+
+class RunPlan(RunTerms):
+    """What the coordinator decides: the terms, for whom, where and until when."""
+
+    federation: Name
+    run: Name
+    aggregator: Address
     expires: date
     silos: dict[Name, PlannedSilo] = Field(default_factory=dict)
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
 
     def evaluation_of(self, name: str) -> EvaluationPlan | None:
         """A silo's evaluation, as the charter will have it; None where there is none."""

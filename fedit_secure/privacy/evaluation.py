@@ -12,8 +12,7 @@ import math
 from dataclasses import dataclass, fields
 from typing import Any
 
-ROUNDING_SLACK = 1e-4
-"""As for a gradient: who else is in a batch moves a float32 figure by its rounding."""
+from fedit_secure.privacy.sensitivity import sensitivity
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +58,8 @@ class EvaluationPlan:
 
     @property
     def bound(self) -> float:
-        """How far one unit can move the sum: C/2, and float32's rounding of the others.
-
-        The same allowance as for gradients (`tuning.dp_step.sensitivity`).
-        """
-        return self.middle * (1.0 + max(ROUNDING_SLACK, 1e-6 * self.expected))
+        """How far one unit can move the sum: C/2, and float32's rounding of the others."""
+        return sensitivity(self.middle, self.expected)
 
     @property
     def deviation(self) -> float:

@@ -21,7 +21,7 @@ from fedit_secure.tuning.ranks import Kind, Ranks
 
 _APART = 1e-5
 """How far apart two processes' gradients of one record may be in float32, relative to
-their norm. It's what `dp_step.sensitivity` covers of the rounding of each."""
+their norm. It's what `privacy.sensitivity` covers of the rounding of each."""
 
 
 def settle(

@@ -37,22 +37,6 @@ from fedit_secure.tuning.record_gradients import (
 from fedit_secure.tuning.record_loss import device_of, summed_loss
 from fedit_secure.tuning.sharding import is_sharded
 
-ROUNDING_SLACK = 1e-4
-
-
-def sensitivity(clip: float, expected_batch: int) -> float:
-    """How far one unit can move the sum: its clipped norm, and float32 rounding.
-
-    Another record in the batch changes the padding and the grouping of the others,
-    which moves each one's float32 gradient: on the public base model and Dolly by 5e-7
-    of its norm in the median and 3e-6 at most, and the sum of 64 by 1e-5 of the clip.
-    The noise covers 1e-6 for each of them, and never less than 1e-4, on top of the clip.
-    That is measured, not a worst case: terms that nearly cancel, as a person's records
-    may, lose more of what is left. Fixed shapes (`Packing.fixed`) exclude it altogether,
-    and are used for everything below float32, where no margin would do.
-    """
-    return clip * (1.0 + max(ROUNDING_SLACK, 1e-6 * expected_batch))
-
 
 class BatchGradient:
     """Gradients of logical batches of `examples`, split to fit into memory.

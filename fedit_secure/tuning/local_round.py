@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fedit_secure.federation.aggregation import BOTH, Factor, is_of
 from fedit_secure.privacy.noise import CryptoNoise
 from fedit_secure.privacy.plan import DpPlan, StepArguments
+from fedit_secure.privacy.sensitivity import sensitivity
 from fedit_secure.tuning.adapter import (
     FloatVector,
     adapter_parameters,
@@ -22,7 +23,7 @@ from fedit_secure.tuning.adapter import (
 from fedit_secure.tuning.base_model import needs_fixed_shapes
 from fedit_secure.tuning.batches import Packing, Slots, poisson_units
 from fedit_secure.tuning.device_noise import add_grid_noise_on_device
-from fedit_secure.tuning.dp_step import BatchGradient, sensitivity
+from fedit_secure.tuning.dp_step import BatchGradient
 from fedit_secure.tuning.examples import Example
 from fedit_secure.tuning.job import (
     DEFAULT_TOKEN_BUDGET,

@@ -185,7 +185,7 @@ def clip_units(
             row[~finite] = 0.0
         norms[~finite] = 0.0
     # As Opacus. Rounded in float32, a clipped row's norm may exceed C by a little,
-    # which `dp_step.sensitivity` covers.
+    # which `privacy.sensitivity` covers.
     factors = (clip / (norms + 1e-6)).clamp(max=1.0).unsqueeze(1)
     parts = [row.mul_(factors).sum(dim=0, dtype=torch.float64) for row in rows]
     return torch.cat(parts), zeroed

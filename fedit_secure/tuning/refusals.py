@@ -49,7 +49,7 @@ def refuse_coupled_records(model: nn.Module) -> None:
     Routed experts do it through rounding. Another record changes the padding and the
     grouping, and with them the last bits of a token's scores; where two experts score
     alike, these bits decide which one is used, and that moves the record's gradient by
-    far more than the rounding that the noise covers (`dp_step.sensitivity`).
+    far more than the rounding that the noise covers (`privacy.sensitivity`).
 
     Raises:
         ConfigError: names the module or setting that couples records.

@@ -55,6 +55,10 @@ def own_b(number: float) -> np.ndarray:
     return np.full(HALF, number, np.float32)
 
 
+def full(*_: object, **__: object) -> None:
+    raise StorageError("the disk is full")
+
+
 def tune(books: Books, round: int, number: float) -> None:
     """A round is charged and tuned; all of its B is `number`."""
     assert books.personal is not None
@@ -152,9 +156,6 @@ def test_a_crash_before_the_update_is_kept_leaves_the_b_of_before(
 def test_a_crash_before_the_adapter_is_saved_is_made_good_at_the_start(
     federation: SmallFederation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: object, **__: object) -> None:
-        raise StorageError("the disk is full")
-
     with opened(federation) as (books, personal):
         tune(books, 1, 1.0)
         with monkeypatch.context() as patch:
@@ -171,9 +172,6 @@ def test_a_crash_before_the_adapter_is_saved_is_made_good_at_the_start(
 def test_a_disk_that_is_full_changes_nothing(
     federation: SmallFederation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: object, **__: object) -> None:
-        raise StorageError("the disk is full")
-
     with opened(federation) as (books, personal):
         tune(books, 1, 1.0)
         close(books, 1)

@@ -14,10 +14,10 @@ from tiny_models import SHAPES, Sums, random_examples, tuned_model
 from torch.utils.data import DataLoader, TensorDataset
 
 from fedit_secure.errors import ConfigError, TuningFailed
+from fedit_secure.privacy.sensitivity import sensitivity
 from fedit_secure.tuning import dp_step, fused_lora
 from fedit_secure.tuning.adapter import adapter_parameters
 from fedit_secure.tuning.batches import ROW_TOKENS, Packing, physical_batch
-from fedit_secure.tuning.dp_step import sensitivity
 from fedit_secure.tuning.examples import Example
 from fedit_secure.tuning.record_gradients import RecordGradients, clip_units
 from fedit_secure.tuning.record_loss import summed_loss

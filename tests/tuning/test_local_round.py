@@ -12,10 +12,11 @@ from tiny_models import Sums, make_plan, random_examples, tuned_model
 
 from fedit_secure.errors import ConfigError
 from fedit_secure.privacy.noise import CryptoNoise
+from fedit_secure.privacy.sensitivity import sensitivity
 from fedit_secure.tuning import local_round
 from fedit_secure.tuning.adapter import attach_adapter, read_adapter
 from fedit_secure.tuning.batches import Packing, poisson_units
-from fedit_secure.tuning.dp_step import BatchGradient, sensitivity
+from fedit_secure.tuning.dp_step import BatchGradient
 from fedit_secure.tuning.examples import Example
 from fedit_secure.tuning.job import LoraConfig, OptimizerConfig
 from fedit_secure.tuning.local_round import prepare_round, run_round, tune_round
