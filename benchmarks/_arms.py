@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -46,17 +46,22 @@ from fedit_secure.tuning.job import LoraConfig, OptimizerConfig
 from fedit_secure.tuning.local_round import ReadyRound, prepare_round, run_round
 from fedit_secure.tuning.records import Record
 
-Kind = Literal["base", "alone", "federated", "pooled"]
+Kind = Literal["base", "alone", "federated", "pooled", "rehearsal"]
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How an arm is tuned. `batch` is B-bar of a silo; epsilon None: without DP."""
+    """How an arm is tuned. `batch` is B-bar of a silo; epsilon None: without DP.
+
+    `by_records`: silos share as many records a step, and weigh, by how many they have, so
+    that all of them sample at one rate.
+    """
 
     rounds: int = 3
     steps: int = 8
     batch: int = 64
+    by_records: bool = False
     optimizer: Literal["adamw", "sgd"] = "adamw"
     rate: float = 3e-3
     b_ratio: float = 1.0
@@ -65,13 +70,15 @@ class Recipe:
     epsilon: float | None = None
     delta: float = 1e-5
     rank: int = 8
+    targets: tuple[str, ...] = ()
     aggregation: Aggregation | None = None
     rule: Literal["fedavg", "fedavgm", "fedadam", "fedyogi", "fedadagrad"] = "fedavg"
     server_rate: float = 1.0
     momentum: float = 0.9
     tau: float = 1e-3
     proximal: float = 0.0
-    max_tokens: int = 256
+    template: str = "alpaca_short"
+    max_tokens: int = 128
 
     @property
     def method(self) -> str:
@@ -102,12 +109,7 @@ def run_arm(arm: Arm, base: str) -> dict[str, Any]:
     torch.set_num_threads(1)
     began = time.monotonic()
     bench = Bench(arm, Path(base))
-    adapter = {
-        "base": bench.base,
-        "alone": bench.alone,
-        "federated": bench.federated,
-        "pooled": bench.pooled,
-    }[arm.kind]()
+    adapter = getattr(bench, arm.kind)()
     return {
         "arm": asdict(arm),
         "nlls": bench.nlls(adapter).tolist(),
@@ -139,6 +141,19 @@ def plan_of(recipe: Recipe, batch: int, records: int) -> DpPlan:
     )
 
 
+def lora_of(recipe: Recipe) -> LoraConfig:
+    """Where adapters are; without targets in every linear layer."""
+    return LoraConfig(
+        rank=recipe.rank,
+        alpha=2.0 * recipe.rank,
+        targets=recipe.targets or "all-linear",
+    )
+
+
+REHEARSED = 256
+"""Records of a rehearsal's step."""
+
+
 class Bench:
     """The model, the examples, and the loops over rounds."""
 
@@ -146,8 +161,8 @@ class Bench:
         self.arm, self.recipe = arm, arm.recipe
         self.parts = _parts(arm.setup)
         self._tokenizer = load_tokenizer(base)
-        self._template = load_template("alpaca")
-        lora = LoraConfig(rank=arm.recipe.rank, alpha=2.0 * arm.recipe.rank)
+        self._template = load_template(arm.recipe.template)
+        lora = lora_of(arm.recipe)
         model = load_base_model(base)
         self.layout, self.initial = initial_adapter(model, lora, arm.setup.seed)
         self.model = attach_adapter(model, lora)
@@ -158,26 +173,65 @@ class Bench:
         return self.initial.astype(np.float64)
 
     def alone(self) -> Floats:
-        examples = self._examples(self.parts.silos[self.arm.silo])
-        plan = plan_of(self.recipe, self.recipe.batch, len(examples))
-        return self._by_itself(examples, plan, self.arm.silo)
-
-    def pooled(self) -> Floats:
-        """As many records a step as all silos take together."""
-        records = [r for own in self.parts.silos.values() for r in own]
-        examples = self._examples(records)
-        batch = sum(
-            min(self.recipe.batch, len(own)) for own in self.parts.silos.values()
-        )
-        plan = plan_of(self.recipe, batch, len(examples))
-        return self._by_itself(examples, plan, "pooled")
+        return self._rounds({self.arm.silo: self.parts.silos[self.arm.silo]})
 
     def federated(self) -> Floats:
-        silos = {name: self._examples(own) for name, own in self.parts.silos.items()}
+        return self._rounds(self.parts.silos)
+
+    def pooled(self) -> Floats:
+        """One silo of everybody's records; `batch` is of them together."""
+        return self._rounds({"pooled": self._everybody()})
+
+    def rehearsal(self) -> Floats:
+        """What `federated` gives under DP with one step a round, nearly, for less work.
+
+        The mean of the silos' steps is one step on all records. Here fewer are drawn, and
+        the noise is the mean's: what the smaller sample adds is little beside it.
+        """
+        assert self.recipe.steps == 1
+        plans, weights = self._plans(self.parts.silos)
+        noise = np.linalg.norm(
+            [
+                weight * plan.noise_multiplier / plan.expected_batch
+                for plan, weight in zip(plans.values(), weights, strict=True)
+            ]
+        )
+        everybody = {"everybody": self._everybody()}
+        size = len(everybody["everybody"])
+        plan = replace(
+            next(iter(plans.values())),
+            sample_rate=REHEARSED / size,
+            expected_batch=REHEARSED,
+            noise_multiplier=float(noise) * REHEARSED,
+        )
+        return self._rounds(everybody, {"everybody": plan})
+
+    def _everybody(self) -> list[Record]:
+        return [record for own in self.parts.silos.values() for record in own]
+
+    def _plans(
+        self, silos: Mapping[str, Sequence[Record]]
+    ) -> tuple[dict[str, DpPlan], Floats]:
+        """Each silo's, and how its update weighs."""
+        sizes = np.array([len(own) for own in silos.values()])
+        weights = np.full(len(sizes), 1 / len(sizes))
+        if self.recipe.by_records:
+            weights = sizes / sizes.sum()
+        batches = np.maximum(1, np.rint(self.recipe.batch * len(sizes) * weights))
         plans = {
-            name: plan_of(self.recipe, self.recipe.batch, len(examples))
-            for name, examples in silos.items()
+            name: plan_of(self.recipe, int(batch), int(size))
+            for name, batch, size in zip(silos, batches, sizes, strict=True)
         }
+        return plans, weights
+
+    def _rounds(
+        self,
+        silos: Mapping[str, Sequence[Record]],
+        plans: Mapping[str, DpPlan] | None = None,
+    ) -> Floats:
+        own, weights = self._plans(silos)
+        plans = plans or own
+        examples = {name: self._examples(records) for name, records in silos.items()}
         rule = _rule(self.recipe)
         grid = float(1 << FRACTION_BITS)
         state = np.rint(self.initial.astype(np.float64) * grid)
@@ -187,10 +241,12 @@ class Bench:
             parts = places(self.layout, tuned)
             adapter = (state / grid).astype(np.float32)
             updates = [
-                self._tune(examples, plans[name], name, round, adapter, tuned)
-                for name, examples in silos.items()
+                self._tune(examples[name], plans[name], name, round, adapter, tuned)
+                for name in silos
             ]
-            mean = np.mean(updates, axis=0, dtype=np.float64) * grid
+            mean = (
+                np.average(updates, axis=0, weights=weights).astype(np.float64) * grid
+            )
             at = np.concatenate([np.arange(p.start, p.stop) for p in parts])
             moved, after = rule.step(
                 mean, [m[at].astype(np.int64) for m in moments], FRACTION_BITS
@@ -213,17 +269,6 @@ class Bench:
         nlls = np.full(len(records), np.nan)
         nlls[[e.labels > 0 for e in examples]] = found.record_nlls
         return nlls
-
-    def _by_itself(
-        self, examples: Sequence[Example], plan: DpPlan, name: str
-    ) -> Floats:
-        adapter = self.initial.astype(np.float64)
-        for round in range(1, self.recipe.rounds + 1):
-            start = adapter.astype(np.float32)
-            adapter = adapter + self._tune(
-                examples, plan, name, round, start, ("A", "B")
-            )
-        return adapter
 
     def _tune(
         self,

@@ -105,6 +105,12 @@ def table(title: str, rows: Sequence[dict[str, Any]]) -> str:
     names = list(rows[0])
     lines = [f"\n{title}\n", f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
     for row in rows:
-        cells = (f"{v:.3f}" if isinstance(v, float) else str(v) for v in row.values())
+        cells = (_cell(value) for value in row.values())
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    return f"{value:.3f}" if isinstance(value, float) else str(value)

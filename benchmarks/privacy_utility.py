@@ -2,126 +2,171 @@
 
     python benchmarks/privacy_utility.py [--full] [--quick] [--explore] [--picture FILE]
 
-The data and sizes of utility.py. Per method (fedit, ffa, alternating) and epsilon (8, 3, 1,
-a silo, record level): the federation under DP, the mean silo alone under the same DP, and
-pooled DP-SGD as the reference. `kept` is rho = (base - DP) / (base - FedIT without DP).
-Recipes are chosen on validation parts of other seeds: `--explore` shows that table, one
-lever at a time (larger batches, more or fewer steps, rank, clip, rates, methods, server
-momentum). The epsilons exclude what that choice tells. The last line is JSON.
+The data of utility.py. At epsilon 8 (a silo, record level): the federation under DP, the
+mean silo alone under the same DP and pooled DP-SGD, on three seeds of Dolly over Dirichlet
+silos and on one of MedQuAD. On the first seed: epsilon 3 and 1, and the other aggregation
+methods. --full takes all seeds for everything, and cuts at 512.
+`kept` is rho = (base - DP) / (base - FedIT without DP).
+
+Recipes are chosen on the validation part of another seed: `--explore` shows that table, one
+lever at a time. It rehearses: one step on a sample of all records, with the noise that the
+mean of the silos' steps has. The epsilons exclude what that choice tells. The last line
+is JSON.
 """
 
 from __future__ import annotations
 
-import json
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import _allocation as allocation
 import numpy as np
 from _arms import Arm, Recipe, alone_arms, on_validation
+from _recipes import (
+    ALONE,
+    EXPLORING,
+    FEDIT,
+    PRIVATE,
+    PRIVATE_ALONE,
+    PRIVATE_POOLED,
+    full,
+)
 from _record import arguments, report
 from _silos import MEDQUAD, NAMES, Setup, smaller
 from _sweep import CACHE, Results, mean, share_interval, sweep, table
 
 SEEDS = 3
-EXPLORING = 100
-"""The seed on whose validation part recipes are chosen; none that is reported."""
 EPSILONS = (8.0, 3.0, 1.0)
-PLAIN = Recipe()
-PRIVATE = replace(PLAIN, epsilon=8.0, batch=128)
 METHODS: dict[str, Recipe] = {
     "fedit": PRIVATE,
-    "ffa": replace(PRIVATE, aggregation="ffa", rate=1e-2),
-    "alternating": replace(PRIVATE, aggregation="alternating", b_ratio=5.0),
+    "ffa": replace(PRIVATE, aggregation="ffa"),
+    "alternating": replace(PRIVATE, aggregation="alternating"),
 }
 LEVERS: dict[str, dict[str, Any]] = {
     "as it is": {},
     "batch 64": {"batch": 64},
     "batch 192": {"batch": 192},
-    "batch 256": {"batch": 256},
-    "4 steps": {"steps": 4},
-    "16 steps": {"steps": 16},
-    "6 rounds of 4": {"rounds": 6, "steps": 4},
-    "12 rounds of 2": {"rounds": 12, "steps": 2},
-    "rank 2": {"rank": 2},
+    "batch 256, 10 rounds": {"batch": 256, "rounds": 10},
+    "batch 64, 40 rounds": {"batch": 64, "rounds": 40},
+    "10 rounds": {"rounds": 10},
+    "30 rounds": {"rounds": 30},
     "rank 4": {"rank": 4},
     "rank 16": {"rank": 16},
-    "clip 0.1": {"clip": 0.1},
-    "clip 1": {"clip": 1.0},
-    "rate 1e-3": {"rate": 1e-3},
-    "rate 6e-3": {"rate": 6e-3},
-    "rate 1e-2": {"rate": 1e-2},
-    "B at 5 times A's rate": {"b_ratio": 5.0},
-    "cosine": {"decay": "cosine"},
-    "ffa, rate 1e-2": {"aggregation": "ffa", "rate": 1e-2},
-    "ffa, rate 2e-2": {"aggregation": "ffa", "rate": 2e-2},
-    "alternating, B at 5 times": {"aggregation": "alternating", "b_ratio": 5.0},
-    "server momentum 0.5": {"rule": "fedavgm", "momentum": 0.5},
-    "server momentum 0.9": {"rule": "fedavgm", "momentum": 0.9, "server_rate": 0.3},
+    "clip 0.1": {"clip": 0.1, "tau": 4e-5},
+    "clip 2": {"clip": 2.0, "tau": 8e-4},
+    "server rate 0.004": {"server_rate": 0.004},
+    "server rate 0.012": {"server_rate": 0.012},
+    "tau 1e-3, server rate 0.015": {"tau": 1e-3, "server_rate": 0.015},
+    "server momentum": {"rule": "fedavgm", "server_rate": 0.7},
+    "cosine": {"decay": "cosine", "server_rate": 0.012},
+    "ffa": {"aggregation": "ffa"},
+    "ffa, server rate 0.016": {"aggregation": "ffa", "server_rate": 0.016},
+    "alternating": {"aggregation": "alternating"},
+    "v and o alone": {"targets": ("v_proj", "o_proj")},
 }
 """Each changes the private recipe in one way."""
 
 
-def arms_of(setup: Setup, recipe: Recipe) -> dict[str, list[Arm]]:
-    """Of one recipe under DP."""
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One recipe on some seeds, and whether silos alone and a pooled run are run too."""
+
+    method: str
+    epsilon: float
+    setups: tuple[Setup, ...]
+    alone: bool = False
+    pooled: bool = False
+
+
+def rows_of(setups: tuple[Setup, ...], *, every: bool, quick: bool) -> list[Row]:
+    """What is computed of one data set; `every`: all of it on all seeds."""
+    some = setups if every else setups[:1]
+    headline = setups if every or setups[0].name == "dolly-dirichlet" else some
+    rows = [Row("fedit", 8.0, headline, alone=True, pooled=True)]
+    if quick:
+        return rows
+    rows += [Row("fedit", e, some, alone=every, pooled=True) for e in EPSILONS[1:]]
+    methods = [m for m in METHODS if m != "fedit"]
+    rows += [Row(m, e, some) for m in methods for e in (EPSILONS if every else (8.0,))]
+    return rows
+
+
+def arms_of(setup: Setup, row: Row, wide: bool) -> dict[str, list[Arm]]:
+    """Of one row on one seed; `wide` as --full."""
+
+    def at(recipe: Recipe) -> Recipe:
+        recipe = replace(recipe, epsilon=row.epsilon)
+        return full(recipe) if wide else recipe
+
+    arms = {"federated": [Arm(setup, "federated", at(METHODS[row.method]))]}
+    if row.alone:
+        arms["alone"] = alone_arms(setup, at(PRIVATE_ALONE))
+    if row.pooled:
+        arms["pooled"] = [Arm(setup, "pooled", at(PRIVATE_POOLED))]
+    return arms
+
+
+def reference(setup: Setup, wide: bool) -> dict[str, list[Arm]]:
+    """What every private arm is compared with: arms of utility.py."""
+    fedit, alone = (full(FEDIT), full(ALONE)) if wide else (FEDIT, ALONE)
     return {
-        "federated": [Arm(setup, "federated", recipe)],
-        "alone": alone_arms(setup, replace(recipe, aggregation=None)),
-        "pooled": [Arm(setup, "pooled", replace(recipe, aggregation=None))],
+        "base": [Arm(setup, "base", fedit)],
+        "fedit": [Arm(setup, "federated", fedit)],
+        "alone_without_dp": alone_arms(setup, alone),
     }
 
 
-def reference(setup: Setup, plain: Recipe) -> dict[str, list[Arm]]:
-    """What every private arm is compared with."""
-    return {
-        "base": [Arm(setup, "base", plain)],
-        "fedit": [Arm(setup, "federated", plain)],
-        "alone_without_dp": alone_arms(setup, plain),
-    }
-
-
-def compare(
-    setups: list[Setup], method: str, plain: Recipe, recipe: Recipe, found: Results
-) -> dict[str, Any]:
-    """One row: NLLs are means over records, then over seeds."""
+def compare(row: Row, wide: bool, found: Results) -> dict[str, Any]:
+    """NLLs are means over records, then over seeds."""
     columns: dict[str, list[np.ndarray]] = {}
-    for setup in setups:
-        for name, arms in (arms_of(setup, recipe) | reference(setup, plain)).items():
+    for setup in row.setups:
+        for name, arms in (arms_of(setup, row, wide) | reference(setup, wide)).items():
             values = [found[arm] for arm in arms]
             columns.setdefault(name, []).append(np.mean(values, axis=0))
     nll = {name: float(np.mean(list(map(mean, v)))) for name, v in columns.items()}
     whole = {name: np.concatenate(v) for name, v in columns.items()}
     low, high = share_interval(whole["base"], whole["federated"], whole["fedit"])
     gain = nll["base"] - nll["fedit"]
+    pooled = nll.get("pooled")
     return {
-        "method": method,
-        "epsilon": recipe.epsilon,
+        "method": row.method,
+        "epsilon": row.epsilon,
+        "seeds": len(row.setups),
         "base": nll["base"],
         "fedit": nll["fedit"],
         "alone_without_dp": nll["alone_without_dp"],
         "federated": nll["federated"],
-        "alone": nll["alone"],
-        "pooled": nll["pooled"],
+        "alone": nll.get("alone"),
+        "pooled": pooled,
         "kept": (nll["base"] - nll["federated"]) / gain,
         "kept_low": low,
         "kept_high": high,
-        "kept_pooled": (nll["base"] - nll["pooled"]) / gain,
+        "kept_pooled": None if pooled is None else (nll["base"] - pooled) / gain,
+        "beats_mean_alone_on_each_seed": None
+        if "alone" not in columns
+        else _below(columns["federated"], columns["alone"]),
+        "beats_alone_without_dp_on_each_seed": _below(
+            columns["federated"], columns["alone_without_dp"]
+        ),
     }
+
+
+def _below(ours: list[np.ndarray], theirs: list[np.ndarray]) -> bool:
+    return all(mean(a) < mean(b) for a, b in zip(ours, theirs, strict=True))
 
 
 def explore(base: Path, options: Any) -> None:
     """Every lever on the validation part of a seed that isn't reported."""
-    setup = Setup("dolly-dirichlet", EXPLORING)
+    setup = Setup("dolly-dirichlet", EXPLORING, most=options.most)
     if options.quick:
         setup = smaller(setup)
-    recipes = {name: replace(PRIVATE, **change) for name, change in LEVERS.items()}
     arms = {
-        name: on_validation(Arm(setup, "federated", recipe))
-        for name, recipe in recipes.items()
+        name: on_validation(Arm(setup, "rehearsal", replace(PRIVATE, **change)))
+        for name, change in LEVERS.items()
     }
-    known = {k: on_validation(v[0]) for k, v in reference(setup, PLAIN).items()}
+    known = {k: on_validation(v[0]) for k, v in reference(setup, wide=False).items()}
     found = sweep([*arms.values(), *known.values()], base, cache=options.cache,
                   jobs=options.jobs)  # fmt: skip
     start = mean(found[known["base"]])
@@ -180,10 +225,13 @@ def draw(rows: dict[str, list[dict[str, Any]]], path: Path) -> None:
 def main() -> None:
     """Parse, sweep, print, draw."""
     parser = arguments(__doc__ or "")
-    parser.add_argument("--full", action="store_true", help="all records, cut at 512")
+    parser.add_argument("--full", action="store_true", help="all rows, cut at 512")
     parser.add_argument("--explore", action="store_true")
     parser.add_argument("--seeds", type=int, default=SEEDS)
+    parser.add_argument("--most", type=int, help="records a silo, at most")
     parser.add_argument("--data", choices=NAMES, action="append")
+    parser.add_argument("--method", choices=list(METHODS), action="append")
+    parser.add_argument("--epsilon", type=float, choices=EPSILONS, action="append")
     parser.add_argument("--jobs", type=int)
     parser.add_argument("--cache", type=Path, default=CACHE)
     parser.add_argument("--picture", type=Path)
@@ -195,43 +243,45 @@ def main() -> None:
     if options.explore:
         explore(options.model, options)
         return
-    seeds = tuple(range(1, options.seeds + 1))
-    most = None if options.full else 400
-    cut = 512 if options.full else 256
+    seeds, wide = tuple(range(1, options.seeds + 1)), options.full
     names = options.data or ["dolly-dirichlet", "medquad"]
-    setups = {n: [Setup(n, seed, most=most) for seed in seeds] for n in names}
-    methods = {k: replace(r, max_tokens=cut) for k, r in METHODS.items()}
-    plain = replace(PLAIN, max_tokens=cut)
+    setups = {n: tuple(Setup(n, s, most=options.most) for s in seeds) for n in names}
     if options.quick:
-        seeds = (1,)
-        setups = {"dolly-dirichlet": [smaller(Setup("dolly-dirichlet", 1))]}
-        small = {"rounds": 1, "steps": 2, "batch": 16, "max_tokens": 128}
-        methods = {"fedit": replace(METHODS["fedit"], **small)}
-        plain = replace(plain, **small)
-    grid = [(m, e) for m in methods for e in EPSILONS]
-    recipes = {(m, e): replace(methods[m], epsilon=e) for m, e in grid}
-    wanted: list[Arm] = []
-    for of_one in setups.values():
-        for setup in of_one:
-            every = [reference(setup, plain)]
-            every += [arms_of(setup, recipe) for recipe in recipes.values()]
-            wanted += [a for arms in every for own in arms.values() for a in own]
-    found = sweep(wanted, options.model, cache=options.cache, jobs=options.jobs)
+        seeds, setups = (1,), {names[0]: (smaller(Setup(names[0], 1)),)}
     rows = {
-        name: [compare(own, key[0], plain, recipes[key], found) for key in grid]
+        name: [
+            row
+            for row in rows_of(own, every=wide, quick=options.quick)
+            if row.method in (options.method or METHODS)
+            and row.epsilon in (options.epsilon or EPSILONS)
+        ]
         for name, own in setups.items()
     }
-    for name, own_rows in rows.items():
-        print(table(f"{name}: response NLL, nats a token", own_rows))
+    wanted: list[Arm] = []
+    for row in (row for own in rows.values() for row in own):
+        for setup in row.setups:
+            arms = arms_of(setup, row, wide) | reference(setup, wide)
+            wanted += [arm for own in arms.values() for arm in own]
+    found = sweep(wanted, options.model, cache=options.cache, jobs=options.jobs)
+    compared = {
+        name: [compare(row, wide, found) for row in own] for name, own in rows.items()
+    }
+    for name, lines in compared.items():
+        print(table(f"{name}: response NLL, nats a token", lines))
     if options.picture:
-        draw(rows, options.picture)
+        draw(compared, options.picture)
+    recipes = {
+        **METHODS,
+        "alone": PRIVATE_ALONE,
+        "pooled": PRIVATE_POOLED,
+        "without_dp": FEDIT,
+        "alone_without_dp": ALONE,
+    }
     report(
         "privacy_utility",
-        rows,
-        sizes=json.loads(
-            json.dumps({k: asdict(recipe) for k, recipe in methods.items()})
-        )
-        | {"most": most},
+        compared,
+        sizes={"most": options.most, "full": wide}
+        | {name: asdict(recipe) for name, recipe in recipes.items()},
         packages=("torch", "opacus", "transformers", "peft", "dp-accounting"),
         seeds=seeds,
     )

@@ -4,9 +4,10 @@
 
 Dolly over ten silos (Dirichlet 0.5, and two shards a silo) and MedQuAD over its nine
 sources; response NLL on a held-out part of all silos together, split by unit. A silo alone
-takes as many steps as in the federation, the pooled run as many records as all silos. Up to
-400 records a silo, cut at 256 tokens; --full takes all records, cut at 512. Finished arms
-are kept, so a killed sweep goes on. The last line is JSON.
+takes as many steps as in the federation, the pooled run as many records as all silos. The
+short template, cut at 128 tokens; --full takes the whole template, cut at 512, and four
+times as many steps. Finished arms are kept, so a killed sweep goes on. The last line is
+JSON.
 
 With `--secure` it also runs FedIT through `fedit_secure.simulate`, with real masks: the
 NLL may differ by the quantisation only.
@@ -14,7 +15,6 @@ NLL may differ by the quantisation only.
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
 from dataclasses import asdict, replace
@@ -23,30 +23,38 @@ from typing import Any
 
 import _allocation as allocation
 import numpy as np
-from _arms import Arm, Bench, Recipe, alone_arms
+from _arms import Arm, Bench, Kind, Recipe, alone_arms, lora_of
+from _recipes import ALONE, FEDIT, POOLED, full
 from _record import arguments, report
 from _silos import MEDQUAD, NAMES, Setup, parts_of, smaller
 from _sweep import CACHE, Results, interval, mean, sweep, table
 
 SEEDS = 3
-RECIPE = Recipe()
+RECIPES: dict[Kind, Recipe] = {
+    "base": FEDIT,
+    "alone": ALONE,
+    "federated": FEDIT,
+    "pooled": POOLED,
+}
 
 
-def arms_of(setup: Setup, recipe: Recipe) -> dict[str, list[Arm]]:
+def arms_of(setup: Setup, recipes: dict[Kind, Recipe]) -> dict[str, list[Arm]]:
     """What is compared on one allocation, by name."""
     return {
-        "base": [Arm(setup, "base", recipe)],
-        "alone": alone_arms(setup, recipe),
-        "fedit": [Arm(setup, "federated", recipe)],
-        "pooled": [Arm(setup, "pooled", recipe)],
+        "base": [Arm(setup, "base", recipes["base"])],
+        "alone": alone_arms(setup, recipes["alone"]),
+        "fedit": [Arm(setup, "federated", recipes["federated"])],
+        "pooled": [Arm(setup, "pooled", recipes["pooled"])],
     }
 
 
-def compare(setups: list[Setup], recipe: Recipe, results: Results) -> dict[str, Any]:
+def compare(
+    setups: list[Setup], recipes: dict[Kind, Recipe], results: Results
+) -> dict[str, Any]:
     """One data set over its seeds; NLLs are means over records, then over seeds."""
     by_seed = []
     for setup in setups:
-        arms = arms_of(setup, recipe)
+        arms = arms_of(setup, recipes)
         by_seed.append({k: [results[a] for a in own] for k, own in arms.items()})
     alone = [np.mean(seed["alone"], axis=0) for seed in by_seed]
     fedit = [seed["fedit"][0] for seed in by_seed]
@@ -103,7 +111,8 @@ def secure(setup: Setup, recipe: Recipe, base: Path, plain: np.ndarray) -> float
         {
             "base_model": str(base),
             "max_tokens": recipe.max_tokens,
-            "lora": {"rank": recipe.rank, "alpha": 2.0 * recipe.rank},
+            "template": recipe.template,
+            "lora": lora_of(recipe).model_dump(exclude={"dropout"}),
             "tuning": {"learning_rate": recipe.rate, "local_steps": recipe.steps},
             "rounds": recipe.rounds,
             "dp": {"kind": "none", "clip": recipe.clip, "expected_batch": sizes},
@@ -120,7 +129,9 @@ def secure(setup: Setup, recipe: Recipe, base: Path, plain: np.ndarray) -> float
 def main() -> None:
     """Parse, sweep, print."""
     parser = arguments(__doc__ or "")
-    parser.add_argument("--full", action="store_true", help="all records, cut at 512")
+    parser.add_argument("--full", action="store_true", help="cut at 512, more steps")
+    parser.add_argument("--most", type=int, help="records a silo, at most")
+    parser.add_argument("--data", choices=NAMES, action="append")
     parser.add_argument("--secure", action="store_true")
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--jobs", type=int)
@@ -130,29 +141,32 @@ def main() -> None:
     for needed in (allocation.DOLLY, MEDQUAD, options.model):
         if not needed.exists():
             sys.exit(f"{needed} isn't there: it is no part of the repository")
-    recipe, seeds, names = RECIPE, tuple(range(1, options.seeds + 1)), NAMES
-    most = None if options.full else 400
-    setups = {n: [Setup(n, seed, most=most) for seed in seeds] for n in names}
+    recipes, seeds, names = (
+        RECIPES,
+        tuple(range(1, options.seeds + 1)),
+        options.data or NAMES,
+    )
+    setups = {n: [Setup(n, seed, most=options.most) for seed in seeds] for n in names}
     if options.full:
-        recipe = replace(recipe, max_tokens=512)
+        recipes = {kind: full(recipe) for kind, recipe in recipes.items()}
     if options.quick:
         seeds = (1,)
-        recipe = replace(recipe, rounds=1, steps=2, batch=16, max_tokens=128)
+        recipes = {k: replace(r, rounds=1, steps=2) for k, r in recipes.items()}
         setups = {"dolly-dirichlet": [smaller(Setup("dolly-dirichlet", 1))]}
     wanted = [
         arm
         for own in setups.values()
         for setup in own
-        for arms in arms_of(setup, recipe).values()
+        for arms in arms_of(setup, recipes).values()
         for arm in arms
     ]
     results = sweep(wanted, options.model, cache=options.cache, jobs=options.jobs)
-    figures = {name: compare(own, recipe, results) for name, own in setups.items()}
+    figures = {name: compare(own, recipes, results) for name, own in setups.items()}
     rows = [{"data": name, **found} for name, found in figures.items()]
     print(table("Response NLL, nats a token", rows))
     if options.secure:
         # With every record in every batch both runs see the same gradients.
-        every = replace(recipe, batch=10**6)
+        every = replace(recipes["federated"], batch=10**6)
         for name, own in setups.items():
             plain = sweep(
                 [Arm(own[0], "federated", every)],
@@ -167,7 +181,7 @@ def main() -> None:
     report(
         "utility",
         figures,
-        sizes=json.loads(json.dumps({"recipe": asdict(recipe), "most": most})),
+        sizes={"most": options.most} | {kind: asdict(r) for kind, r in recipes.items()},
         packages=("torch", "opacus", "transformers", "peft"),
         seeds=seeds,
     )
