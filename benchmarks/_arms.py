@@ -232,7 +232,7 @@ class Bench:
         own, weights = self._plans(silos)
         plans = plans or own
         examples = {name: self._examples(records) for name, records in silos.items()}
-        rule = _rule(self.recipe)
+        rule = rule_of(self.recipe)
         grid = float(1 << FRACTION_BITS)
         state = np.rint(self.initial.astype(np.float64) * grid)
         moments = [np.full(len(state), v) for v in rule.first(FRACTION_BITS)]
@@ -323,7 +323,8 @@ class Bench:
         )
 
 
-def _rule(recipe: Recipe) -> UpdateRule:
+def rule_of(recipe: Recipe) -> UpdateRule:
+    """How the mean moves the adapter."""
     if recipe.rule == "fedavg":
         return FedAvg()
     if recipe.rule == "fedavgm":

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _arms import Arm, run_arm
+from _arms import REHEARSED, Arm, run_arm
 from joblib import Memory, Parallel, delayed
 from numpy.typing import NDArray
 from rich.console import Console
@@ -54,10 +54,16 @@ def sweep(
     return found
 
 
-def _longest_first(arm: Arm) -> tuple[float, str]:
-    sizes: dict[str, float] = {"federated": 1.0, "pooled": 1.0, "alone": 0.1, "base": 0}
+def _longest_first(arm: Arm) -> tuple[int, str]:
     recipe = arm.recipe
-    return -sizes[arm.kind] * recipe.rounds * recipe.steps * recipe.batch, repr(arm)
+    records = {
+        "base": 0,
+        "alone": recipe.batch,
+        "pooled": recipe.batch,
+        "federated": recipe.batch * arm.setup.silos,
+        "rehearsal": REHEARSED,
+    }[arm.kind]
+    return -recipe.rounds * recipe.steps * records, repr(arm)
 
 
 def mean(nlls: Floats) -> float:

@@ -9,8 +9,8 @@ short template, cut at 128 tokens; --full takes the whole template, cut at 512, 
 times as many steps. Finished arms are kept, so a killed sweep goes on. The last line is
 JSON.
 
-With `--secure` it also runs FedIT through `fedit_secure.simulate`, with real masks: the
-NLL may differ by the quantisation only.
+With `--secure` it also runs six rounds of FedIT on 40 records a silo through
+`fedit_secure.simulate`, with real masks: the NLL may differ by the quantisation only.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 
 import _allocation as allocation
 import numpy as np
-from _arms import Arm, Bench, Kind, Recipe, alone_arms, lora_of
+from _arms import Arm, Bench, Kind, Recipe, alone_arms, lora_of, rule_of
 from _recipes import ALONE, FEDIT, POOLED, full
 from _record import arguments, report
 from _silos import MEDQUAD, NAMES, Setup, parts_of, smaller
@@ -113,10 +113,16 @@ def secure(setup: Setup, recipe: Recipe, base: Path, plain: np.ndarray) -> float
             "max_tokens": recipe.max_tokens,
             "template": recipe.template,
             "lora": lora_of(recipe).model_dump(exclude={"dropout"}),
-            "tuning": {"learning_rate": recipe.rate, "local_steps": recipe.steps},
+            "tuning": {
+                "optimizer": recipe.optimizer,
+                "learning_rate": recipe.rate,
+                "local_steps": recipe.steps,
+            },
+            "update_rule": rule_of(recipe).model_dump(),
+            "weights": "records" if recipe.by_records else "equal",
             "rounds": recipe.rounds,
             "dp": {"kind": "none", "clip": recipe.clip, "expected_batch": sizes},
-            "secagg": {"ring_bits": 32},
+            "secagg": {"ring_bits": 32, "bound": 0.5},
             "seed": setup.seed,
         },
         folder=folder / "run",
@@ -166,16 +172,17 @@ def main() -> None:
     print(table("Response NLL, nats a token", rows))
     if options.secure:
         # With every record in every batch both runs see the same gradients.
-        every = replace(recipes["federated"], batch=10**6)
+        every = replace(recipes["federated"], batch=10**6, rounds=6)
         for name, own in setups.items():
+            few = replace(own[0], most=40)
             plain = sweep(
-                [Arm(own[0], "federated", every)],
+                [Arm(few, "federated", every)],
                 options.model,
                 cache=options.cache,
                 jobs=1,
             )
             (nlls,) = plain.values()
-            off = secure(own[0], every, options.model, nlls)
+            off = secure(few, every, options.model, nlls)
             figures[name]["secure_aggregation_nll_difference"] = off
             print(f"{name}: secure aggregation moves the NLL by {off:+.6f}")
     report(
