@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -107,3 +108,12 @@ def test_the_worker_without_work_imports_no_torch() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "False"
+
+
+def test_a_worker_that_is_ended_while_it_notes_the_word_has_heard_it(tmp_path) -> None:
+    async def tell_and_end(_, *, before_sampling, worker):
+        await asyncio.to_thread(Path(worker[-1]).touch)
+        await before_sampling()
+
+    held = attempts._refusal_holds(tell_and_end, None, tmp_path / "refused")
+    assert asyncio.run(held) is False

@@ -1,6 +1,6 @@
 """`python -m fedit_secure.audit.canary.idle_worker NOTE`: a worker without work. No torch.
 
-It says that it is ready, as the real one does, and writes into NOTE when it is told to
+It says that it is ready, as the real one does, and makes the file NOTE when it is told to
 sample. So it shows cheaply whether the silo tells a worker so after a refused charge.
 """
 
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from pathlib import Path
 
 from fedit_secure.tuning.worker import START_SAMPLING
@@ -20,7 +19,7 @@ def main(note: Path) -> int:
     sys.stdout.write(json.dumps({"phase": "ready"}) + "\n")
     sys.stdout.flush()
     if sys.stdin.readline().strip() == START_SAMPLING:
-        note.write_text(str(time.monotonic_ns()), encoding="ascii")
+        note.touch()
     return 1
 
 
