@@ -244,9 +244,7 @@ class Bench:
                 self._tune(examples[name], plans[name], name, round, adapter, tuned)
                 for name in silos
             ]
-            mean = (
-                np.average(updates, axis=0, weights=weights).astype(np.float64) * grid
-            )
+            mean = np.average(updates, axis=0, weights=weights) * grid
             at = np.concatenate([np.arange(p.start, p.stop) for p in parts])
             moved, after = rule.step(
                 mean, [m[at].astype(np.int64) for m in moments], FRACTION_BITS

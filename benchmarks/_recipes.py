@@ -51,3 +51,14 @@ PRIVATE_POOLED = replace(PRIVATE, batch=256)
 def full(recipe: Recipe) -> Recipe:
     """As Shepherd tunes: whole template, cut at 512, four times as many steps."""
     return replace(recipe, template="alpaca", max_tokens=512, rounds=4 * recipe.rounds)
+
+
+def as_it_is(recipe: Recipe) -> Recipe:
+    """The default size."""
+    return recipe
+
+
+def quick(recipe: Recipe) -> Recipe:
+    """Enough to see that a script runs."""
+    steps = min(recipe.steps, 2)
+    return replace(recipe, rounds=min(recipe.rounds, 2), steps=steps, batch=16)

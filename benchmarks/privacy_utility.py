@@ -17,6 +17,7 @@ is JSON.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,9 @@ from _recipes import (
     PRIVATE,
     PRIVATE_ALONE,
     PRIVATE_POOLED,
+    as_it_is,
     full,
+    quick,
 )
 from _record import arguments, report
 from _silos import MEDQUAD, NAMES, Setup, smaller
@@ -39,6 +42,7 @@ from _sweep import CACHE, Results, mean, share_interval, sweep, table
 
 SEEDS = 3
 EPSILONS = (8.0, 3.0, 1.0)
+Size = Callable[[Recipe], Recipe]
 METHODS: dict[str, Recipe] = {
     "fedit": PRIVATE,
     "ffa": replace(PRIVATE, aggregation="ffa"),
@@ -80,12 +84,12 @@ class Row:
     pooled: bool = False
 
 
-def rows_of(setups: tuple[Setup, ...], *, every: bool, quick: bool) -> list[Row]:
-    """What is computed of one data set; `every`: all of it on all seeds."""
+def rows_of(setups: tuple[Setup, ...], *, every: bool, one: bool) -> list[Row]:
+    """What is computed of one data set; `every`: all of it on all seeds; `one`: a row."""
     some = setups if every else setups[:1]
     headline = setups if every or setups[0].name == "dolly-dirichlet" else some
     rows = [Row("fedit", 8.0, headline, alone=True, pooled=True)]
-    if quick:
+    if one:
         return rows
     rows += [Row("fedit", e, some, alone=every, pooled=True) for e in EPSILONS[1:]]
     methods = [m for m in METHODS if m != "fedit"]
@@ -93,12 +97,11 @@ def rows_of(setups: tuple[Setup, ...], *, every: bool, quick: bool) -> list[Row]
     return rows
 
 
-def arms_of(setup: Setup, row: Row, wide: bool) -> dict[str, list[Arm]]:
-    """Of one row on one seed; `wide` as --full."""
+def arms_of(setup: Setup, row: Row, size: Size) -> dict[str, list[Arm]]:
+    """Of one row on one seed."""
 
     def at(recipe: Recipe) -> Recipe:
-        recipe = replace(recipe, epsilon=row.epsilon)
-        return full(recipe) if wide else recipe
+        return size(replace(recipe, epsilon=row.epsilon))
 
     arms = {"federated": [Arm(setup, "federated", at(METHODS[row.method]))]}
     if row.alone:
@@ -108,9 +111,9 @@ def arms_of(setup: Setup, row: Row, wide: bool) -> dict[str, list[Arm]]:
     return arms
 
 
-def reference(setup: Setup, wide: bool) -> dict[str, list[Arm]]:
+def reference(setup: Setup, size: Size) -> dict[str, list[Arm]]:
     """What every private arm is compared with: arms of utility.py."""
-    fedit, alone = (full(FEDIT), full(ALONE)) if wide else (FEDIT, ALONE)
+    fedit, alone = size(FEDIT), size(ALONE)
     return {
         "base": [Arm(setup, "base", fedit)],
         "fedit": [Arm(setup, "federated", fedit)],
@@ -118,11 +121,11 @@ def reference(setup: Setup, wide: bool) -> dict[str, list[Arm]]:
     }
 
 
-def compare(row: Row, wide: bool, found: Results) -> dict[str, Any]:
+def compare(row: Row, size: Size, found: Results) -> dict[str, Any]:
     """NLLs are means over records, then over seeds."""
     columns: dict[str, list[np.ndarray]] = {}
     for setup in row.setups:
-        for name, arms in (arms_of(setup, row, wide) | reference(setup, wide)).items():
+        for name, arms in (arms_of(setup, row, size) | reference(setup, size)).items():
             values = [found[arm] for arm in arms]
             columns.setdefault(name, []).append(np.mean(values, axis=0))
     nll = {name: float(np.mean(list(map(mean, v)))) for name, v in columns.items()}
@@ -166,7 +169,7 @@ def explore(base: Path, options: Any) -> None:
         name: on_validation(Arm(setup, "rehearsal", replace(PRIVATE, **change)))
         for name, change in LEVERS.items()
     }
-    known = {k: on_validation(v[0]) for k, v in reference(setup, wide=False).items()}
+    known = {k: on_validation(v[0]) for k, v in reference(setup, as_it_is).items()}
     found = sweep([*arms.values(), *known.values()], base, cache=options.cache,
                   jobs=options.jobs)  # fmt: skip
     start = mean(found[known["base"]])
@@ -195,7 +198,7 @@ def draw(rows: dict[str, list[dict[str, Any]]], path: Path) -> None:
             (axes[0, column], "federated", "held-out NLL"),
             (axes[1, column], "kept", "gain kept"),
         ):
-            for method in METHODS:
+            for method in dict.fromkeys(row["method"] for row in own):
                 mine = [row for row in own if row["method"] == method]
                 x = [row["epsilon"] for row in mine]
                 axis.plot(x, [row[key] for row in mine], marker="o", label=method)
@@ -206,7 +209,7 @@ def draw(rows: dict[str, list[dict[str, Any]]], path: Path) -> None:
             fedit = [row for row in own if row["method"] == "fedit"]
             pooled = "pooled" if key == "federated" else "kept_pooled"
             x = [row["epsilon"] for row in fedit]
-            axis.plot(x, [row[pooled] for row in fedit], "k--", label="pooled DP-SGD")
+            axis.plot(x, [row[pooled] for row in fedit], "ks--", label="pooled DP-SGD")
             axis.set_xscale("log")
             axis.set_xticks(x, [f"{e:g}" for e in x])
             axis.minorticks_off()
@@ -246,12 +249,14 @@ def main() -> None:
     seeds, wide = tuple(range(1, options.seeds + 1)), options.full
     names = options.data or ["dolly-dirichlet", "medquad"]
     setups = {n: tuple(Setup(n, s, most=options.most) for s in seeds) for n in names}
+    size = full if wide else as_it_is
     if options.quick:
+        size = quick
         seeds, setups = (1,), {names[0]: (smaller(Setup(names[0], 1)),)}
     rows = {
         name: [
             row
-            for row in rows_of(own, every=wide, quick=options.quick)
+            for row in rows_of(own, every=wide, one=options.quick)
             if row.method in (options.method or METHODS)
             and row.epsilon in (options.epsilon or EPSILONS)
         ]
@@ -260,11 +265,11 @@ def main() -> None:
     wanted: list[Arm] = []
     for row in (row for own in rows.values() for row in own):
         for setup in row.setups:
-            arms = arms_of(setup, row, wide) | reference(setup, wide)
+            arms = arms_of(setup, row, size) | reference(setup, size)
             wanted += [arm for own in arms.values() for arm in own]
     found = sweep(wanted, options.model, cache=options.cache, jobs=options.jobs)
     compared = {
-        name: [compare(row, wide, found) for row in own] for name, own in rows.items()
+        name: [compare(row, size, found) for row in own] for name, own in rows.items()
     }
     for name, lines in compared.items():
         print(table(f"{name}: response NLL, nats a token", lines))

@@ -24,7 +24,7 @@ from typing import Any
 import _allocation as allocation
 import numpy as np
 from _arms import Arm, Bench, Kind, Recipe, alone_arms, lora_of, rule_of
-from _recipes import ALONE, FEDIT, POOLED, full
+from _recipes import ALONE, FEDIT, POOLED, full, quick
 from _record import arguments, report
 from _silos import MEDQUAD, NAMES, Setup, parts_of, smaller
 from _sweep import CACHE, Results, interval, mean, sweep, table
@@ -157,7 +157,7 @@ def main() -> None:
         recipes = {kind: full(recipe) for kind, recipe in recipes.items()}
     if options.quick:
         seeds = (1,)
-        recipes = {k: replace(r, rounds=1, steps=2) for k, r in recipes.items()}
+        recipes = {kind: quick(recipe) for kind, recipe in recipes.items()}
         setups = {"dolly-dirichlet": [smaller(Setup("dolly-dirichlet", 1))]}
     wanted = [
         arm
