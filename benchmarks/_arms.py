@@ -44,6 +44,7 @@ from fedit_secure.tuning.base_model import load_base_model, load_tokenizer
 from fedit_secure.tuning.examples import Example, load_template, make_examples
 from fedit_secure.tuning.job import LoraConfig, OptimizerConfig
 from fedit_secure.tuning.local_round import ReadyRound, prepare_round, run_round
+from fedit_secure.tuning.own_text import turned_to_own_text
 from fedit_secure.tuning.records import Record
 
 Kind = Literal["base", "alone", "federated", "pooled", "rehearsal"]
@@ -70,6 +71,7 @@ class Recipe:
     epsilon: float | None = None
     delta: float = 1e-5
     rank: int = 8
+    init: Literal["random", "own-text"] = "random"
     targets: tuple[str, ...] = ()
     aggregation: Aggregation | None = None
     rule: Literal["fedavg", "fedavgm", "fedadam", "fedyogi", "fedadagrad"] = "fedavg"
@@ -165,6 +167,16 @@ class Bench:
         lora = lora_of(arm.recipe)
         model = load_base_model(base)
         self.layout, self.initial = initial_adapter(model, lora, arm.setup.seed)
+        if arm.recipe.init == "own-text":
+            self.initial = turned_to_own_text(
+                model,
+                lora,
+                self.initial,
+                self._tokenizer,
+                self._template,
+                arm.recipe.max_tokens,
+                seed=arm.setup.seed,
+            )
         self.model = attach_adapter(model, lora)
         assert adapter_layout(self.model) == self.layout
         self._ready: dict[tuple[DpPlan, tuple[Factor, ...]], ReadyRound] = {}

@@ -94,7 +94,7 @@ def draft_charter(
             template=template,
             max_tokens=plan.max_tokens,
             adapter=Adapter(
-                **plan.lora.model_dump(),
+                **plan.lora.model_dump(exclude={"init"}),
                 initial_digest=initial_digest.hex(),
                 layout=layout,
                 personal_since=personal_since(

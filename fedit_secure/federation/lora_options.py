@@ -11,14 +11,14 @@ _READS = "reads records before the first charge"
 _CHANGES = "changes the base model's weights, which all silos must share"
 
 _STARTS = {
-    "eva": f"EVA {_READS}",
+    "eva": f"EVA {_READS}, and init: own-text doesn't",
     "corda": f"CorDA {_READS}",
     "lora_ga": f"LoRA-GA {_READS}",
     "pissa": f"PiSSA {_CHANGES}",
     "olora": f"OLoRA {_CHANGES}",
     "loftq": f"LoftQ {_CHANGES}",
 }
-_FIXED_START = "A is drawn from the plan's seed and B is zero, always"
+_FIXED_START = "A begins as init says, random or own-text, and B is zero"
 
 REASONS = {
     # Under another name here.

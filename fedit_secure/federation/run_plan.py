@@ -63,16 +63,26 @@ class PlannedSilo(Part):
     held_out: Count | None = None
 
 
+class PlannedLora(Lora):
+    """LoRA, and how a new adapter's A begins; a charter has the result's digest.
+
+    `init`: "random", or "own-text" for the main directions of each layer's inputs in text
+    that the base model writes by itself.
+    """
+
+    init: Literal["random", "own-text"] = "random"
+
+
 class RunTerms(Part):
     """What is decided about a run of daemons and about a simulated one alike.
 
-    `seed` draws the initial adapter; it is public.
+    `seed` draws the initial adapter and the text of its own; it is public.
     """
 
     base_model: Line
     template: Line = "alpaca"
     max_tokens: Annotated[int, Field(ge=8, le=1 << 20)] = 512
-    lora: Lora = Lora()
+    lora: PlannedLora = PlannedLora()
     tuning: Tuning
     rounds: Count
     participation: Participation = 1.0

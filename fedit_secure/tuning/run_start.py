@@ -24,7 +24,7 @@ from fedit_secure.tuning.base_model import (
     refuse_too_long,
     resolve_base_model,
 )
-from fedit_secure.tuning.examples import load_template
+from fedit_secure.tuning.examples import Template, load_template
 from fedit_secure.tuning.job import Layout, LoraConfig
 
 
@@ -49,7 +49,8 @@ def draft_run(
     base = BaseModelRow(
         name=_name(plan.base_model), digest=base_model_digest(folder).hex()
     )
-    state = with_moments(_initial_state(plan, folder, given), rule or plan.update_rule)
+    start = _initial_state(plan, folder, template, given)
+    state = with_moments(start, rule or plan.update_rule)
     charter = draft_charter(
         plan,
         cards,
@@ -70,23 +71,29 @@ def _name(model: str) -> str:
     return path.resolve().name if path.is_dir() else model
 
 
-def _initial_state(plan: PlanFile, folder: Path, given: GridState | None) -> GridState:
-    """The given state, or a drawn one.
+def _initial_state(
+    plan: PlanFile, folder: Path, template: Template, given: GridState | None
+) -> GridState:
+    """The given state, or a drawn one, or one from the base model's own text.
 
     What the silos would trip over once everybody has approved is refused here.
     """
     try:
         from fedit_secure.tuning.adapter import initial_adapter
+        from fedit_secure.tuning.own_text import turned_to_own_text
     except ImportError as error:
         raise ConfigError(
             f"drafting looks into the base model and needs {error.name}; run pip install "
             "'fedit-secure[silo]'"
         ) from error
-    model = load_base_model(folder)
-    refuse_too_long(model, load_tokenizer(folder), plan.max_tokens)
-    lora = LoraConfig(**plan.lora.model_dump(exclude={"aggregation"}))
+    model, tokenizer = load_base_model(folder), load_tokenizer(folder)
+    refuse_too_long(model, tokenizer, plan.max_tokens)
+    lora = LoraConfig(**plan.lora.model_dump(exclude={"aggregation", "init"}))
     layout, values = initial_adapter(model, lora, plan.seed)
     if given is None:
+        if plan.lora.init == "own-text":
+            reader = (tokenizer, template, plan.max_tokens)
+            values = turned_to_own_text(model, lora, values, *reader, seed=plan.seed)
         return from_float32(layout, values)
     if given.adapter_layout != layout:
         raise ConfigError(
