@@ -47,7 +47,7 @@ from fedit_secure.tuning.local_round import ReadyRound, prepare_round, run_round
 from fedit_secure.tuning.own_text import turned_to_own_text
 from fedit_secure.tuning.records import Record
 
-Kind = Literal["base", "alone", "federated", "pooled", "rehearsal"]
+Kind = Literal["base", "alone", "federated", "pooled", "rehearsal", "rehearsed_pooled"]
 Floats = NDArray[np.float64]
 
 
@@ -200,8 +200,15 @@ class Bench:
         The mean of the silos' steps is one step on all records. Here fewer are drawn, and
         the noise is the mean's: what the smaller sample adds is little beside it.
         """
+        return self._rehearsed(self.parts.silos)
+
+    def rehearsed_pooled(self) -> Floats:
+        """What `pooled` gives, in the same way."""
+        return self._rehearsed({"pooled": self._everybody()})
+
+    def _rehearsed(self, silos: Mapping[str, Sequence[Record]]) -> Floats:
         assert self.recipe.steps == 1
-        plans, weights = self._plans(self.parts.silos)
+        plans, weights = self._plans(silos)
         noise = np.linalg.norm(
             [
                 weight * plan.noise_multiplier / plan.expected_batch
@@ -210,11 +217,12 @@ class Bench:
         )
         everybody = {"everybody": self._everybody()}
         size = len(everybody["everybody"])
+        drawn = min(REHEARSED, size)
         plan = replace(
             next(iter(plans.values())),
-            sample_rate=REHEARSED / size,
-            expected_batch=REHEARSED,
-            noise_multiplier=float(noise) * REHEARSED,
+            sample_rate=drawn / size,
+            expected_batch=drawn,
+            noise_multiplier=float(noise) * drawn,
         )
         return self._rounds(everybody, {"everybody": plan})
 

@@ -30,22 +30,28 @@ POOLED = Recipe(rounds=1, steps=24, batch=160, rate=6e-3)
 PRIVATE = Recipe(
     rounds=20,
     steps=1,
-    batch=128,
+    batch=192,
     by_records=True,
     optimizer="sgd",
     rate=1.0,
     clip=0.5,
     epsilon=8.0,
+    rank=16,
+    init="own-text",
+    aggregation="ffa",
     rule="fedadam",
-    server_rate=0.008,
+    server_rate=0.012,
     tau=2e-4,
 )
 """A step a round: a mean over silos then has the least noise for what it costs them."""
+PRIVATE_BOTH = replace(PRIVATE, rank=8, aggregation=None, server_rate=0.008)
+"""A and B, as many coordinates; they want a smaller rate."""
+PRIVATE_ALTERNATING = replace(PRIVATE_BOTH, aggregation="alternating")
 PRIVATE_ALONE = replace(
-    PRIVATE, rounds=8, aggregation="ffa", server_rate=0.01, tau=1e-3
+    PRIVATE, rounds=8, batch=128, rank=8, server_rate=0.01, tau=1e-3
 )
-"""Few steps, and half the coordinates: nobody else's noise averages with its own."""
-PRIVATE_POOLED = replace(PRIVATE, batch=256)
+"""Few steps and coordinates: nobody else's noise averages with its own."""
+PRIVATE_POOLED = replace(PRIVATE, batch=10 * PRIVATE.batch)
 
 
 def full(recipe: Recipe) -> Recipe:

@@ -62,6 +62,7 @@ def _longest_first(arm: Arm) -> tuple[int, str]:
         "pooled": recipe.batch,
         "federated": recipe.batch * arm.setup.silos,
         "rehearsal": REHEARSED,
+        "rehearsed_pooled": REHEARSED,
     }[arm.kind]
     return -recipe.rounds * recipe.steps * records, repr(arm)
 

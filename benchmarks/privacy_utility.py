@@ -1,17 +1,19 @@
 """What privacy costs: held-out NLL against epsilon, per aggregation method.
 
-    python benchmarks/privacy_utility.py [--full] [--quick] [--explore] [--picture FILE]
+    python benchmarks/privacy_utility.py [--federated] [--quick] [--explore] [--picture FILE]
 
-The data of utility.py. At epsilon 8 (a silo, record level): the federation under DP, the
-mean silo alone under the same DP and pooled DP-SGD, on three seeds of Dolly over Dirichlet
-silos and on one of MedQuAD. On the first seed: epsilon 3 and 1, and the other aggregation
-methods. --full takes all seeds for everything, and cuts at 512.
-`kept` is rho = (base - DP) / (base - FedIT without DP).
+The data of utility.py; epsilons are a silo's, per record. At epsilon 8, 3 and 1 and for
+each aggregation method: the federation under DP, and pooled DP-SGD on as many records. At
+epsilon 8 also each silo alone under the same DP. `kept` is
+rho = (base - DP) / (base - FedIT without DP).
+
+By default federations and pooled runs are rehearsed: one step a round on a sample of all
+records, with the noise that the mean of the silos' steps has. --federated runs them whole,
+on three seeds at epsilon 8; --full also cuts at 512 and runs everything on all seeds.
 
 Recipes are chosen on the validation part of another seed: `--explore` shows that table, one
-lever at a time. It rehearses: one step on a sample of all records, with the noise that the
-mean of the silos' steps has. The epsilons exclude what that choice tells. The last line
-is JSON.
+lever at a time, rehearsed. The epsilons exclude what that choice tells. The last line is
+JSON.
 """
 
 from __future__ import annotations
@@ -24,13 +26,15 @@ from typing import Any
 
 import _allocation as allocation
 import numpy as np
-from _arms import Arm, Recipe, alone_arms, on_validation
+from _arms import Arm, Kind, Recipe, alone_arms, on_validation
 from _recipes import (
     ALONE,
     EXPLORING,
     FEDIT,
     PRIVATE,
     PRIVATE_ALONE,
+    PRIVATE_ALTERNATING,
+    PRIVATE_BOTH,
     PRIVATE_POOLED,
     as_it_is,
     full,
@@ -44,30 +48,41 @@ SEEDS = 3
 EPSILONS = (8.0, 3.0, 1.0)
 Size = Callable[[Recipe], Recipe]
 METHODS: dict[str, Recipe] = {
-    "fedit": PRIVATE,
-    "ffa": replace(PRIVATE, aggregation="ffa"),
-    "alternating": replace(PRIVATE, aggregation="alternating"),
+    "ffa": PRIVATE,
+    "fedit": PRIVATE_BOTH,
+    "alternating": PRIVATE_ALTERNATING,
 }
+CHOSEN = "ffa"
+"""The method of which everything is measured; of the others, that they were tried."""
 LEVERS: dict[str, dict[str, Any]] = {
     "as it is": {},
-    "batch 64": {"batch": 64},
-    "batch 192": {"batch": 192},
-    "batch 256, 10 rounds": {"batch": 256, "rounds": 10},
-    "batch 64, 40 rounds": {"batch": 64, "rounds": 40},
+    "batch 128": {"batch": 128},
+    "batch 256": {"batch": 256},
+    "batch 384, 10 rounds": {"batch": 384, "rounds": 10},
     "10 rounds": {"rounds": 10},
     "30 rounds": {"rounds": 30},
-    "rank 4": {"rank": 4},
-    "rank 16": {"rank": 16},
+    "rank 8": {"rank": 8},
+    "rank 32": {"rank": 32},
+    "random start": {"init": "random"},
     "clip 0.1": {"clip": 0.1, "tau": 4e-5},
     "clip 2": {"clip": 2.0, "tau": 8e-4},
-    "server rate 0.004": {"server_rate": 0.004},
-    "server rate 0.012": {"server_rate": 0.012},
-    "tau 1e-3, server rate 0.015": {"tau": 1e-3, "server_rate": 0.015},
-    "server momentum": {"rule": "fedavgm", "server_rate": 0.7},
-    "cosine": {"decay": "cosine", "server_rate": 0.012},
-    "ffa": {"aggregation": "ffa"},
-    "ffa, server rate 0.016": {"aggregation": "ffa", "server_rate": 0.016},
-    "alternating": {"aggregation": "alternating"},
+    "server rate 0.008": {"server_rate": 0.008},
+    "server rate 0.016": {"server_rate": 0.016},
+    "tau 1e-3, server rate 0.02": {"tau": 1e-3, "server_rate": 0.02},
+    "server momentum": {"rule": "fedavgm", "server_rate": 1.4},
+    "cosine": {"decay": "cosine", "server_rate": 0.018},
+    "A and B, rank 8, server rate 0.008": {
+        "aggregation": None,
+        "rank": 8,
+        "server_rate": 0.008,
+    },
+    "the same, random start": {
+        "aggregation": None,
+        "rank": 8,
+        "server_rate": 0.008,
+        "init": "random",
+    },
+    "alternating, rank 8": {"aggregation": "alternating", "rank": 8},
     "v and o alone": {"targets": ("v_proj", "o_proj")},
 }
 """Each changes the private recipe in one way."""
@@ -80,20 +95,26 @@ class Row:
     method: str
     epsilon: float
     setups: tuple[Setup, ...]
+    rehearsed: bool
     alone: bool = False
     pooled: bool = False
 
 
-def rows_of(setups: tuple[Setup, ...], *, every: bool, one: bool) -> list[Row]:
+def rows_of(
+    setups: tuple[Setup, ...], *, rehearsed: bool, every: bool, one: bool
+) -> list[Row]:
     """What is computed of one data set; `every`: all of it on all seeds; `one`: a row."""
     some = setups if every else setups[:1]
-    headline = setups if every or setups[0].name == "dolly-dirichlet" else some
-    rows = [Row("fedit", 8.0, headline, alone=True, pooled=True)]
+    rows = [Row(CHOSEN, 8.0, setups, rehearsed, alone=True, pooled=True)]
     if one:
         return rows
-    rows += [Row("fedit", e, some, alone=every, pooled=True) for e in EPSILONS[1:]]
-    methods = [m for m in METHODS if m != "fedit"]
-    rows += [Row(m, e, some) for m in methods for e in (EPSILONS if every else (8.0,))]
+    rows += [
+        Row(CHOSEN, epsilon, some, rehearsed, alone=every, pooled=True)
+        for epsilon in EPSILONS[1:]
+    ]
+    if every or setups[0].name == "dolly-dirichlet":
+        methods = [m for m in METHODS if m != CHOSEN]
+        rows += [Row(m, e, some, rehearsed) for m in methods for e in EPSILONS]
     return rows
 
 
@@ -103,11 +124,13 @@ def arms_of(setup: Setup, row: Row, size: Size) -> dict[str, list[Arm]]:
     def at(recipe: Recipe) -> Recipe:
         return size(replace(recipe, epsilon=row.epsilon))
 
-    arms = {"federated": [Arm(setup, "federated", at(METHODS[row.method]))]}
+    federated: Kind = "rehearsal" if row.rehearsed else "federated"
+    pooled: Kind = "rehearsed_pooled" if row.rehearsed else "pooled"
+    arms = {"federated": [Arm(setup, federated, at(METHODS[row.method]))]}
     if row.alone:
         arms["alone"] = alone_arms(setup, at(PRIVATE_ALONE))
     if row.pooled:
-        arms["pooled"] = [Arm(setup, "pooled", at(PRIVATE_POOLED))]
+        arms["pooled"] = [Arm(setup, pooled, at(PRIVATE_POOLED))]
     return arms
 
 
@@ -136,6 +159,7 @@ def compare(row: Row, size: Size, found: Results) -> dict[str, Any]:
     return {
         "method": row.method,
         "epsilon": row.epsilon,
+        "rehearsed": row.rehearsed,
         "seeds": len(row.setups),
         "base": nll["base"],
         "fedit": nll["fedit"],
@@ -206,17 +230,18 @@ def draw(rows: dict[str, list[dict[str, Any]]], path: Path) -> None:
                     low = [row["kept_low"] for row in mine]
                     high = [row["kept_high"] for row in mine]
                     axis.fill_between(x, low, high, alpha=0.15)
-            fedit = [row for row in own if row["method"] == "fedit"]
+            chosen = [row for row in own if row["method"] == CHOSEN]
             pooled = "pooled" if key == "federated" else "kept_pooled"
-            x = [row["epsilon"] for row in fedit]
-            axis.plot(x, [row[pooled] for row in fedit], "ks--", label="pooled DP-SGD")
+            x = [row["epsilon"] for row in chosen]
+            axis.plot(x, [row[pooled] for row in chosen], "ks--", label="pooled DP-SGD")
             axis.set_xscale("log")
+            x = sorted({row["epsilon"] for row in own})
             axis.set_xticks(x, [f"{e:g}" for e in x])
             axis.minorticks_off()
             axis.set_ylabel(label if column == 0 else "")
-        axes[0, column].axhline(fedit[0]["base"], color="0.6", lw=1, label="base")
+        axes[0, column].axhline(own[0]["base"], color="0.6", lw=1, label="base")
         axes[0, column].axhline(
-            fedit[0]["fedit"], color="0.3", lw=1, ls=":", label="FedIT without DP"
+            own[0]["fedit"], color="0.3", lw=1, ls=":", label="FedIT without DP"
         )
         axes[0, column].set_title(name)
         axes[1, column].set_xlabel("epsilon of each silo, per record")
@@ -228,9 +253,14 @@ def draw(rows: dict[str, list[dict[str, Any]]], path: Path) -> None:
 def main() -> None:
     """Parse, sweep, print, draw."""
     parser = arguments(__doc__ or "")
-    parser.add_argument("--full", action="store_true", help="all rows, cut at 512")
+    parser.add_argument(
+        "--federated", action="store_true", help="whole, on three seeds at epsilon 8"
+    )
+    parser.add_argument(
+        "--full", action="store_true", help="all of it whole, cut at 512"
+    )
     parser.add_argument("--explore", action="store_true")
-    parser.add_argument("--seeds", type=int, default=SEEDS)
+    parser.add_argument("--seeds", type=int, help=f"1, or {SEEDS} where it runs whole")
     parser.add_argument("--most", type=int, help="records a silo, at most")
     parser.add_argument("--data", choices=NAMES, action="append")
     parser.add_argument("--method", choices=list(METHODS), action="append")
@@ -246,7 +276,10 @@ def main() -> None:
     if options.explore:
         explore(options.model, options)
         return
-    seeds, wide = tuple(range(1, options.seeds + 1)), options.full
+    wide = options.full
+    rehearsed = not (options.federated or wide)
+    count = options.seeds or (1 if rehearsed else SEEDS)
+    seeds = tuple(range(1, count + 1))
     names = options.data or ["dolly-dirichlet", "medquad"]
     setups = {n: tuple(Setup(n, s, most=options.most) for s in seeds) for n in names}
     size = full if wide else as_it_is
@@ -256,7 +289,7 @@ def main() -> None:
     rows = {
         name: [
             row
-            for row in rows_of(own, every=wide, one=options.quick)
+            for row in rows_of(own, rehearsed=rehearsed, every=wide, one=options.quick)
             if row.method in (options.method or METHODS)
             and row.epsilon in (options.epsilon or EPSILONS)
         ]
@@ -285,7 +318,7 @@ def main() -> None:
     report(
         "privacy_utility",
         compared,
-        sizes={"most": options.most, "full": wide}
+        sizes={"most": options.most, "full": wide, "rehearsed": rehearsed}
         | {name: asdict(recipe) for name, recipe in recipes.items()},
         packages=("torch", "opacus", "transformers", "peft", "dp-accounting"),
         seeds=seeds,

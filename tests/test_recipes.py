@@ -27,7 +27,9 @@ def test_the_guide_tells_what_was_measured(name: str, recipe: Recipe) -> None:
     assert (plan.rounds, plan.tuning.local_steps) == (recipe.rounds, recipe.steps)
     assert plan.tuning.optimizer == recipe.optimizer
     assert plan.tuning.learning_rate == recipe.rate
-    assert plan.lora.rank == recipe.rank
+    assert (plan.lora.rank, plan.lora.alpha) == (recipe.rank, 2 * recipe.rank)
+    assert plan.lora.aggregation == recipe.aggregation
+    assert plan.lora.init == recipe.init
     assert (plan.weights == "records") is recipe.by_records
     rule = {"name": recipe.rule, "learning_rate": recipe.server_rate, "tau": recipe.tau}
     assert plan.update_rule.model_dump(include=set(rule)) == rule

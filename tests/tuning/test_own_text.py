@@ -12,6 +12,7 @@ from architectures import ROWS
 from tiny_models import base_model, random_examples
 
 from fedit_secure.errors import ConfigError
+from fedit_secure.tuning import own_text
 from fedit_secure.tuning.adapter import (
     adapter_parameters,
     attach_adapter,
@@ -154,10 +155,13 @@ def test_a_tokenizer_without_a_first_token_is_told():
 
 
 @pytest.mark.parametrize("row", TUNED, ids=lambda row: row.name)
-def test_every_architecture_that_is_tuned_can_begin_so(row, tokenizer):
+def test_every_architecture_that_is_tuned_can_begin_so(row, tokenizer, monkeypatch):
+    monkeypatch.setattr(own_text, "ASKED", 2)
+    monkeypatch.setattr(own_text, "ANSWERED", 6)
     model, lora = build(row), LoraConfig(rank=2, targets=row.targets)
     layout, drawn = initial_adapter(model, lora, seed=1)
-    vector = turned_to_own_text(model, lora, drawn, tokenizer, TEMPLATE, 64, seed=1)
+    own = own_examples(model, tokenizer, TEMPLATE, 64, count=2, seed=1)
+    vector = principal_adapter(model, lora, drawn, own)
     assert np.isfinite(vector).all()
     start = 0
     for key, shape in layout:
