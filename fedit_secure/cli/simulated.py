@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 from fedit_secure.cli.output import note
@@ -38,4 +37,6 @@ def simulated_facts(
     }
     if result.personal:
         facts["personal"] = {name: str(own) for name, own in result.personal.items()}
-    return facts, [asdict(row) for row in result.rows]
+    return facts, [
+        {name: getattr(row, name) for name in result.columns} for row in result.rows
+    ]

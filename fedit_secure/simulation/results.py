@@ -31,7 +31,9 @@ class RoundRow:
     ledger has spent by then, inf without differential privacy. `upload_bytes`: of its
     masked update; a round's other messages are some kilobytes. `nll`: of the adapter
     that all silos have then, in nats per response token, mean over the held-out records;
-    None without any.
+    None without any. `summed_nll`: of the same adapter on what the silos hold out, as the
+    next round's sum tells it, and `summed_deviation` of the noise in it; None after the
+    last round, whose adapter no sum is about, and where the plan evaluates nothing.
     """
 
     round: int
@@ -41,6 +43,8 @@ class RoundRow:
     epsilon: float
     upload_bytes: int
     nll: float | None
+    summed_nll: float | None
+    summed_deviation: float | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +75,12 @@ class Simulation:
         first = bytes.fromhex(self.charter.adapter.initial_digest)
         initial = StateStore(self.folder / "states").get(first)
         run = RunFolder(self.folder, self.charter, initial)
-        return _round_rows(self.charter, run, self.nlls)
+        return _round_rows(self.charter, run, self.nlls, self.readings)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of the rows' columns, without those that this plan leaves empty."""
+        return tuple(n for n in COLUMNS if n not in _SUMMED or self.readings)
 
     def table(self) -> str:
         """The rows as a table for people, without colours."""
@@ -79,11 +88,11 @@ class Simulation:
         from rich.table import Table
 
         shown, unit = Table(), self.charter.counted
-        for name in COLUMNS:
+        for name in self.columns:
             words = unit if name == "units" else name.replace("_", " ")
             shown.add_column(words, justify="left" if name == "silo" else "right")
         for row in self.rows:
-            shown.add_row(*(_cell(value) for value in asdict(row).values()))
+            shown.add_row(*(_cell(getattr(row, name)) for name in self.columns))
         text = io.StringIO()
         Console(file=text, width=120, color_system=None).print(shown)
         return text.getvalue()
@@ -101,10 +110,14 @@ class Simulation:
 
 
 COLUMNS = tuple(field.name for field in fields(RoundRow))
+_SUMMED = ("summed_nll", "summed_deviation")
 
 
 def _round_rows(
-    charter: Charter, folder: RunFolder, nlls: Sequence[float | None]
+    charter: Charter,
+    folder: RunFolder,
+    nlls: Sequence[float | None],
+    readings: Mapping[int, Reading],
 ) -> list[RoundRow]:
     spent = {
         row.name: _spent_by_round(charter, folder, row.name) for row in charter.roster
@@ -113,6 +126,7 @@ def _round_rows(
     rows = []
     for round, nll in enumerate(nlls):
         inside = _inside(folder, round)
+        summed = readings.get(round + 1)
         for index, row in enumerate(charter.roster):
             here = index in inside
             rows.append(
@@ -124,6 +138,8 @@ def _round_rows(
                     epsilon=spent[row.name][round],
                     upload_bytes=upload if here else 0,
                     nll=nll,
+                    summed_nll=None if summed is None else summed.nll,
+                    summed_deviation=None if summed is None else summed.deviation,
                 )
             )
     return rows

@@ -235,7 +235,7 @@ def test_what_a_simulation_came_to_is_json(fedit, here, monkeypatch):
         assert (plan["rounds"], plan["participation"]) == (1, 1.0)
         state = GridState.from_bytes((here / "initial-state.bin").read_bytes())
         rows = [
-            RoundRow(1, row.name, row.units, True, 1.5, 99, None)
+            RoundRow(1, row.name, row.units, True, 1.5, 99, None, None, None)
             for row in charter.roster
         ]
         return SimpleNamespace(
@@ -243,6 +243,15 @@ def test_what_a_simulation_came_to_is_json(fedit, here, monkeypatch):
             charter=charter,
             state=state,
             rows=rows,
+            columns=(
+                "round",
+                "silo",
+                "units",
+                "in_sum",
+                "epsilon",
+                "upload_bytes",
+                "nll",
+            ),
             personal={},
         )
 

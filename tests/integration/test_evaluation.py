@@ -65,6 +65,15 @@ def check_figures(run: fedit_secure.Simulation) -> None:
         assert reading.deviation == pytest.approx(mean)
         # The mean of what is between 0 and 8 by what the noise allows.
         assert -6 * mean <= reading.nll <= 8 + 6 * mean
+    # A sum is about the adapter that its round began with: the last has none.
+    told = {row.round: (row.summed_nll, row.summed_deviation) for row in run.rows}
+    assert told == {
+        **{r - 1: (x.nll, x.deviation) for r, x in run.readings.items()},
+        2: (None, None),
+    }
+    table = run.table()
+    assert "summed nll" in table
+    assert f"{run.readings[1].nll:.4g}" in table
 
 
 def check_ledgers(run: fedit_secure.Simulation) -> None:
