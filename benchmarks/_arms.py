@@ -25,7 +25,9 @@ from fedit_secure.federation.aggregation import (
     Aggregation,
     Factor,
     factors,
+    kept_factors,
     places,
+    released_factors,
 )
 from fedit_secure.federation.local_plan import Decay
 from fedit_secure.federation.server_rules import Adaptive, FedAvg, FedAvgM, UpdateRule
@@ -256,36 +258,64 @@ class Bench:
         grid = float(1 << FRACTION_BITS)
         state = np.rint(self.initial.astype(np.float64) * grid)
         moments = [np.full(len(state), v) for v in rule.first(FRACTION_BITS)]
+        method = self.recipe.aggregation
+        kept = self._at(kept_factors(method))
+        own = dict.fromkeys(silos, state[kept] / grid)
         for round in range(1, self.recipe.rounds + 1):
-            tuned = factors(self.recipe.aggregation, round)
-            parts = places(self.layout, tuned)
-            adapter = (state / grid).astype(np.float32)
-            updates = [
-                self._tune(examples[name], plans[name], name, round, adapter, tuned)
-                for name in silos
-            ]
-            mean = np.average(updates, axis=0, weights=weights) * grid
-            at = np.concatenate([np.arange(p.start, p.stop) for p in parts])
+            tuned = factors(method, round)
+            at = self._at(released_factors(method, round))
+            changes = []
+            for name in silos:
+                adapter = state / grid
+                adapter[kept] = own[name]
+                change = np.zeros(len(state))
+                change[self._at(tuned)] = self._tune(
+                    examples[name],
+                    plans[name],
+                    name,
+                    round,
+                    adapter.astype(np.float32),
+                    tuned,
+                )
+                own[name] = own[name] + change[kept]
+                changes.append(change[at])
+            mean = np.average(changes, axis=0, weights=weights) * grid
             moved, after = rule.step(
                 mean, [m[at].astype(np.int64) for m in moments], FRACTION_BITS
             )
             state[at] += moved
             for moment, new in zip(moments, after, strict=True):
                 moment[at] = new
-        return state / grid
+        if not len(kept):
+            return state / grid
+        adapters = np.tile(state / grid, (len(own), 1))
+        adapters[:, kept] = list(own.values())
+        return adapters
+
+    def _at(self, chosen: tuple[Factor, ...]) -> NDArray[np.int64]:
+        """The coordinates of these factors."""
+        parts = places(self.layout, chosen) if chosen else ()
+        return np.concatenate(
+            [np.arange(0), *(np.arange(p.start, p.stop) for p in parts)]
+        ).astype(np.int64)
 
     def nlls(self, adapter: Floats) -> Floats:
-        """NaN where the cut left a record no response."""
-        tune_only(self.model, ("A", "B"))
-        write_adapter(self.model, adapter.astype(np.float32))
+        """Of every held-out record; the mean over adapters, where each silo has its own.
+
+        NaN where the cut left a record no response.
+        """
         records = getattr(self.parts, self.arm.part)
         examples = self._examples(records)
         kept = [r for r, e in zip(records, examples, strict=True) if e.labels]
-        found = score(
-            self.model, self._tokenizer, kept, self._template, self.recipe.max_tokens
-        )
+        tune_only(self.model, BOTH)
+        found = []
+        for each in np.atleast_2d(adapter):
+            write_adapter(self.model, each.astype(np.float32))
+            cut = self.recipe.max_tokens
+            scores = score(self.model, self._tokenizer, kept, self._template, cut)
+            found.append(scores.record_nlls)
         nlls = np.full(len(records), np.nan)
-        nlls[[e.labels > 0 for e in examples]] = found.record_nlls
+        nlls[[e.labels > 0 for e in examples]] = np.mean(found, axis=0)
         return nlls
 
     def _tune(

@@ -14,17 +14,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from fedit_secure.errors import ConfigError
-from fedit_secure.federation.aggregation import BOTH
 from fedit_secure.tuning.adapter import (
     ADAPTER_NAME,
     FloatVector,
     attach_adapter,
     read_adapter,
-    tune_only,
     write_adapter,
 )
 from fedit_secure.tuning.batches import physical_batch
@@ -134,7 +133,7 @@ def principal_adapter(
         drawn: float32, shape (coordinates,): as `initial_adapter` draws it.
         examples: what the model reads, at least two tokens each.
     """
-    batch = physical_batch(examples, torch.arange(len(examples)).numpy())
+    batch = physical_batch(examples, np.arange(len(examples), dtype=np.int64))
     # Where nothing is predicted there is padding, or the last token.
     counts = torch.from_numpy(batch.predicts).reshape(-1)
     tuned = attach_adapter(model, lora)
@@ -143,7 +142,6 @@ def principal_adapter(
         tokens = torch.from_numpy(batch.tokens).to(device_of(tuned))
         with _turning(tuned, counts), torch.no_grad():
             tuned(input_ids=tokens, use_cache=False)
-        tune_only(tuned, BOTH)
         return read_adapter(tuned)
     finally:
         tuned.unload()
