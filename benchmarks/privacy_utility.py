@@ -7,9 +7,10 @@ each aggregation method: the federation under DP, and pooled DP-SGD on as many r
 epsilon 8 also each silo alone under the same DP. `kept` is
 rho = (base - DP) / (base - FedIT without DP).
 
-By default federations and pooled runs are rehearsed: one step a round on a sample of all
-records, with the noise that the mean of the silos' steps has. --federated runs them whole,
-on three seeds at epsilon 8; --full also cuts at 512 and runs everything on all seeds.
+By default federations are rehearsed: one step a round on a sample of all records, with
+the noise that the mean of the silos' steps has. --federated runs them whole, on three
+seeds at epsilon 8; --full also cuts at 512 and runs everything on all seeds. Pooled runs
+are always rehearsed.
 
 Recipes are chosen on the validation part of another seed: `--explore` shows that table, one
 lever at a time, rehearsed. The epsilons exclude what that choice tells. The last line is
@@ -125,12 +126,11 @@ def arms_of(setup: Setup, row: Row, size: Size) -> dict[str, list[Arm]]:
         return size(replace(recipe, epsilon=row.epsilon))
 
     federated: Kind = "rehearsal" if row.rehearsed else "federated"
-    pooled: Kind = "rehearsed_pooled" if row.rehearsed else "pooled"
     arms = {"federated": [Arm(setup, federated, at(METHODS[row.method]))]}
     if row.alone:
         arms["alone"] = alone_arms(setup, at(PRIVATE_ALONE))
     if row.pooled:
-        arms["pooled"] = [Arm(setup, pooled, at(PRIVATE_POOLED))]
+        arms["pooled"] = [Arm(setup, "rehearsed_pooled", at(PRIVATE_POOLED))]
     return arms
 
 
