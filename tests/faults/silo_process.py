@@ -32,6 +32,7 @@ from fedit_secure.secagg import messages as m
 from fedit_secure.silo.books import Books
 from fedit_secure.silo.daemon import Charge, SiloDaemon
 from fedit_secure.silo.ledger_opening import open_journal
+from fedit_secure.silo.turns import in_turn
 from fedit_secure.storage.adapter_store import StateStore
 from fedit_secure.wire.limits import Limits
 
@@ -76,7 +77,11 @@ def drawn(silo: int, round: int, life: int, length: int) -> NDArray[np.float32]:
 
 
 class _WatchedBooks(Books):
-    """Tells the kernel, by name, what step it is about to commit."""
+    """Tells the kernel, by name, what step it is about to commit.
+
+    In its turn, for which receipts wait too: else a commit that is under way in another
+    thread would be taken for the step's.
+    """
 
     kernel: Kernel
     fate: Fate
@@ -86,31 +91,41 @@ class _WatchedBooks(Books):
         if self.fate.step == name:
             self.kernel.arm(self.fate)
 
+    @in_turn
     def admit(self, fingerprints: bytes) -> None:
         self._step("admit")
         super().admit(fingerprints)
 
+    @in_turn
     def reserve(self, round: int) -> None:
         self._step("reserve")
         super().reserve(round)
 
+    @in_turn
     def commit_update(self, round: int, update: NDArray[np.float32]) -> None:
         self._step("update")
         super().commit_update(round, update)
 
+    @in_turn
     def burn(self, fuse: m.Fuse) -> None:
         self._step(fuse.kind)
         super().burn(fuse)
 
+    @in_turn
     def renewed(self, fuse: m.Fuse, proof: m.VoidCertificate) -> None:
         self._step("renew")
         super().renewed(fuse, proof)
 
+    @in_turn
     def close_round(
         self, proof: m.RoundCertificate, published: m.PublishedSum | None
     ) -> None:
         self._step("close")
         super().close_round(proof, published)
+
+    @in_turn
+    def countersigned(self, head: m.LedgerHead, signature: bytes) -> None:
+        super().countersigned(head, signature)
 
 
 async def _daemon(
