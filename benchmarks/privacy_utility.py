@@ -2,9 +2,9 @@
 
     python benchmarks/privacy_utility.py [--federated] [--quick] [--explore] [--picture FILE]
 
-The data of utility.py; epsilons are a silo's, per record. At epsilon 8, 3 and 1 and for
-each aggregation method: the federation under DP, and pooled DP-SGD on as many records. At
-epsilon 8 also each silo alone under the same DP. `kept` is
+Dolly over Dirichlet silos and MedQuAD; epsilons are a silo's, per record. At epsilon 8, 3
+and 1: the federation under DP, on Dolly by each aggregation method, and pooled DP-SGD on as
+many records. At epsilon 8 also each silo alone under the same DP. `kept` is
 rho = (base - DP) / (base - FedIT without DP).
 
 By default federations are rehearsed: one step a round on a sample of all records, with
