@@ -44,9 +44,13 @@ class Attendance:
         self.links[link.silo] = link
         self._seen.add(link.silo)
 
+    def newest(self, link: PeerLink) -> bool:
+        """Whether it is the one by which its silo is connected."""
+        return self.links.get(link.silo) is link
+
     def leave(self, link: PeerLink) -> bool:
         """The link has ended; whether its silo is away with it."""
-        if self.links.get(link.silo) is not link:
+        if not self.newest(link):
             return False
         del self.links[link.silo]
         self.ready.discard(link.silo)

@@ -123,7 +123,8 @@ class LedgerCopies:
     def head(self, silo: str) -> LedgerHead:
         """The head of the copy."""
         row, chain = self._charter.row(silo), self._hashes[silo]
-        return LedgerHead(row.population, len(chain) - 1, chain[-1])
+        sequence = len(chain) - 1  # once: another thread may be extending it
+        return LedgerHead(row.population, sequence, chain[sequence])
 
     def lies_on(self, silo: str, sequence: int, hash: bytes) -> bool | None:
         """Whether a head is on this silo's ledger; None beyond what both have signed, and

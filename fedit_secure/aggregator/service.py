@@ -13,6 +13,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from fedit_secure.aggregator.attempts import Attempts
@@ -24,6 +25,7 @@ from fedit_secure.aggregator.ledger_copies import LedgerCopies
 from fedit_secure.aggregator.run_folder import RunFolder
 from fedit_secure.aggregator.skipping import skip_certificate
 from fedit_secure.aggregator.sums import Sums
+from fedit_secure.aggregator.turns import Turns
 from fedit_secure.errors import (
     ConnectError,
     PolicyRefusal,
@@ -77,6 +79,7 @@ class Aggregator:
         self._copies = LedgerCopies(ledgers, charter, key, earlier_ledgers)
         self._claims = Claims(folder.folder / "claims", charter, self._copies)
         self._here, self._cohorts = Attendance(charter), Cohorts(charter)
+        self._turns = Turns()
         self._words: asyncio.Queue[m.Confirmation] = asyncio.Queue()
         self._sums = Sums(folder, charter, base_model)
         self._teller = Teller(on_event, folder.progress.round)
@@ -125,7 +128,10 @@ class Aggregator:
             await self._attempts.post.attach(link.silo, link, done)
             self._here.changed.set()
             while True:
-                await self._take(link, await link.receive())
+                frame = await link.receive()
+                if not self._here.newest(link):
+                    break  # it dialled again: what is left of this link comes too late
+                await self._take(link, frame)
         except ConnectError:
             _log.info("silo %r disconnected", link.name)
         finally:
@@ -136,7 +142,8 @@ class Aggregator:
     async def _take(self, link: PeerLink, frame: f.Frame) -> None:
         now = self._folder.progress.round
         if isinstance(frame, f.LedgerEntries):
-            receipt = await asyncio.to_thread(self._copies.extend, link.name, frame)
+            extend = partial(self._copies.extend, link.name, frame)
+            receipt = await self._turns.take(link.silo, extend)
             if receipt is not None:
                 with suppress(ConnectError):  # it has gone, but its claim is under way
                     await link.send(receipt)
@@ -150,7 +157,8 @@ class Aggregator:
                 self._here.refused[link.silo] = frame.reason
                 self._teller.tell(link.name, "refused")
         elif isinstance(frame, f.Claim):
-            await asyncio.to_thread(self._claims.keep, link.name, frame.document)
+            keep = partial(self._claims.keep, link.name, frame.document)
+            await self._turns.take(link.silo, keep)
         elif isinstance(frame, f.Phase):
             self._teller.tell(link.name, frame.name)
         elif isinstance(frame, f.Withdraw):
