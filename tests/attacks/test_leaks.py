@@ -105,15 +105,19 @@ def auc(uploads: list[bytes], truth: np.ndarray) -> float:
     return float(roc_auc_score(truth, held_out))
 
 
-@pytest.mark.parametrize(("masked", "releases"), [(True, 2_000), (False, 400)])
+@pytest.mark.parametrize(
+    ("masked", "releases"),
+    [(True, 500), (False, 400), pytest.param(True, 2_000, marks=pytest.mark.slow)],
+)
 def test_classifier_on_a_single_upload(masked, releases):
-    """Two worlds with one sum. Where masks are on, the classifier draws lots (its AUC
-    has a standard deviation of 0.013); where they are off, it sees all."""
+    """Two worlds with one sum. Where masks are on, the classifier draws lots (its AUC's
+    standard deviation is that of a rank sum); where they are off, it sees all."""
+    deviation = np.sqrt((releases + 1) / (3 * releases**2))
     with pytest.MonkeyPatch.context() as patch:
         uploads, truth = payloads(patch, masked, releases)
     for silo in range(SILOS):
         found = auc(uploads[silo], truth)
         if masked:
-            assert abs(found - 0.5) < 0.03, (silo, found)
+            assert abs(found - 0.5) < 2.5 * deviation, (silo, found)
         else:
             assert found > 0.99, (silo, found)
