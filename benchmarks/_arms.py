@@ -47,6 +47,7 @@ from fedit_secure.tuning.examples import Example, load_template, make_examples
 from fedit_secure.tuning.job import LoraConfig, OptimizerConfig
 from fedit_secure.tuning.local_round import ReadyRound, prepare_round, run_round
 from fedit_secure.tuning.own_text import turned_to_own_text
+from fedit_secure.tuning.record_loss import device_of
 from fedit_secure.tuning.records import Record
 
 Kind = Literal["base", "alone", "federated", "pooled", "rehearsal", "rehearsed_pooled"]
@@ -106,6 +107,15 @@ def _parts(setup: Setup) -> Parts:
     return parts_of(setup)
 
 
+@lru_cache(maxsize=32)
+def _examples_of(
+    records: tuple[Record, ...], base: Path, template: str, max_tokens: int
+) -> tuple[Example, ...]:
+    """Kept from arm to arm of a process: everybody's records take some ten seconds."""
+    tokenizer = load_tokenizer(base)
+    return tuple(make_examples(records, tokenizer, template, max_tokens))
+
+
 def run_arm(arm: Arm, base: str) -> dict[str, Any]:
     """`nlls`: of every held-out record, nats a response token; and how long it took."""
     import torch
@@ -156,6 +166,8 @@ def lora_of(recipe: Recipe) -> LoraConfig:
 
 REHEARSED = 256
 """Records of a rehearsal's step."""
+CPU_TOKENS = 2048
+"""Of a physical batch, so that processes side by side don't each take all free memory."""
 
 
 class Bench:
@@ -164,10 +176,10 @@ class Bench:
     def __init__(self, arm: Arm, base: Path) -> None:
         self.arm, self.recipe = arm, arm.recipe
         self.parts = _parts(arm.setup)
-        self._tokenizer = load_tokenizer(base)
+        self._base, self._tokenizer = base, load_tokenizer(base)
         self._template = load_template(arm.recipe.template)
         lora = lora_of(arm.recipe)
-        model = load_base_model(base)
+        model = load_base_model(base, device="auto")
         self.layout, self.initial = initial_adapter(model, lora, arm.setup.seed)
         if arm.recipe.init == "own-text":
             self.initial = turned_to_own_text(
@@ -350,13 +362,14 @@ class Bench:
         self, plan: DpPlan, adapter: NDArray[np.float32], tuned: tuple[Factor, ...]
     ) -> ReadyRound:
         """As `prepare_round`, which tries out the model: here once, and not each round."""
+        on_cpu = device_of(self.model).type == "cpu"
         if (plan, tuned) not in self._ready:
             self._ready[plan, tuned] = prepare_round(
                 self.model,
                 plan,
                 initial=adapter,
                 max_tokens=self.recipe.max_tokens,
-                token_budget=2048,
+                token_budget=CPU_TOKENS if on_cpu else None,
                 tuned=tuned,
             )
         tune_only(self.model, BOTH)
@@ -365,9 +378,10 @@ class Bench:
         initial = read_adapter(self.model)
         return replace(self._ready[plan, tuned], initial=initial)
 
-    def _examples(self, records: Sequence[Record]) -> list[Example]:
-        return make_examples(
-            records, self._tokenizer, self._template, max_tokens=self.recipe.max_tokens
+    def _examples(self, records: Sequence[Record]) -> tuple[Example, ...]:
+        recipe = self.recipe
+        return _examples_of(
+            tuple(records), self._base, recipe.template, recipe.max_tokens
         )
 
 

@@ -47,6 +47,19 @@ PRIVATE = Recipe(
 PRIVATE_BOTH = replace(PRIVATE, rank=8, aggregation=None, server_rate=0.008)
 """A and B, as many coordinates; they want a smaller rate."""
 PRIVATE_ALTERNATING = replace(PRIVATE_BOTH, aggregation="alternating")
+PRIVATE_FEDSA = replace(
+    PRIVATE,
+    rounds=4,
+    steps=2,
+    batch=128,
+    optimizer="adamw",
+    rate=1e-2,
+    rank=8,
+    aggregation="fedsa",
+    rule="fedavg",
+    server_rate=1.0,
+)
+"""B is each silo's own, so its optimiser is, too; A has no gradient before B has moved."""
 PRIVATE_ALONE = replace(
     PRIVATE, rounds=8, batch=128, rank=8, server_rate=0.01, tau=1e-3
 )

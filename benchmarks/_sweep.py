@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from _arms import REHEARSED, Arm, run_arm
 from joblib import Memory, Parallel, delayed
 from numpy.typing import NDArray
@@ -33,6 +34,7 @@ def sweep(
     """The held-out NLLs of every arm, float64 (records,), computed where they aren't kept.
 
     Every process tunes on one thread: a small model doesn't fill two cores by itself.
+    Where there is CUDA they tune there, and unless `jobs` says more, one after another.
     """
     keep = Memory(cache, verbose=0).cache(run_arm)
     wanted = sorted(set(arms), key=_longest_first)
@@ -44,7 +46,8 @@ def sweep(
         TimeRemainingColumn(),
     )
     found: Results = {}
-    pool = Parallel(jobs or os.cpu_count() or 1, return_as="generator", batch_size=1)
+    jobs = jobs or (1 if torch.cuda.is_available() else os.cpu_count() or 1)
+    pool = Parallel(jobs, return_as="generator", batch_size=1)
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("arms", total=len(wanted))
         done = pool(delayed(keep)(arm, str(base)) for arm in wanted)
