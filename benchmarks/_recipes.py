@@ -67,6 +67,20 @@ PRIVATE_ALONE = replace(
 PRIVATE_POOLED = replace(PRIVATE, batch=10 * PRIVATE.batch)
 
 
+TAU = {8.0: 2e-4, 3.0: 5e-4, 1.0: 1e-3}
+"""By epsilon: a third to two thirds of the noise in a coordinate of the silos' mean."""
+
+
+def federated_at(recipe: Recipe, epsilon: float) -> Recipe:
+    """A federation's recipe at this epsilon.
+
+    `alternating` moves each factor in half of the rounds; smaller moves cost it more than
+    the noise does, so it keeps its tau.
+    """
+    tau = recipe.tau if recipe.aggregation == "alternating" else TAU[epsilon]
+    return replace(recipe, epsilon=epsilon, tau=tau)
+
+
 def full(recipe: Recipe) -> Recipe:
     """As Shepherd tunes: whole template, cut at 512, four times as many steps."""
     return replace(recipe, template="alpaca", max_tokens=512, rounds=4 * recipe.rounds)

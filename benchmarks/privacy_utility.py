@@ -40,7 +40,9 @@ from _recipes import (
     PRIVATE_BOTH,
     PRIVATE_FEDSA,
     PRIVATE_POOLED,
+    TAU,
     as_it_is,
+    federated_at,
     full,
     quick,
 )
@@ -132,7 +134,8 @@ def arms_of(setup: Setup, row: Row, size: Size) -> dict[str, list[Arm]]:
         return size(replace(recipe, epsilon=row.epsilon))
 
     federated: Kind = "rehearsal" if row.rehearsed else "federated"
-    arms = {"federated": [Arm(setup, federated, at(METHODS[row.method]))]}
+    recipe = size(federated_at(METHODS[row.method], row.epsilon))
+    arms = {"federated": [Arm(setup, federated, recipe)]}
     if row.alone:
         arms["alone"] = alone_arms(setup, at(PRIVATE_ALONE))
     if row.pooled:
@@ -324,7 +327,7 @@ def main() -> None:
     report(
         "privacy_utility",
         compared,
-        sizes={"most": options.most, "full": wide, "rehearsed": rehearsed}
+        sizes={"most": options.most, "full": wide, "rehearsed": rehearsed, "tau": TAU}
         | {name: asdict(recipe) for name, recipe in recipes.items()},
         packages=("torch", "opacus", "transformers", "peft", "dp-accounting"),
         seeds=seeds,
