@@ -37,7 +37,7 @@ def test_a_records_masks_do_not_depend_on_the_others() -> None:
     model, examples = dropping(), random_examples(8)
     everyone = summed(model, examples, list(range(8)), budget=10_000)
     alone = sum(summed(model, examples, [slot]) for slot in range(8))
-    assert np.linalg.norm(everyone - alone) < 2e-5 * np.linalg.norm(alone)
+    assert np.linalg.norm(everyone - alone) < 1e-4 * np.linalg.norm(alone)
 
 
 def test_torchs_own_masks_would_change_with_the_others() -> None:
