@@ -14,7 +14,8 @@ class Turns:
     """One piece of work at a time for each silo, in worker threads; silos side by side.
 
     A link's end doesn't end its work, for a thread can't be called back: the work of the
-    silo's next link waits for it.
+    silo's next link waits for it. A lock that the threads take themselves, as a silo's
+    books do (`silo.turns`), would keep no order among those that wait.
     """
 
     def __init__(self) -> None:

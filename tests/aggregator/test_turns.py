@@ -129,9 +129,15 @@ async def test_what_an_older_link_still_holds_comes_too_late(tmp_path: Path) -> 
 
 
 async def test_silos_dont_wait_for_each_other() -> None:
-    turns, go = Turns(), threading.Event()
+    turns, begun, go = Turns(), threading.Event(), threading.Event()
+
+    def write() -> bool:
+        begun.set()
+        return go.wait(2 * SECONDS)
+
     async with asyncio.timeout(SECONDS):
-        slow = asyncio.create_task(turns.take(0, lambda: go.wait(SECONDS)))
+        slow = asyncio.create_task(turns.take(0, write))
+        assert await asyncio.to_thread(begun.wait, SECONDS)
         assert await turns.take(1, lambda: "done") == "done"
         assert not slow.done()
         go.set()
