@@ -18,6 +18,8 @@ from fedit_secure.wire.tls import Tls
 DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, CONTINUATION = 0, 1, 3, 4, 6, 7, 9
 END_STREAM, END_HEADERS, ACK = 1, 4, 1
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+# A field x, that 15,999 bytes follow, and they.
+HEADER_PIECE = b"\x00\x01x\x7f\x80\x7c" + b"y" * 15_999
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
@@ -124,7 +126,13 @@ async def raw_connection(
     address: str, parties: Parties, silo: int = 0
 ) -> AsyncIterator[RawConnection]:
     """A rostered silo's connection, past TLS, preface and settings."""
-    tls = parties.silo_tls(silo)
+    async with raw_connection_of(address, parties.silo_tls(silo)) as connection:
+        yield connection
+
+
+@asynccontextmanager
+async def raw_connection_of(address: str, tls: Tls) -> AsyncIterator[RawConnection]:
+    """The same for whoever holds this key and certificate, in another process too."""
     host, _, port = address.rpartition(":")
     reader, writer = await asyncio.open_connection(
         host, int(port), ssl=client_context(tls), server_hostname=tls.peer_name
@@ -137,3 +145,23 @@ async def raw_connection(
         yield connection
     finally:
         await connection.close()
+
+
+def send_endless_headers(address: str, tls: Tls, path: str, mib: int) -> None:
+    """A call whose headers don't end, until the other end ends it.
+
+    Raises `TimeoutError` where it doesn't. To be run in a process of its own, where the
+    sender's memory isn't the receiver's.
+    """
+
+    async def send() -> None:
+        async with raw_connection_of(address, tls) as raw:
+            stream = raw.new_stream()
+            await raw.send(frame(HEADERS, 0, stream, header_block(path)))
+            for _ in range(mib):
+                await raw.send(frame(CONTINUATION, 0, stream, HEADER_PIECE) * 64)
+            async with asyncio.timeout(60):
+                while stream not in raw.ended_streams():  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
+
+    asyncio.run(send())
