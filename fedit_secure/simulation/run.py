@@ -10,7 +10,7 @@ import asyncio
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -207,22 +207,33 @@ def simulate(
     Raises:
         ConfigError, PolicyRefusal, BudgetExhausted, QuorumLost: as the daemons do.
     """
-    import torch
-
-    torch.set_num_threads(threads)
     sources = {name: _source(where) for name, where in data.items()}
     scored = None if held_out is None else load_records(_source(held_out))
     rule = None if server_rule is None else own_rule(server_rule)
-    federation = open_simulation(
-        Path(tempfile.mkdtemp(prefix="fedit-")) if folder is None else Path(folder),
-        plan if isinstance(plan, PlanFile) else run_plan(_completed(plan, rule)),
-        sources,
-        rule=rule,
-        threads=threads,
-        token_budget=token_budget,
-    )
-    tuner = Tuner(federation, threads=threads, token_budget=token_budget)
-    return asyncio.run(run_in_memory(federation, tuner, on_event, held_out=scored))
+    with _torch_threads(threads):
+        federation = open_simulation(
+            Path(tempfile.mkdtemp(prefix="fedit-")) if folder is None else Path(folder),
+            plan if isinstance(plan, PlanFile) else run_plan(_completed(plan, rule)),
+            sources,
+            rule=rule,
+            threads=threads,
+            token_budget=token_budget,
+        )
+        tuner = Tuner(federation, threads=threads, token_budget=token_budget)
+        return asyncio.run(run_in_memory(federation, tuner, on_event, held_out=scored))
+
+
+@contextmanager
+def _torch_threads(count: int) -> Iterator[None]:
+    """The caller's own number is there again afterwards."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 async def run_in_memory(

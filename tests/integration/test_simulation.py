@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 
 import dp_accounting
 import numpy as np
 import pytest
+import torch
 from integration.opened_adapters import require_same_logits
 from safetensors.numpy import load_file
 
 import fedit_secure
-from fedit_secure.errors import PolicyRefusal
+from fedit_secure.errors import ConfigError, PolicyRefusal
 from fedit_secure.federation.cohort import Cohorts
 from fedit_secure.federation.policy import Policy
 from fedit_secure.federation.update import GridState, to_float32
@@ -85,6 +87,24 @@ async def test_a_policy_refuses_before_anything_is_spent(
     with pytest.raises(PolicyRefusal) as refused:
         await run_in_memory(federation, Tuner(federation))
     assert refused.value.exit_status == 7
+
+
+def test_the_torch_threads_are_the_callers_again(
+    plan: dict[str, object], records: dict[str, Path], tmp_path: Path
+) -> None:
+    before = torch.get_num_threads()
+    heard = []
+    for name, wanted in (("one", plan), ("other", {**plan, "rounds": 0})):
+        with suppress(ConfigError):
+            fedit_secure.simulate(
+                records,
+                wanted,
+                folder=tmp_path / name,
+                threads=before + 1,
+                on_event=lambda event: heard.append(torch.get_num_threads()),
+            )
+        assert torch.get_num_threads() == before
+    assert before + 1 in heard
 
 
 def test_secret_sizes_tell_nobody_how_many_records_there_are(
