@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,8 @@ def sweep(
     )
     found: Results = {}
     jobs = jobs or (1 if torch.cuda.is_available() else os.cpu_count() or 1)
+    # A process that has grown is replaced between two arms, and none of them is lost.
+    warnings.filterwarnings("ignore", "A worker stopped", UserWarning)
     pool = Parallel(jobs, return_as="generator", batch_size=1)
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("arms", total=len(wanted))
