@@ -200,7 +200,7 @@ def simulate(
         server_rule: instead of the plan's `update_rule`: an object like those of
             `federation.server_rules`, or a function from the mean update to the
             adapter's step, both float64 in grid steps of 2^-24, coordinate by coordinate.
-        threads: torch threads; one silo tunes at a time.
+        threads: torch threads while it runs; one silo tunes at a time.
         token_budget: tokens of a physical batch.
         on_event: called as rounds and phases pass.
 
